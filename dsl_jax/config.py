@@ -1,0 +1,415 @@
+"""Configuration: frozen dataclasses, the presets, and overrides by name.
+
+Every class is registered as a static pytree, so that a config passes through `jit` and `vmap` as
+part of the program. Building one checks its values; a bad one raises `ValueError` that names it.
+"""
+
+import ast
+import dataclasses
+import difflib
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+
+SMOOTHINGS = ("noise", "child", "noise_rescaled")
+TARGETS = ("best", "parent_mean")
+STRATEGIES = ("representation_ga",)
+MATCHINGS = ("raw", "normalized")
+REPRESENTATIONS = ("post_gelu", "pre_gelu")
+EVALUATION_STATISTICS = ("train", "batch")
+VARIANTS = ("all_layers", "skip_block_0", "sgd")
+DATASETS = ("mnist", "fashion_mnist", "cifar10", "cifar100", "mnist_5k", "digits")
+PRESETS = ("smoke", "laptop", "paper")
+
+
+def _one_of(what: str, value: Any, allowed: tuple) -> None:
+    if value not in allowed:
+        raise ValueError(f"{what} {value!r} is unknown: choose one of {', '.join(allowed)}")
+
+
+def _at_least(minimum: float, **values: Any) -> None:
+    for name, value in values.items():
+        if not value >= minimum:  # also catches NaN
+            raise ValueError(f"{name} is {value}: it must be at least {minimum}")
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class LayerSchedule:
+    """How one layer is evolved (paper A.2).
+
+    generations: number of generations; 0 keeps what came from the layer before.
+    mutation_strength: alpha, noise in units of a channel's standard deviation.
+    exploration_boost: explorers mutate with alpha times this.
+    smoothing_passes: B, passes of 3x3 average pooling.
+    """
+
+    generations: int
+    mutation_strength: float
+    exploration_boost: float = 1.0
+    smoothing_passes: int = 0
+
+    def __post_init__(self):
+        _at_least(0, **dataclasses.asdict(self))
+
+
+PAPER_LAYERS = (
+    LayerSchedule(300, 0.3, 5.0, 5),
+    LayerSchedule(100, 0.2, 3.0, 1),
+    LayerSchedule(100, 0.1, 3.0, 1),
+    LayerSchedule(10, 0.1, 1.0, 0),
+)
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class SearchConfig:
+    """The search of one image (paper 3.1 and A.2; defaults are the paper's).
+
+    layers: one schedule for each stage of the network, in order; the last is the logits.
+    num_parents, num_explorers, num_refiners: k, C_exp, C_ref of a generation.
+    initial_noise: noise on the image, in units of its per-channel standard deviation.
+    smoothing: what the smoothing acts on: "noise", "child", or "noise_rescaled" (the noise,
+        brought back to its strength before smoothing).
+    target: what is kept of a layer: "best" candidate, or "parent_mean", the mean of its parents.
+    strategy: the evolutionary algorithm.
+    noise_truncation: share of the smoothed noise's variance that may be left out, for speed.
+    """
+
+    layers: tuple[LayerSchedule, ...] = PAPER_LAYERS
+    num_parents: int = 20
+    num_explorers: int = 100
+    num_refiners: int = 120
+    initial_noise: float = 0.1
+    smoothing: str = "noise"
+    target: str = "best"
+    strategy: str = "representation_ga"
+    noise_truncation: float = 1e-3
+
+    def __post_init__(self):
+        if not self.layers:
+            raise ValueError("layers is empty: give one LayerSchedule for each stage")
+        _at_least(1, num_parents=self.num_parents)
+        _at_least(0, num_explorers=self.num_explorers, num_refiners=self.num_refiners)
+        _at_least(1, num_children=self.num_children)
+        _at_least(0, initial_noise=self.initial_noise, noise_truncation=self.noise_truncation)
+        if self.noise_truncation >= 1:
+            raise ValueError(f"noise_truncation is {self.noise_truncation}: it must be below 1")
+        _one_of("smoothing", self.smoothing, SMOOTHINGS)
+        _one_of("target", self.target, TARGETS)
+        _one_of("strategy", self.strategy, STRATEGIES)
+
+    @property
+    def num_children(self) -> int:
+        """New candidates in a generation, all of which are evaluated."""
+        return self.num_explorers + self.num_refiners
+
+    @property
+    def population_size(self) -> int:
+        """Parents, explorers and refiners together: n."""
+        return self.num_parents + self.num_children
+
+    @property
+    def candidates_per_image(self) -> int:
+        """Candidates that are evaluated for one image, over all layers."""
+        first, *rest = (layer.generations for layer in self.layers)
+        initial = self.population_size * (1 + sum(1 for g in rest if g))
+        return initial + self.num_children * (first + sum(rest))
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class LearnConfig:
+    """Training, for searched targets and for SGD alike (paper 4.2 and A.3).
+
+    learning_rate: peak, for a loss that is a mean over the batch.
+    weight_decay: decoupled, as a share of the weights taken off a step at the peak rate.
+    bias_rate_factor: BatchNorm biases learn this much faster.
+    warmup_fraction, final_rate_fraction: the rate rises linearly over this share of the steps,
+        then falls linearly to this share of its peak.
+    stem_bias_epochs: the stem's bias is trained for so many epochs.
+    head_weight: lambda, the weight of the head's loss (searched targets only).
+    variant: "all_layers", or "skip_block_0" (no target for block 0; searched targets only).
+    matching: compare targets with "raw" activations, or with "normalized" ones.
+    augment, flip, crop_padding: random crops after padding, mirror images where flip is True.
+    evaluation_statistics: BatchNorm in evaluation: "train", re-estimated over the training
+        images, or "batch", those of the evaluation batch (the paper's).
+    statistics_images: number of training images that give the statistics during training.
+    validate_every: epochs between two validations; the last epoch is always validated.
+    """
+
+    epochs: int = 90
+    batch_size: int = 2000
+    learning_rate: float = 1.0
+    momentum: float = 0.85
+    weight_decay: float = 0.0
+    bias_rate_factor: float = 1.0
+    warmup_fraction: float = 0.23
+    final_rate_fraction: float = 0.07
+    stem_bias_epochs: int = 3
+    head_weight: float = 0.03
+    variant: str = "all_layers"
+    matching: str = "raw"
+    augment: bool = False
+    flip: bool = False
+    crop_padding: int = 2
+    evaluation_statistics: str = "train"
+    statistics_images: int = 2000
+    validate_every: int = 1
+
+    def __post_init__(self):
+        _at_least(1, batch_size=self.batch_size, validate_every=self.validate_every)
+        _at_least(1, statistics_images=self.statistics_images)
+        _at_least(0, epochs=self.epochs, learning_rate=self.learning_rate)
+        _at_least(0, momentum=self.momentum, weight_decay=self.weight_decay)
+        _at_least(0, bias_rate_factor=self.bias_rate_factor, head_weight=self.head_weight)
+        _at_least(0, warmup_fraction=self.warmup_fraction, crop_padding=self.crop_padding)
+        _at_least(0, final_rate_fraction=self.final_rate_fraction)
+        _at_least(0, stem_bias_epochs=self.stem_bias_epochs)
+        if self.warmup_fraction > 1 or self.final_rate_fraction > 1 or self.momentum >= 1:
+            raise ValueError(
+                f"warmup_fraction {self.warmup_fraction} and final_rate_fraction "
+                f"{self.final_rate_fraction} must be at most 1, momentum {self.momentum} below 1"
+            )
+        _one_of("variant", self.variant, VARIANTS[:2])
+        _one_of("matching", self.matching, MATCHINGS)
+        _one_of("evaluation_statistics", self.evaluation_statistics, EVALUATION_STATISTICS)
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Preset:
+    """Everything that a run is made of, from the data to the seeds.
+
+    num_train: training images, before the validation images are taken from them; None: all.
+    validation_size: images held out for validation; None: 8 % of the training images.
+    widths, normalize_blocks, representation: the network (see `ConvNet`); the search network
+        has one ConvGroup a block.
+    learner_groups: ConvGroups a block in the network that learns, G.
+    sgd_groups: the G with which the SGD baseline is run; the best by validation is reported
+        beside the one at learner_groups.
+    search, learn, sgd: the search, learning from its targets, and the baseline's training.
+    variants: what is trained: "all_layers", "skip_block_0", "sgd".
+    chunk_size: images searched in one call on a device; None: chosen from the memory.
+    """
+
+    name: str
+    dataset: str
+    num_train: int | None = None
+    validation_size: int | None = None
+    widths: tuple[int, ...] = (256, 256, 256)
+    normalize_blocks: bool = False
+    representation: str = "post_gelu"
+    learner_groups: int = 3
+    sgd_groups: tuple[int, ...] = (1, 2, 3)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    learn: LearnConfig = field(default_factory=LearnConfig)
+    sgd: LearnConfig = field(default_factory=LearnConfig)
+    variants: tuple[str, ...] = VARIANTS
+    num_seeds: int = 1
+    seed: int = 0
+    chunk_size: int | None = None
+
+    def __post_init__(self):
+        _one_of("preset", self.name, PRESETS)
+        if not self.widths or not self.variants:
+            raise ValueError("widths and variants must not be empty")
+        _at_least(1, learner_groups=self.learner_groups, num_seeds=self.num_seeds)
+        _at_least(0, seed=self.seed)
+        for name in ("num_train", "validation_size", "chunk_size"):
+            if (value := getattr(self, name)) is not None:
+                _at_least(1, **{name: value})
+        for width in self.widths:
+            _at_least(1, widths=width)
+        for groups in self.sgd_groups:
+            _at_least(1, sgd_groups=groups)
+        for variant in self.variants:
+            _one_of("variant", variant, VARIANTS)
+        if "sgd" in self.variants and not self.sgd_groups:
+            raise ValueError("sgd_groups is empty, but the variant sgd is asked for")
+        _one_of("representation", self.representation, REPRESENTATIONS)
+        if len(self.search.layers) != len(self.widths) + 1:
+            raise ValueError(
+                f"search.layers has {len(self.search.layers)} schedules: {len(self.widths)} "
+                f"widths need {len(self.widths) + 1}, one a block and one for the logits"
+            )
+
+
+# --------------------------------------------------------------------------------------------
+# Presets
+# --------------------------------------------------------------------------------------------
+
+
+def _layers(generations, strengths, boosts=(5.0, 3.0, 3.0, 1.0), passes=(5, 1, 1, 0)):
+    return tuple(map(LayerSchedule, generations, strengths, boosts, passes))
+
+
+def get_preset(name: str, dataset: str) -> Preset:
+    """The preset `name` ("smoke", "laptop" or "paper") for a dataset.
+
+    Raises:
+      ValueError: either name is unknown; the message lists those that there are.
+    """
+    _one_of("preset", name, PRESETS)
+    _one_of("dataset", dataset, DATASETS)
+    return {"smoke": _smoke, "laptop": _laptop, "paper": _paper}[name](dataset)
+
+
+def _smoke(dataset: str) -> Preset:
+    learn = LearnConfig(epochs=8, batch_size=50, learning_rate=0.2, stem_bias_epochs=8)
+    return Preset(
+        name="smoke",
+        dataset=dataset,
+        num_train=440,
+        validation_size=40,
+        widths=(16, 16, 16),
+        normalize_blocks=True,
+        learner_groups=1,
+        sgd_groups=(1,),
+        search=SearchConfig(
+            layers=_layers((10, 5, 5, 5), (0.3, 0.2, 0.1, 0.1)),
+            num_parents=8,
+            num_explorers=16,
+            num_refiners=24,
+        ),
+        learn=learn,
+        sgd=learn,
+    )
+
+
+def _laptop(dataset: str) -> Preset:
+    learn = LearnConfig(epochs=20, batch_size=100, learning_rate=0.2, stem_bias_epochs=20)
+    return Preset(
+        name="laptop",
+        dataset=dataset,
+        num_train=5000,
+        validation_size=500,
+        widths=(32, 32, 32),
+        normalize_blocks=True,
+        learner_groups=2,
+        search=SearchConfig(
+            layers=_layers((20, 10, 10, 10), (0.3, 0.2, 0.1, 0.1)),
+            num_parents=12,
+            num_explorers=34,
+            num_refiners=42,
+        ),
+        learn=learn,
+        sgd=learn,
+    )
+
+
+def _paper(dataset: str) -> Preset:
+    handwriting = dataset not in ("cifar10", "cifar100")
+    strengths = (0.1, 0.1, 0.1, 0.1) if handwriting else (0.3, 0.2, 0.1, 0.1)
+    learn = LearnConfig(epochs=1000 if handwriting else 90)
+    return Preset(
+        name="paper",
+        dataset=dataset,
+        learner_groups=2 if handwriting else 3,
+        search=SearchConfig(layers=_layers((300, 100, 100, 10), strengths)),
+        learn=learn,
+        sgd=learn,
+        num_seeds=3,
+    )
+
+
+# --------------------------------------------------------------------------------------------
+# Overrides by name, and plain data
+# --------------------------------------------------------------------------------------------
+
+
+def override(config: Any, assignments: dict[str, str]) -> Any:
+    """A copy of `config` with fields set by name.
+
+    Args:
+      config: a config dataclass.
+      assignments: from a path, such as "search.num_parents" or "search.layers[0].generations",
+        to the value as text: a Python literal, or a bare word for a string.
+
+    Raises:
+      ValueError: no such field (the nearest one is suggested), or a value of the wrong type.
+    """
+    for path, text in assignments.items():
+        parts = re.findall(r"\[\d+\]|[^.\[\]]+", path)
+        config = _assign(config, parts, text, path)
+    return config
+
+
+def _assign(config: Any, parts: list[str], text: str, path: str) -> Any:
+    if not parts:
+        return _parse(config, text, path)
+    head, rest = parts[0], parts[1:]
+    if head.startswith("["):
+        index = int(head[1:-1])
+        if not isinstance(config, tuple) or index >= len(config):
+            raise ValueError(f"config.{path}: there is no element {head}")
+        return (*config[:index], _assign(config[index], rest, text, path), *config[index + 1 :])
+    names = [f.name for f in dataclasses.fields(config)] if _is_config(config) else []
+    if head not in names:
+        near = difflib.get_close_matches(head, names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(names) or 'none'}"
+        raise ValueError(f"config.{path}: no field {head!r}; {hint}")
+    return dataclasses.replace(config, **{head: _assign(getattr(config, head), rest, text, path)})
+
+
+def _is_config(value: Any) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
+
+
+def _parse(old: Any, text: str, path: str) -> Any:
+    """The value that `text` means, where a value like `old` is expected."""
+    try:
+        new = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        new = {"true": True, "false": False}.get(text.lower(), text)
+    if isinstance(new, list):
+        new = tuple(new)
+    if isinstance(old, float) and type(new) is int:
+        new = float(new)
+    expected = (int, type(None)) if old is None else (type(old),)
+    if path in ("num_train", "validation_size", "chunk_size"):
+        expected = (int, type(None))
+    if type(new) not in expected:
+        raise ValueError(
+            f"config.{path}={text}: expected {expected[0].__name__}, such as {old!r}, "
+            f"got {type(new).__name__}"
+        )
+    return new
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config as plain dicts, lists, numbers and strings, for JSON."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(values: dict[str, Any]) -> Preset:
+    """The `Preset` that `to_dict` wrote, also after a way through JSON."""
+    search = dict(values["search"])
+    search["layers"] = tuple(LayerSchedule(**layer) for layer in search["layers"])
+    lists = {k: tuple(v) for k, v in values.items() if isinstance(v, (list, tuple))}
+    return Preset(
+        **{
+            **values,
+            **lists,
+            "search": SearchConfig(**search),
+            "learn": LearnConfig(**values["learn"]),
+            "sgd": LearnConfig(**values["sgd"]),
+        }
+    )
+
+
+def differences(ours: dict[str, Any], theirs: dict[str, Any], path: str = "") -> list[str]:
+    """The fields in which two `to_dict`s (or any nested plain data) differ, a line each."""
+    if isinstance(ours, (list, tuple)) and isinstance(theirs, (list, tuple)):
+        if len(ours) != len(theirs):
+            return [f"{path}: {len(theirs)} elements there, {len(ours)} here"]
+        ours, theirs = dict(enumerate(ours)), dict(enumerate(theirs))
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        lines = []
+        for name in sorted(ours.keys() | theirs.keys(), key=str):
+            inner = f"{path}[{name}]" if isinstance(name, int) else f"{path}.{name}".lstrip(".")
+            lines += differences(ours.get(name), theirs.get(name), inner)
+        return lines
+    return [] if ours == theirs else [f"{path}: {theirs!r} there, {ours!r} here"]
