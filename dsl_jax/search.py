@@ -1,0 +1,335 @@
+"""Search: representations of an image, evolved layer by layer (paper 3.1, A.2, A.4).
+
+Search knows nothing of networks. It sees `stages`: a tuple of functions, stage l maps a batch of
+H(l-1) to a batch of H(l); stage 0 takes images, the last returns logits. Letters: N images, L
+stages, n candidates of a population, k parents.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from dsl_jax.config import LayerSchedule, SearchConfig
+from dsl_jax.evolution import kind_of, perturb_image, philox_key, reproduce, standardize
+
+Stages = Sequence[Callable[[jax.Array], jax.Array]]
+
+
+class SearchResult(NamedTuple):
+    """What a search found, for N images (no leading axis for one image).
+
+    representations: H(0) .. H(L-1), a float32 [N, ...] each; the last are the logits [N, classes].
+    fitness: the best log-likelihood in every generation, the initial population's first: a float32
+      [N, generations_l + 1] for each layer.
+    """
+
+    representations: tuple[jax.Array, ...]
+    fitness: tuple[jax.Array, ...]
+
+
+# --------------------------------------------------------------------------------------------
+# One image
+# --------------------------------------------------------------------------------------------
+
+
+def search_image(
+    key: jax.Array, stages: Stages, image: jax.Array, label: jax.Array, config: SearchConfig
+) -> SearchResult:
+    """Evolves an image's representations, layer after layer (paper 3.1). Pure; jit it, vmap it.
+
+    Layer 0 starts from noisy copies of the image, each later layer from the best of the one
+    before, propagated one stage forward, and mutated copies of it.
+
+    Args:
+      key: a `jax.random` key; one that is not philox4x32 has one derived from it.
+      stages: L functions, see the module.
+      image: [H, W, C] (or any shape that stage 0 takes), normalised, float32.
+      label: the true class, integer scalar.
+      config: a `SearchConfig` with L layers.
+
+    Returns:
+      A `SearchResult` without the leading axis.
+
+    Raises:
+      ValueError: the numbers of stages and of layer schedules differ.
+    """
+    schedules = [(layer.mutation_strength, layer.exploration_boost) for layer in config.layers]
+    return _search_image(key, stages, image, label, config, schedules)
+
+
+def _search_image(key, stages, image, label, config, schedules) -> SearchResult:
+    """`search_image` with strength and boost of every layer apart, as they may be traced."""
+    _check_stages(stages, config)
+    key = philox_key(key)
+    n = config.population_size
+    image_keys = jax.random.split(jax.random.fold_in(key, len(stages)), n)
+    noisy = jax.vmap(perturb_image, (0, None, None))(image_keys, image, config.initial_noise)
+    population = stages[0](noisy)
+
+    targets, traces = [], []
+    for index, (layer, (strength, boost)) in enumerate(zip(config.layers, schedules, strict=True)):
+        kind = kind_of(population.shape[1:], last=index == len(stages) - 1)
+        layer_key = jax.random.fold_in(key, index)
+        if index > 0 and layer.generations:
+            copies = reproduce(
+                jax.random.fold_in(layer_key, 0),
+                population,
+                n - 1,
+                strength,
+                layer.smoothing_passes,
+                smoothing=config.smoothing,
+                kind=kind,
+                truncation=config.noise_truncation,
+            )
+            population = jnp.concatenate([population, copies])
+        evaluate = partial(log_likelihood, stages[index + 1 :], label)
+        parents, trace = _evolve(
+            layer_key, population, evaluate, layer, strength, boost, config, kind
+        )
+        if config.target == "parent_mean" and layer.generations:
+            targets.append(standardize(jnp.mean(parents, axis=0), kind))
+        else:
+            targets.append(parents[0])
+        traces.append(trace)
+        if index + 1 < len(stages):
+            population = stages[index + 1](parents[:1])
+    return SearchResult(tuple(targets), tuple(traces))
+
+
+def log_likelihood(stages: Stages, label: jax.Array, candidates: jax.Array) -> jax.Array:
+    """Fitness: log-probability of the label after the remaining stages (paper 3.1).
+
+    Args:
+      stages: the stages after the candidates' layer; none for logits.
+      label: integer scalar.
+      candidates: [n, ...].
+
+    Returns:
+      [n] float32, higher is better.
+    """
+    for stage in stages:
+        candidates = stage(candidates)
+    return jax.nn.log_softmax(candidates.astype(jnp.float32))[:, label]
+
+
+def _evolve(
+    key: jax.Array,
+    population: jax.Array,
+    evaluate: Callable[[jax.Array], jax.Array],
+    layer: LayerSchedule,
+    strength: jax.Array,
+    boost: jax.Array,
+    config: SearchConfig,
+    kind: str,
+) -> tuple[jax.Array, jax.Array]:
+    """Parents [k, ...] after the last generation, best first, and the best fitness of each."""
+    fitness = evaluate(population)
+    if not layer.generations:
+        best = jnp.argmax(jnp.nan_to_num(fitness, nan=-jnp.inf))
+        return population[best][None], fitness[best][None]
+
+    from dsl_jax.representation_ga import Params, RepresentationGA
+
+    algorithm = RepresentationGA(
+        config.num_parents,
+        config.num_explorers,
+        config.num_refiners,
+        population[0],
+        smoothing_passes=layer.smoothing_passes,
+        smoothing=config.smoothing,
+        kind=kind,
+        truncation=config.noise_truncation,
+    )
+    params = Params(mutation_strength=strength, exploration_boost=boost)
+    # evosax minimises: fitness is negated here and nowhere else.
+    state = algorithm.init(key, population, -fitness, params)
+
+    def generation(state, number):
+        generation_key = jax.random.fold_in(key, number)
+        children, state = algorithm.ask(generation_key, state, params)
+        state, _ = algorithm.tell(generation_key, children, -evaluate(children), state, params)
+        return state, state.fitness[0]
+
+    first = state.fitness[0]
+    state, rest = jax.lax.scan(generation, state, jnp.arange(1, layer.generations + 1))
+    return algorithm.get_population(state), -jnp.concatenate([first[None], rest])
+
+
+def _check_stages(stages: Stages, config: SearchConfig) -> None:
+    if len(stages) != len(config.layers):
+        raise ValueError(
+            f"{len(stages)} stages but {len(config.layers)} layer schedules: "
+            "config.layers needs one for each stage, the last being the logits"
+        )
+
+
+# --------------------------------------------------------------------------------------------
+# Many images
+# --------------------------------------------------------------------------------------------
+
+
+def search(
+    key: jax.Array,
+    stages: Stages,
+    images: jax.Array,
+    labels: jax.Array,
+    config: SearchConfig,
+    *,
+    ids: Any = None,
+    chunk_size: int | None = None,
+    mesh: Mesh | None = None,
+    progress: bool = False,
+) -> SearchResult:
+    """Searches many images, each for itself (paper 3.1).
+
+    Image i uses the random numbers of `fold_in(key, ids[i])` alone, and every chunk is padded to
+    one shape: a result does not depend on the order of the images, their neighbours, their number
+    or the number of devices, bit for bit.
+
+    Args:
+      key: a `jax.random` key.
+      stages: L functions, see the module; with weights: `jax.tree_util.Partial`.
+      images: [N, H, W, C] normalised float32.
+      labels: [N] integers.
+      config: a `SearchConfig` with L layers.
+      ids: [N] integers from 0 to 2**32 - 1, the images' rows in their source; None: 0 .. N-1.
+      chunk_size: images in one call, on each device; None: `choose_chunk_size`.
+      mesh: a mesh with the one axis "images": its devices share each chunk; None: one device.
+      progress: show a bar with rate and time left.
+
+    Returns:
+      A `SearchResult` of N images.
+
+    Raises:
+      ValueError: sizes that do not fit, no images, or ids out of range.
+    """
+    _check_stages(stages, config)
+    ids = check_ids(ids, len(images))
+    if len(labels) != len(images) or not len(images):
+        raise ValueError(
+            f"{len(images)} images and {len(labels)} labels: need one each, at least 1"
+        )
+    if chunk_size is None:
+        chunk_size = choose_chunk_size(stages, images.shape[1:], config)
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size is {chunk_size}: it must be at least 1")
+
+    devices = mesh.size if mesh is not None else 1
+    per_call = chunk_size * devices
+    stages = as_pytrees(stages)
+    static, schedules = _split_schedules(config)
+    key = philox_key(key)
+    results = []
+    with _progress_bar(len(images), progress) as bar:
+        for start in range(0, len(images), per_call):
+            size = min(per_call, len(images) - start)
+            # Rows past the end repeat the last image, so that every call has one shape.
+            rows = np.minimum(np.arange(start, start + per_call), len(images) - 1)
+            chunk = _search_chunk(
+                key,
+                stages,
+                images[rows],
+                jnp.asarray(labels[rows], jnp.int32),
+                jnp.asarray(ids[rows], jnp.uint32),
+                schedules,
+                static,
+                mesh,
+            )
+            results.append(jax.tree.map(lambda x: x[:size], jax.block_until_ready(chunk)))
+            bar.update(size)
+    if len(results) == 1:
+        return results[0]
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *results)
+
+
+@partial(jax.jit, static_argnames=("config", "mesh"))
+def _search_chunk(key, stages, images, labels, ids, schedules, config, mesh):
+    """A chunk [M, ...], M = chunk size times devices."""
+
+    def on_device(key, stages, images, labels, ids, schedules):
+        def one(image, label, number):
+            image_key = jax.random.fold_in(key, number)
+            return _search_image(image_key, stages, image, label, config, schedules)
+
+        # On a CPU one image at a time stays in the cache, and its bits cannot depend on its place.
+        if jax.default_backend() == "cpu":
+            return jax.lax.map(lambda arguments: one(*arguments), (images, labels, ids))
+        return jax.vmap(one)(images, labels, ids)
+
+    if mesh is None:
+        return on_device(key, stages, images, labels, ids, schedules)
+    sharded, whole = PartitionSpec(*mesh.axis_names), PartitionSpec()
+    return jax.shard_map(
+        on_device,
+        mesh=mesh,
+        in_specs=(whole, whole, sharded, sharded, sharded, whole),
+        out_specs=sharded,
+        check_vma=False,
+    )(key, stages, images, labels, ids, schedules)
+
+
+def _split_schedules(config: SearchConfig):
+    """The config without strengths and boosts, which become arrays: others do not compile again."""
+    schedules = [
+        (jnp.float32(layer.mutation_strength), jnp.float32(layer.exploration_boost))
+        for layer in config.layers
+    ]
+    layers = tuple(
+        dataclasses.replace(layer, mutation_strength=0.0, exploration_boost=0.0)
+        for layer in config.layers
+    )
+    return dataclasses.replace(config, layers=layers), schedules
+
+
+def as_pytrees(stages: Stages) -> tuple[jax.tree_util.Partial, ...]:
+    """Stages that pass through jit: plain functions are wrapped, pytrees stay as they are."""
+    return tuple(
+        stage if isinstance(stage, jax.tree_util.Partial) else jax.tree_util.Partial(stage)
+        for stage in stages
+    )
+
+
+def check_ids(ids: Any, num_images: int) -> np.ndarray:
+    """ids as int64 [N], or 0 .. N-1 for None.
+
+    Raises:
+      ValueError: another number than N, not integers, below 0, or from 2**32 on, where
+        `fold_in` would give two images the same random numbers.
+    """
+    if ids is None:
+        return np.arange(num_images)
+    ids = np.asarray(ids)
+    if ids.shape != (num_images,) or not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"ids {ids.dtype}{list(ids.shape)}: need {num_images} integers")
+    if ids.size and (ids.min() < 0 or ids.max() >= 2**32):
+        raise ValueError(f"ids go from {ids.min()} to {ids.max()}: need 0 to {2**32 - 1}")
+    return ids.astype(np.int64)
+
+
+def choose_chunk_size(stages: Stages, image_shape: Sequence[int], config: SearchConfig) -> int:
+    """Images a call and device: 32 on a CPU, elsewhere as many as fill half the free memory."""
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        return 32
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    sizes = [image.size]
+    for stage in stages:
+        image = jax.eval_shape(stage, image)
+        sizes.append(image.size)
+    # A population, and about five arrays of its size while the children are made.
+    bytes_per_image = 6 * 4 * config.population_size * max(sizes)
+    stats = device.memory_stats() or {}
+    free = stats.get("bytes_limit", 8 * 2**30) - stats.get("bytes_in_use", 0)
+    return int(max(1, free // 2 // bytes_per_image))
+
+
+def _progress_bar(total: int, show: bool):
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit="image", desc="search", disable=not show)
