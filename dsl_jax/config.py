@@ -125,10 +125,10 @@ class LearnConfig:
     """Training, for searched targets and for SGD alike (paper 4.2 and A.3).
 
     learning_rate: peak, for a loss that is a mean over the batch.
-    weight_decay: decoupled, as a share of the weights taken off a step at the peak rate.
+    weight_decay: times the weights (not the biases), added to their gradient.
     bias_rate_factor: BatchNorm biases learn this much faster.
-    warmup_fraction, final_rate_fraction: the rate rises linearly over this share of the steps,
-        then falls linearly to this share of its peak.
+    initial_rate_fraction, warmup_fraction, final_rate_fraction: the rate rises linearly from
+        this share of its peak, over this share of the steps, then falls to this share.
     stem_bias_epochs: the stem's bias is trained for so many epochs.
     head_weight: lambda, the weight of the head's loss (searched targets only).
     variant: "all_layers", or "skip_block_0" (no target for block 0; searched targets only).
@@ -146,6 +146,7 @@ class LearnConfig:
     momentum: float = 0.85
     weight_decay: float = 0.0
     bias_rate_factor: float = 1.0
+    initial_rate_fraction: float = 0.2
     warmup_fraction: float = 0.23
     final_rate_fraction: float = 0.07
     stem_bias_epochs: int = 3
@@ -167,6 +168,7 @@ class LearnConfig:
         _at_least(0, bias_rate_factor=self.bias_rate_factor, head_weight=self.head_weight)
         _at_least(0, warmup_fraction=self.warmup_fraction, crop_padding=self.crop_padding)
         _at_least(0, final_rate_fraction=self.final_rate_fraction)
+        _at_least(0, initial_rate_fraction=self.initial_rate_fraction)
         _at_least(0, stem_bias_epochs=self.stem_bias_epochs)
         if self.warmup_fraction > 1 or self.final_rate_fraction > 1 or self.momentum >= 1:
             raise ValueError(

@@ -1,0 +1,137 @@
+"""Evaluation: accuracy and loss of a network, every example counted once (SPEC section 5)."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from dsl_jax.config import EVALUATION_STATISTICS
+from dsl_jax.datasets import Dataset, Split
+
+BATCH_SIZE = 500
+
+
+class Evaluation(NamedTuple):
+    """accuracy: share of images classified right. loss: mean cross-entropy, in nats."""
+
+    accuracy: float
+    loss: float
+
+
+def evaluate(
+    network: nnx.Module,
+    dataset: Dataset,
+    split: str = "test",
+    *,
+    statistics: str = "train",
+    batch_size: int = BATCH_SIZE,
+) -> Evaluation:
+    """Accuracy and mean cross-entropy on a split.
+
+    Args:
+      network: an `nnx.Module` with `representations` and `head`; not changed.
+      dataset: a `Dataset`.
+      split: "train", "validation" or "test".
+      statistics: BatchNorm statistics: "train": those that the network holds, so that a
+        prediction does not depend on its batch-mates; "batch": the evaluation batch's own.
+      batch_size: images at once.
+
+    Raises:
+      ValueError: an unknown split or kind of statistics, or a split without images.
+    """
+    splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    if split not in splits:
+        raise ValueError(f"split {split!r} is unknown: choose one of {', '.join(splits)}")
+    return evaluate_images(network, dataset, splits[split], statistics, batch_size)
+
+
+def evaluate_images(
+    network: nnx.Module,
+    dataset: Dataset,
+    split: Split,
+    statistics: str = "train",
+    batch_size: int = BATCH_SIZE,
+) -> Evaluation:
+    """`evaluate` on a `Split`."""
+    if statistics not in EVALUATION_STATISTICS:
+        raise ValueError(
+            f"statistics {statistics!r} is unknown: "
+            f"choose one of {', '.join(EVALUATION_STATISTICS)}"
+        )
+    count = len(split.images)
+    if not count:
+        raise ValueError("there are no images to evaluate")
+    graph, state = nnx.split(in_mode(network, training=statistics == "batch"))
+    batch_size = min(batch_size, count)
+    correct = loss = 0.0
+    for start in range(0, count, batch_size):
+        rows = np.arange(start, min(start + batch_size, count))
+        real = len(rows)
+        if statistics == "train":  # one shape for all; with "batch" padding would be counted in
+            rows = np.pad(rows, (0, batch_size - real), mode="edge")
+        images = dataset.normalize(split.images[rows])
+        weights = np.arange(len(rows)) < real
+        sums = _score(graph, state, images, split.labels[rows], weights)
+        correct, loss = correct + float(sums[0]), loss + float(sums[1])
+    return Evaluation(correct / count, loss / count)
+
+
+@partial(jax.jit, static_argnames="graph")
+def _score(graph, state, images, labels, weights):
+    """Number of right predictions and summed cross-entropy of the images with weight True."""
+    network = nnx.merge(graph, state)
+    logits = network.head(network.representations(images)[-1]).astype(jnp.float32)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    right = jnp.argmax(logits, axis=-1) == labels
+    return jnp.sum(right & weights), jnp.sum(jnp.where(weights, losses, 0))
+
+
+def with_training_statistics(
+    network: nnx.Module, dataset: Dataset, rows: Any, batch_size: int = BATCH_SIZE
+) -> nnx.Module:
+    """A copy whose BatchNorm statistics are those of training images (SPEC section 2).
+
+    The means and variances of batches of equal size are averaged, each batch normalised by its own
+    statistics as in training; images left over (fewer than a batch) are not used.
+
+    Args:
+      network: an `nnx.Module`; not changed.
+      dataset: its training images are used.
+      rows: [M] indices of the images to use.
+      batch_size: images at once.
+
+    Returns:
+      The copy, set to use these statistics.
+    """
+    graph, statistics, rest = nnx.split(in_mode(network, training=True), nnx.BatchStat, ...)
+    if jax.tree.leaves(statistics):
+        batch_size = min(batch_size, len(rows))
+        count = len(rows) // batch_size
+        total = None
+        for batch in np.asarray(rows)[: count * batch_size].reshape(count, batch_size):
+            images = dataset.normalize(dataset.train.images[batch])
+            measured = _batch_statistics(graph, statistics, rest, images)
+            total = measured if total is None else jax.tree.map(jnp.add, total, measured)
+        statistics = jax.tree.map(lambda x: x / count, total)
+    return in_mode(nnx.merge(graph, statistics, rest), training=False)
+
+
+@partial(jax.jit, static_argnames="graph")
+def _batch_statistics(graph, statistics, rest, images):
+    """The statistics that one batch leaves in the network's BatchNorms."""
+    network = nnx.merge(graph, statistics, rest)
+    for _, module in nnx.iter_modules(network):
+        if isinstance(module, nnx.BatchNorm):
+            module.momentum = 0.0  # keep nothing of what was there before
+    network.representations(images)
+    return nnx.state(network, nnx.BatchStat)
+
+
+def in_mode(network: nnx.Module, *, training: bool) -> nnx.Module:
+    """A view of the network with BatchNorm on batch statistics (training), or on those it holds."""
+    options = {"use_running_average": not training, "deterministic": not training}
+    return nnx.view(network, raise_if_not_found=False, **options)

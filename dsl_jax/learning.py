@@ -1,0 +1,354 @@
+"""Learning: a network is trained on searched representations, or by SGD (paper 4.2, A.3).
+
+Both go through one loop and differ in the objective alone. A network is any `nnx.Module` with
+`representations(images) -> tuple of [B, ...]` and `head(last) -> logits [B, classes]`.
+Letters: N training images, B images of a batch, L searched layers before the logits.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from dsl_jax.config import LearnConfig
+from dsl_jax.datasets import Dataset, augment
+from dsl_jax.evaluation import evaluate_images, in_mode, with_training_statistics
+from dsl_jax.evolution import normalize
+from dsl_jax.optimizer import learning_rate, make_optimizer
+
+
+class LearnResult(NamedTuple):
+    """network: the best epoch's by validation accuracy; history: one record an epoch."""
+
+    network: nnx.Module
+    history: list[dict[str, float]]
+
+
+class Checkpoints(Protocol):
+    """Where training keeps its state; `runs.Checkpoints` is the one on disk."""
+
+    def restore(self, like: Any) -> tuple[Any, list[dict[str, float]]] | None:
+        """The last saved (state, history), the state with the structure of `like`."""
+
+    def save(self, epoch: int, state: Any, history: list[dict[str, float]], last: bool) -> None:
+        """Keeps the state after an epoch; `last` is the final one."""
+
+
+# --------------------------------------------------------------------------------------------
+# Objectives
+# --------------------------------------------------------------------------------------------
+
+
+def regression_loss(
+    representations: Sequence[jax.Array],
+    targets: Sequence[jax.Array],
+    supervised_layers: Sequence[int],
+    *,
+    matching: str = "raw",
+) -> jax.Array:
+    """(1/L) * sum over supervised layers of the mean squared distance (paper 4.2).
+
+    Args:
+      representations: the network's, L arrays [B, ...].
+      targets: the searched ones, at least L arrays of the same shapes (logits may follow).
+      supervised_layers: indices of the layers that have a term; the factor stays 1/L.
+      matching: "raw", or "normalized": activations are first normalised as targets are.
+
+    Returns:
+      A float32 scalar; a squared distance is averaged over a tensor's elements.
+    """
+    total = jnp.float32(0)
+    for layer in supervised_layers:
+        ours = representations[layer].astype(jnp.float32)
+        if matching == "normalized":
+            ours = jax.vmap(normalize)(ours)
+        total += jnp.mean(jnp.square(ours - targets[layer].astype(jnp.float32)))
+    return total / len(representations)
+
+
+def head_loss(logits: jax.Array, target_logits: jax.Array) -> jax.Array:
+    """Mean KL(softmax(target_logits) || softmax(logits)), both [B, classes] (paper 4.2)."""
+    ours = jax.nn.log_softmax(logits.astype(jnp.float32))
+    theirs = jax.nn.log_softmax(target_logits.astype(jnp.float32))
+    return jnp.mean(optax.losses.kl_divergence_with_log_targets(ours, theirs))
+
+
+def supervised_layers(variant: str, num_layers: int) -> tuple[int, ...]:
+    """The layers that have a target: all, or all but block 0 (paper 4.2)."""
+    return tuple(range(1 if variant == "skip_block_0" else 0, num_layers))
+
+
+def target_objective(
+    network: nnx.Module, images: jax.Array, targets: Sequence[jax.Array], config: LearnConfig
+) -> jax.Array:
+    """The loss of learning from searched targets; the head's part never reaches the body."""
+    representations = network.representations(images)
+    logits = network.head(jax.lax.stop_gradient(representations[-1]))
+    layers = supervised_layers(config.variant, len(representations))
+    regression = regression_loss(representations, targets, layers, matching=config.matching)
+    return regression + config.head_weight * head_loss(logits, targets[-1])
+
+
+def sgd_objective(
+    network: nnx.Module, images: jax.Array, labels: jax.Array, config: LearnConfig
+) -> jax.Array:
+    """Cross-entropy, end to end."""
+    del config
+    logits = network.head(network.representations(images)[-1])
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+
+# --------------------------------------------------------------------------------------------
+# Training
+# --------------------------------------------------------------------------------------------
+
+
+def learn(
+    key: jax.Array,
+    network: nnx.Module,
+    dataset: Dataset,
+    targets: Any,
+    config: LearnConfig,
+    *,
+    checkpoints: Checkpoints | None = None,
+    progress: str | None = None,
+) -> LearnResult:
+    """Trains a copy of `network` on searched representations (paper 4.2).
+
+    Args:
+      key: a `jax.random` key.
+      network: see the module; not changed.
+      dataset: its training images have the targets; its validation images choose the epoch.
+      targets: a `SearchResult` with a row for each training image, in order, or a `TargetStore`
+        that has the ids of all of them.
+      config: a `LearnConfig`; `variant` says which layers have a target.
+      checkpoints: where to keep and find the state of an interrupted training.
+      progress: a name, to show a bar under it.
+
+    Returns:
+      A `LearnResult`; BatchNorm statistics re-estimated over the training images.
+
+    Raises:
+      ValueError: targets are missing, or their shapes are not the network's.
+      FloatingPointError: the loss is not finite; names the step.
+    """
+    arrays = _target_arrays(targets, dataset.train.ids)
+    _check_targets(network, dataset, arrays)
+    return _train(key, network, dataset, arrays, target_objective, config, checkpoints, progress)
+
+
+def learn_sgd(
+    key: jax.Array,
+    network: nnx.Module,
+    dataset: Dataset,
+    config: LearnConfig,
+    *,
+    checkpoints: Checkpoints | None = None,
+    progress: str | None = None,
+) -> LearnResult:
+    """The baseline: the same loop, cross-entropy end to end (paper A.3); see `learn`."""
+    labels = dataset.train.labels
+    return _train(key, network, dataset, labels, sgd_objective, config, checkpoints, progress)
+
+
+def plan_batches(key: jax.Array, num_images: int, batch_size: int) -> np.ndarray:
+    """Rows [steps, B] of each batch, the same in every epoch (paper A.3).
+
+    B is the size within 10 % of batch_size that leaves the fewest images out, the nearest of
+    these; fewer images than batch_size make one batch.
+    """
+    if num_images <= batch_size:
+        size = num_images
+    else:
+        near = range(max(1, round(0.9 * batch_size)), min(num_images, round(1.1 * batch_size)) + 1)
+        size = min(near, key=lambda b: (num_images % b, abs(b - batch_size)))
+    rows = np.asarray(jax.random.permutation(key, num_images))
+    steps = num_images // size
+    return rows[: steps * size].reshape(steps, size)
+
+
+class TrainState(NamedTuple):
+    """All that changes in training; a pytree of arrays."""
+
+    params: Any
+    optimizer: Any
+    best_params: Any
+    best: jax.Array  # [2]: validation accuracy, minus validation loss
+
+
+def _train(
+    key: jax.Array,
+    network: nnx.Module,
+    dataset: Dataset,
+    answers: Any,
+    objective: Callable,
+    config: LearnConfig,
+    checkpoints: Checkpoints | None,
+    progress: str | None,
+) -> LearnResult:
+    """The loop. answers: a pytree of arrays [N, ...] on the host, what the objective compares."""
+    count = len(dataset.train.images)
+    batches = plan_batches(jax.random.fold_in(key, 0), count, config.batch_size)
+    graph, params, rest = nnx.split(in_mode(network, training=True), nnx.Param, ...)
+    optimizer = make_optimizer(config, len(batches))
+    # Copies: the step below gives its state's memory away, and the network passed in keeps its own.
+    params = jax.tree.map(jnp.copy, params)
+    state = TrainState(
+        params, optimizer.init(params), jax.tree.map(jnp.copy, params), jnp.full(2, -jnp.inf)
+    )
+    history: list[dict[str, float]] = []
+    if checkpoints is not None and (saved := checkpoints.restore(state)) is not None:
+        state, history = saved
+
+    rate = learning_rate(config, len(batches))
+    few = batches.ravel()[: config.statistics_images]
+    with _progress_bar(progress, config.epochs * len(batches), len(history) * len(batches)) as bar:
+        for epoch in range(len(history), config.epochs):
+            started = time.monotonic()
+            params, optimizer_state, losses = state.params, state.optimizer, []
+            epoch_key = jax.random.fold_in(jax.random.fold_in(key, 1), epoch)
+            for number in np.asarray(jax.random.permutation(epoch_key, len(batches))):
+                rows = batches[number]
+                params, optimizer_state, loss = _step(
+                    jax.random.fold_in(epoch_key, number),
+                    params,
+                    optimizer_state,
+                    rest,
+                    dataset.train.images[rows],
+                    jax.tree.map(lambda answer: answer[rows], answers),
+                    graph,
+                    objective,
+                    config,
+                    len(batches),
+                    (dataset.mean, dataset.std),
+                )
+                losses.append(loss)
+                bar.update()
+            losses = np.asarray(losses)
+            _check_finite(losses, epoch, len(batches))
+            state = state._replace(params=params, optimizer=optimizer_state)
+            record = {
+                "epoch": epoch + 1,
+                "train_loss": float(losses.mean()),
+                "learning_rate": float(rate((epoch + 1) * len(batches) - 1)),
+            }
+            last = epoch + 1 == config.epochs
+            if last or (epoch + 1) % config.validate_every == 0:
+                trained = nnx.merge(graph, params, rest)
+                trained = with_training_statistics(trained, dataset, few)
+                scores = evaluate_images(
+                    trained, dataset, dataset.validation, config.evaluation_statistics
+                )
+                record |= {
+                    "validation_accuracy": scores.accuracy,
+                    "validation_loss": scores.loss,
+                }
+                state = _keep_best(state, scores.accuracy, scores.loss)
+                bar.set_postfix(
+                    loss=f"{record['train_loss']:.4g}", validation=f"{scores.accuracy:.2%}"
+                )
+            record["seconds"] = time.monotonic() - started
+            history.append(record)
+            if checkpoints is not None:
+                checkpoints.save(epoch + 1, state, history, last)
+
+    best = nnx.merge(graph, state.best_params if config.epochs else state.params, rest)
+    return LearnResult(with_training_statistics(best, dataset, batches.ravel()), history)
+
+
+@partial(
+    jax.jit,
+    static_argnames=("graph", "objective", "config", "steps_per_epoch", "moments"),
+    donate_argnames=("params", "optimizer_state"),
+)
+def _step(
+    key,
+    params,
+    optimizer_state,
+    rest,
+    images,
+    answers,
+    graph,
+    objective,
+    config,
+    steps_per_epoch,
+    moments,
+):
+    """One step on a batch of uint8 images [B, H, W, C]."""
+    if config.augment:
+        images = augment(key, images, padding=config.crop_padding, flip=config.flip)
+    mean, std = (jnp.asarray(m, jnp.float32).reshape(1, 1, 1, -1) for m in moments)
+    images = (images.astype(jnp.float32) / 255 - mean) / std
+
+    def loss_of(params):
+        # A copy, since BatchNorm writes its statistics into variables of the trace outside.
+        return objective(nnx.merge(graph, params, rest, copy=True), images, answers, config)
+
+    loss, gradient = jax.value_and_grad(loss_of)(params)
+    optimizer = make_optimizer(config, steps_per_epoch)
+    updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
+    return optax.apply_updates(params, updates), optimizer_state, loss
+
+
+def _keep_best(state: TrainState, accuracy: float, loss: float) -> TrainState:
+    """Higher validation accuracy wins, between equals the lower loss."""
+    old, new = tuple(np.asarray(state.best).tolist()), (accuracy, -loss)
+    if new <= old:
+        return state
+    best_params = jax.tree.map(jnp.copy, state.params)
+    return state._replace(best_params=best_params, best=jnp.asarray(new, jnp.float32))
+
+
+def _check_finite(losses: np.ndarray, epoch: int, steps_per_epoch: int) -> None:
+    if not np.isfinite(losses).all():
+        step = int(np.argmin(np.isfinite(losses)))
+        raise FloatingPointError(
+            f"the loss is {losses[step]} at step {epoch * steps_per_epoch + step} (epoch "
+            f"{epoch + 1}): try a lower learning_rate; the last checkpoint is kept"
+        )
+
+
+# --------------------------------------------------------------------------------------------
+# Targets
+# --------------------------------------------------------------------------------------------
+
+
+def _target_arrays(targets: Any, ids: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Targets of the images with these ids, on the host; the last are the logits."""
+    if hasattr(targets, "read"):
+        rows = {int(number): row for row, number in enumerate(targets.ids)}
+        missing = [int(number) for number in ids if int(number) not in rows]
+        if missing:
+            raise ValueError(
+                f"the targets lack {len(missing)} of {len(ids)} training images, ids "
+                f"{missing[:5]} ...: search the same training split"
+            )
+        targets = targets.read(np.array([rows[int(number)] for number in ids]))
+    return tuple(np.asarray(h) for h in targets.representations)
+
+
+def _check_targets(network: nnx.Module, dataset: Dataset, arrays: Sequence[np.ndarray]) -> None:
+    image = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
+    shapes = [h.shape[1:] for h in jax.eval_shape(network.representations, image)]
+    expected = [*shapes, (dataset.num_classes,)]
+    found = [array.shape[1:] for array in arrays]
+    if expected != found:
+        raise ValueError(
+            f"the targets have shapes {found}, the network's representations and logits "
+            f"{expected}: search and learn with the same widths"
+        )
+    count = len(dataset.train.images)
+    if any(len(array) != count for array in arrays):
+        raise ValueError(f"{len(arrays[0])} targets for {count} training images: need one each")
+
+
+def _progress_bar(name: str | None, total: int, done: int):
+    from tqdm import tqdm
+
+    return tqdm(total=total, initial=done, unit="step", desc=name, disable=name is None)

@@ -1,0 +1,185 @@
+"""Measures of how alike or how diverse representations are (paper 3.2 and 4.5). Pure functions.
+
+Letters: n representations, C classes; "..." stands for the axes of one representation, which are
+flattened. Inputs may be of any real dtype; everything is computed in float32 at least.
+
+A representation counts by its direction alone. One that is zero everywhere has none, so it is
+given a direction of its own, orthogonal to all others: zeros are alike to each other (similarity
+1) and to nothing else (similarity 0). NaN or infinity in a representation makes the result NaN.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+# Full float32 products: an accelerator's default would round similarities to about 1e-3.
+_PRECISION = jax.lax.Precision.HIGHEST
+
+
+def cosine_gram(reps: Array) -> Array:
+    """K, the cosine similarity of every pair of representations (paper 3.2).
+
+    Args:
+      reps: [n, ...], at least one axis after the first.
+
+    Returns:
+      float32 [n, n], between -1 and 1, ones on the diagonal.
+
+    Raises:
+      ValueError: `reps` has fewer than two axes, or an empty one.
+    """
+    directions = _directions(_flatten(reps, "reps"))
+    return jnp.matmul(directions, directions.T, precision=_PRECISION)
+
+
+def collision_entropy(reps: Array) -> Array:
+    """Collision (second-order Renyi) entropy, -log(sum_ij K_ij^2 / (sum_i K_ii)^2) (paper 3.2).
+
+    It is that of the spectrum of K / trace(K), in nats: 0 when all representations point the same
+    way (or the opposite one), log(n) when they are orthogonal.
+
+    Args:
+      reps: [n, ...].
+
+    Returns:
+      float32 scalar between 0 and log(n).
+
+    Raises:
+      ValueError: `reps` has fewer than two axes, or an empty one.
+    """
+    gram = cosine_gram(reps)
+    return _group_entropies(gram, jnp.ones((gram.shape[0], 1), gram.dtype))[0]
+
+
+def effective_solutions(reps: Array) -> Array:
+    """N_eff, the number of different solutions: exp of the collision entropy (paper 3.2).
+
+    Args:
+      reps: [n, ...].
+
+    Returns:
+      float32 scalar: 1 when all are alike, n when all are orthogonal.
+
+    Raises:
+      ValueError: `reps` has fewer than two axes, or an empty one.
+    """
+    return jnp.exp(collision_entropy(reps))
+
+
+def cosine_distance(a: Array, b: Array) -> Array:
+    """1 - cosine similarity of a[i] and b[i], for every i (paper 4.5).
+
+    Args:
+      a, b: [n, ...], of one shape. Only the first axis separates pairs; the others are flattened.
+
+    Returns:
+      float32 [n], between 0 (same direction) and 2 (opposite); 1 where just one of the two is
+      zero everywhere, 0 where both are.
+
+    Raises:
+      ValueError: the shapes differ, have fewer than two axes, or an empty one.
+    """
+    if jnp.shape(a) != jnp.shape(b):
+        raise ValueError(f"a has shape {jnp.shape(a)}, b {jnp.shape(b)}: they must be the same")
+    a, b = _directions(_flatten(a, "a")), _directions(_flatten(b, "b"))
+    # Equal to 1 - a.b for unit vectors, and exact for small distances, where that one cancels.
+    return jnp.sum((a - b) ** 2, axis=1) / 2
+
+
+def within_class_entropy(reps: Array, labels: Array, num_classes: int | None = None) -> Array:
+    """Mean over the classes of the collision entropy of a class's representations (paper 4.5).
+
+    Every class that has a representation counts once, however many it has; one with a single
+    representation counts with an entropy of 0. Memory: two float32 [n, n] arrays.
+
+    Args:
+      reps: [n, ...].
+      labels: integers [n]; representations whose label is outside [0, num_classes) are left out,
+        so -1 marks padding.
+      num_classes: C; None takes the largest label plus one, which needs concrete labels. Under
+        `jit` give it, as a static argument.
+
+    Returns:
+      float32 scalar, nats; NaN when no label is in range.
+
+    Raises:
+      ValueError: bad shapes, or labels that are traced while num_classes is None.
+    """
+    gram = cosine_gram(reps)
+    members = _members(gram.shape[0], labels, num_classes, gram.dtype)
+    return jnp.mean(_group_entropies(gram, members), where=jnp.any(members > 0, axis=0))
+
+
+def between_class_entropy(reps: Array, labels: Array, num_classes: int | None = None) -> Array:
+    """Collision entropy of the class means (paper 4.5).
+
+    A class mean is the mean of the class's representations as they are, not of their directions.
+    Classes without a representation are left out.
+
+    Args:
+      reps, labels, num_classes: as for `within_class_entropy`.
+
+    Returns:
+      float32 scalar, nats, between 0 and the log of the number of classes present; NaN when no
+      label is in range.
+
+    Raises:
+      ValueError: bad shapes, or labels that are traced while num_classes is None.
+    """
+    flat = _flatten(reps, "reps")
+    members = _members(flat.shape[0], labels, num_classes, flat.dtype)
+    # The sum over a class has the direction of its mean, which is all that counts.
+    sums = jnp.matmul(members.T, flat, precision=_PRECISION)
+    present = jnp.any(members > 0, axis=0).astype(flat.dtype)
+    return _group_entropies(cosine_gram(sums), present[:, None])[0]
+
+
+def _group_entropies(gram: Array, members: Array) -> Array:
+    """Collision entropy [g] of groups of rows: gram [n, n], members [n, g] of zeros and ones.
+
+    NaN for a group without members.
+    """
+    sizes = jnp.sum(members, axis=0)  # the trace of a group's K: its diagonal is all ones
+    collisions = jnp.sum(members * jnp.matmul(gram**2, members, precision=_PRECISION), axis=0)
+    # The clip takes off rounding only.
+    return jnp.clip(-jnp.log(collisions / sizes**2), 0, jnp.log(sizes))
+
+
+def _flatten(reps: Array, name: str) -> Array:
+    """[n, ...] -> float32 [n, d]."""
+    reps = jnp.asarray(reps)
+    if reps.ndim < 2 or reps.size == 0:
+        raise ValueError(
+            f"{name} has shape {reps.shape}: expected [n, ...], with at least one representation "
+            "and one axis of features (for a single representation give x[None])"
+        )
+    flat = reps.reshape(reps.shape[0], -1)
+    return flat.astype(jnp.promote_types(flat.dtype, jnp.float32))
+
+
+def _directions(flat: Array) -> Array:
+    """[n, d] -> unit vectors [n, d + 1]; the last coordinate is the direction of the zeros."""
+    largest = jnp.max(jnp.abs(flat), axis=1, keepdims=True)
+    is_zero = largest == 0
+    # Divided by the largest element first, so that squares neither overflow nor vanish.
+    scaled = flat / jnp.where(is_zero, 1, largest)
+    norms = jnp.linalg.norm(scaled, axis=1, keepdims=True)
+    unit = scaled / jnp.where(is_zero, 1, norms)
+    return jnp.concatenate([unit, is_zero.astype(flat.dtype)], axis=1)
+
+
+def _members(n: int, labels: Array, num_classes: int | None, dtype) -> Array:
+    """[n, C], 1 where a representation belongs to a class; all 0 for a label out of range."""
+    labels = jnp.asarray(labels)
+    if labels.shape != (n,):
+        raise ValueError(f"labels have shape {labels.shape}: expected ({n},), one for each of reps")
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f"labels are of type {labels.dtype}: expected integers")
+    if num_classes is None:
+        if isinstance(labels, jax.core.Tracer):
+            raise ValueError(
+                "num_classes is None, but labels are traced (under jit or vmap): give num_classes "
+                "as a static number"
+            )
+        num_classes = max(int(labels.max()) + 1, 1)
+    return jax.nn.one_hot(labels, num_classes, dtype=dtype)

@@ -1,0 +1,300 @@
+"""Every figure, from arrays. Functions return a `matplotlib.figure.Figure` and touch no files.
+
+They need no display and no pyplot state; save a figure with `figure.savefig(path)`.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+# Okabe and Ito's colours, which people with any common colour blindness can tell apart, less the
+# yellow and the pale blue, which are hard to see on white.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000")
+LINES = ("-", "--", "-.", ":")
+GREY = "#666666"
+
+
+def plot_fitness(fitness: Sequence[Any], layer_names: Sequence[str] | None = None) -> Figure:
+    """Best fitness against generation, layer after layer (paper A.4).
+
+    A line is the mean over the images, a band reaches from the 10th to the 90th percentile.
+    Images with a value that is not finite are left out, and counted in the title.
+
+    Args:
+      fitness: for each layer [N, g + 1], the log-likelihood (nats) of the best candidate of each
+        of N images in the initial population and after each of g generations.
+      layer_names: one for each layer; None: "layer 0", ..., "logits".
+
+    Raises:
+      ValueError: no layer, arrays of the wrong rank or of different N, no image with finite
+        values, or another number of names than of layers.
+    """
+    layers = [np.asarray(f, np.float64) for f in fitness]
+    if not layers or any(f.ndim != 2 or f.shape[1] == 0 for f in layers):
+        shapes = [f.shape for f in layers]
+        raise ValueError(f"fitness has shapes {shapes}: expected [N, generations + 1] a layer")
+    if len({len(f) for f in layers}) > 1:
+        raise ValueError(f"fitness is of {[len(f) for f in layers]} images: expected one number")
+    names = _layer_names(len(layers)) if layer_names is None else list(layer_names)
+    if len(names) != len(layers):
+        raise ValueError(f"{len(names)} layer_names for {len(layers)} layers")
+    finite = np.all([np.isfinite(f).all(axis=1) for f in layers], axis=0)
+    if not finite.any():
+        raise ValueError("fitness: no image has finite values in every layer and generation")
+
+    figure, axes = _figure(7.5, 4.2)
+    start = 0
+    for layer, (values, name) in enumerate(zip(layers, names, strict=True)):
+        values = values[finite]
+        generations = start + np.arange(values.shape[1])
+        color = COLORS[layer % len(COLORS)]
+        low, high = np.percentile(values, (10, 90), axis=0)
+        axes.fill_between(generations, low, high, color=color, alpha=0.2, linewidth=0)
+        marker = "o" if values.shape[1] == 1 else None  # a single point has no line
+        axes.plot(generations, values.mean(axis=0), color=color, marker=marker, label=name)
+        start = generations[-1]
+        if layer < len(layers) - 1:
+            axes.axvline(start, color=GREY, linestyle=":", linewidth=1)
+    excluded = len(finite) - int(finite.sum())
+    note = f"; {excluded} with non-finite values left out" if excluded else ""
+    images = "1 image" if finite.sum() == 1 else f"{finite.sum():,} images"
+    axes.set_title(f"Mean and 10 to 90 % band over {images}{note}", fontsize="medium")
+    axes.set_xlabel("generation (layers one after another)")
+    axes.set_ylabel("log-likelihood of the true label, nats\n(higher is better)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(title="layer being evolved")
+    return figure
+
+
+def plot_learning(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+    """Training loss and validation accuracy against epoch, a line for each history.
+
+    Args:
+      histories: from a name to the records of its epochs, with the keys "epoch", "train_loss" and
+        "validation_accuracy" (a fraction). A panel leaves out the records that lack its key or
+        hold None there: not every epoch is validated.
+
+    Raises:
+      ValueError: there is no history.
+    """
+    if not histories:
+        raise ValueError("histories is empty: give at least one list of records")
+    figure = Figure(figsize=(9, 4.2), dpi=150, layout="constrained")
+    loss_axes, accuracy_axes = figure.subplots(1, 2)
+    panels = ((loss_axes, "train_loss", 1), (accuracy_axes, "validation_accuracy", 100))
+    for axes, key, factor in panels:
+        styles = itertools.cycle(itertools.product(LINES, COLORS))
+        for (name, records), (line, color) in zip(histories.items(), styles, strict=False):
+            points = [(r["epoch"], r[key] * factor) for r in records if r.get(key) is not None]
+            epochs, values = zip(*points, strict=True) if points else ((), ())
+            marker = "o" if len(points) == 1 else None
+            axes.plot(epochs, values, color=color, linestyle=line, marker=marker, label=name)
+        axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _tidy(axes)
+    losses = np.concatenate([line.get_ydata() for line in loss_axes.lines]).astype(np.float64)
+    losses = losses[np.isfinite(losses)]
+    if losses.size and 0 < 5 * losses.min() < losses.max():  # wide enough to hold a few ticks
+        loss_axes.set_yscale("log")
+        loss_axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        loss_axes.yaxis.set_major_formatter("{x:g}")
+        loss_axes.yaxis.set_minor_formatter(NullFormatter())
+    loss_axes.set_ylabel("training loss (each its own objective:\nheights do not compare)")
+    accuracy_axes.set_ylabel("validation accuracy, %")
+    handles, labels = accuracy_axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 3))
+    return figure
+
+
+def plot_accuracy(rows: Sequence[Any]) -> Figure:
+    """Test accuracy of every row: a dot at the mean, a bar of one sample standard deviation.
+
+    Dots and not bars, since the axis does not start at 0; its label says where it does. With
+    several seeds each is drawn as a faint mark, too. Reference rows are grey and hollow.
+
+    Args:
+      rows: `report.Row`s, or anything with name, test_accuracy (fractions, one a seed) and
+        is_reference. Rows without a test accuracy are left out.
+
+    Raises:
+      ValueError: no row has a test accuracy.
+    """
+    rows = [row for row in rows if len(row.test_accuracy)]
+    if not rows:
+        raise ValueError("no row has a test accuracy: there is nothing to plot")
+    figure, axes = _figure(7.5, 1.4 + 0.55 * len(rows))
+    for height, row in enumerate(rows):
+        percent = 100 * np.asarray(row.test_accuracy, np.float64)
+        color = GREY if row.is_reference else COLORS[0]
+        mean, text = percent.mean(), f"{percent.mean():.2f}"
+        if len(percent) > 1:
+            spread = percent.std(ddof=1)
+            text += f" ± {spread:.2f}"
+            axes.errorbar(mean, height, xerr=spread, color=color, capsize=4)
+            axes.plot(percent, np.full(len(percent), height), "|", color=color, alpha=0.6)
+        face = "white" if row.is_reference else color
+        axes.plot(mean, height, "o", color=color, markerfacecolor=face, markersize=7)
+        axes.annotate(
+            text, (mean, height), (0, 8), textcoords="offset points", ha="center", fontsize="small"
+        )
+    axes.set_yticks(range(len(rows)), [row.name for row in rows])
+    axes.set_ylim(len(rows) - 0.5, -0.7)  # the first row on top
+    axes.margins(x=0.12)
+    low, high = axes.get_xlim()
+    low, high = max(low, 0), min(high, 100.5)
+    axes.set_xlim(low, high)
+    cut = f" (the axis starts at {low:.1f} %, not at 0)" if low > 0 else ""
+    notes = []
+    if any(len(row.test_accuracy) > 1 for row in rows):
+        notes.append("bars: one standard deviation over seeds")
+    if any(row.is_reference for row in rows):
+        notes.append("hollow: reference")
+    axes.set_xlabel(f"test accuracy, %{cut}\n{'; '.join(notes)}".rstrip())
+    return figure
+
+
+def plot_representations(
+    image: Any,
+    natural: Sequence[Any],
+    searched: Sequence[Any],
+    title: str = "",
+    *,
+    labels: Any = None,
+    layer_names: Sequence[str] | None = None,
+) -> Figure:
+    """A gallery: an image, and what the network gives for it against what search found.
+
+    A layer [h, w, c] is shown as a map: the projection of its channels on the direction in which
+    the natural representation varies most (its first principal component over the positions),
+    each less its mean. Both maps of a layer use that direction and one colour scale. Vectors,
+    such as the logits, are shown as bars; [tokens, c] is projected to one bar a token.
+
+    Args:
+      image: [H, W, C] or, for several images, [M, H, W, C]; uint8, or floats, which are stretched
+        to the visible range.
+      natural, searched: for each layer one array [...], or [M, ...] for several images; of the
+        same shapes, the last one holding the logits.
+      title: of the whole figure.
+      labels: the true class of the image, or [M] of them, whose bar is then coloured; None: not
+        shown.
+      layer_names: one for each layer; None: "layer 0", ..., "logits".
+
+    Raises:
+      ValueError: the shapes do not fit together, or there are no layers.
+    """
+    images = np.asarray(image)
+    natural, searched = [np.asarray(h) for h in natural], [np.asarray(h) for h in searched]
+    if images.ndim == 3:
+        images, labels = images[None], None if labels is None else [labels]
+        natural, searched = [h[None] for h in natural], [h[None] for h in searched]
+    shapes = [h.shape for h in natural], [h.shape for h in searched]
+    if images.ndim != 4 or not natural or shapes[0] != shapes[1]:
+        raise ValueError(
+            f"image has shape {images.shape}, natural {shapes[0]}, searched {shapes[1]}: expected "
+            "[H, W, C] or [M, H, W, C], and the same shapes in natural and searched"
+        )
+    if any(not 2 <= h.ndim <= 4 or len(h) != len(images) for h in natural):
+        raise ValueError(f"natural has shapes {shapes[0]}: expected {len(images)} of rank 1 to 3")
+    names = _layer_names(len(natural)) if layer_names is None else list(layer_names)
+    columns = 1 + len(natural)
+    figure = Figure(figsize=(1.7 * columns, 0.5 + 3.2 * len(images)), dpi=150, layout="constrained")
+    grid = figure.subplots(2 * len(images), columns, squeeze=False)
+    for i, picture in enumerate(images):
+        top, bottom = grid[2 * i : 2 * i + 2]
+        _show_image(top[0], picture)
+        top[0].set_title("image" if labels is None else f"image of class {int(labels[i])}")
+        bottom[0].set_axis_off()
+        for column, name in enumerate(names, start=1):
+            pair = natural[column - 1][i], searched[column - 1][i]
+            last = column == len(names)
+            label = None if labels is None or not last else int(labels[i])
+            _show_pair((top[column], bottom[column]), pair, label, "class" if last else "feature")
+            top[column].set_title(f"{name}\n{' x '.join(map(str, pair[0].shape))}")
+        top[1].set_ylabel("natural")
+        bottom[1].set_ylabel("searched")
+    for axes in grid.flat:
+        axes.title.set_fontsize("small")
+        axes.tick_params(labelsize="x-small")
+    if any(h.ndim > 2 for h in natural):
+        figure.supxlabel(
+            "maps: projection on the first principal component of the natural channels, "
+            "one colour scale a layer and image",
+            fontsize="x-small",
+        )
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+# --------------------------------------------------------------------------------------------
+# Parts of figures
+# --------------------------------------------------------------------------------------------
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    _tidy(axes)
+    return figure, axes
+
+
+def _tidy(axes: Axes) -> None:
+    axes.grid(color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _layer_names(count: int) -> list[str]:
+    return [*(f"layer {i}" for i in range(count - 1)), "logits"]
+
+
+def _show_image(axes: Axes, image: np.ndarray) -> None:
+    """[H, W, C] in its colours where C is 3, else the mean over C in grey."""
+    if image.dtype == np.uint8:
+        pixels = image / 255
+    else:
+        low, high = np.min(image), np.max(image)
+        pixels = (image - low) / (high - low if high > low else 1)
+    if image.shape[-1] != 3:
+        pixels = pixels.mean(axis=-1)
+    axes.imshow(pixels, cmap="gray", vmin=0, vmax=1)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _show_pair(pair_axes, pair, label: int | None, bar_name: str) -> None:
+    """One layer, natural in the first axes and searched in the second."""
+    if pair[0].ndim > 1:
+        pair, bar_name = _principal_maps(*pair), "token"
+    if pair[0].ndim == 1:
+        low, high = min(0, *map(np.min, pair)), max(0, *map(np.max, pair))
+        for axes, values in zip(pair_axes, pair, strict=True):
+            bars = axes.bar(np.arange(len(values)), values, color=GREY, width=0.8)
+            if label is not None:
+                bars[label].set_color(COLORS[1])
+            axes.set_xlabel(bar_name, fontsize="x-small")
+            axes.set_ylim(low - 0.05 * (high - low) - 1e-9, high + 0.05 * (high - low) + 1e-9)
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+            axes.spines[["top", "right"]].set_visible(False)
+        return
+    limit = max(np.abs(pair[0]).max(), np.abs(pair[1]).max()) or 1
+    for axes, values in zip(pair_axes, pair, strict=True):
+        axes.imshow(values, cmap=mpl.colormaps["PuOr"], vmin=-limit, vmax=limit)
+        axes.set_xticks([])
+        axes.set_yticks([])
+
+
+def _principal_maps(natural: np.ndarray, searched: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """[..., c] each -> [...] each: both on the first principal direction of the natural one."""
+    centred = [np.float64(h.reshape(-1, h.shape[-1])) for h in (natural, searched)]
+    centred = [h - h.mean(axis=0) for h in centred]
+    direction = np.linalg.svd(centred[0], full_matrices=False)[2][0]
+    # Its sign is arbitrary: let larger activations be positive, so that plots repeat.
+    direction = direction if direction.sum() >= 0 else -direction
+    return tuple((h @ direction).reshape(natural.shape[:-1]) for h in centred)

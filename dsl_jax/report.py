@@ -1,0 +1,397 @@
+"""The report of a run: one page of Markdown, and one of HTML that holds everything it shows.
+
+`Report` is plain data. Both pages give the same facts in the same order; the HTML page has its
+figures inside and loads nothing, so it can be sent as one file.
+"""
+
+import base64
+import json
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table of results: a way of training, over one or more seeds.
+
+    description: a sentence for readers; may be empty.
+    groups: G, ConvGroups in a block; None where it means nothing.
+    test_accuracy, validation_accuracy: fractions between 0 and 1, one for each seed.
+    test_loss: cross-entropy in nats, one for each seed. Of the three any may be empty: not known.
+    seconds: time it took, all seeds together.
+    is_reference: a number to compare with, not one of this run's subjects.
+
+    Raises:
+      ValueError: an accuracy that is not a fraction, or values for different numbers of seeds.
+    """
+
+    name: str
+    description: str
+    groups: int | None
+    test_accuracy: tuple[float, ...]
+    validation_accuracy: tuple[float, ...]
+    test_loss: tuple[float, ...]
+    seconds: float
+    is_reference: bool = False
+
+    def __post_init__(self):
+        for what in ("test_accuracy", "validation_accuracy"):
+            for value in getattr(self, what):
+                if value < 0 or value > 1:
+                    raise ValueError(
+                        f"{what} of {self.name!r} is {value}: give a fraction between 0 and 1"
+                    )
+        counts = len(self.test_accuracy), len(self.validation_accuracy), len(self.test_loss)
+        if len(set(counts) - {0}) > 1:
+            raise ValueError(
+                f"{self.name!r} has {counts} values of test_accuracy, validation_accuracy and "
+                "test_loss: give one for each seed, or none"
+            )
+
+    @property
+    def num_seeds(self) -> int:
+        """How many seeds the numbers come from; 0 when there are none."""
+        return max(len(self.test_accuracy), len(self.validation_accuracy), len(self.test_loss))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run did and what came out.
+
+    notices: what a reader must not miss, such as a dataset that was put in another's place.
+    command: the command line that repeats the run.
+    summary: (label, value) pairs: dataset, sizes, preset, number of candidates, ...
+    figures: (caption, file name of a PNG in the report's folder) pairs.
+    timings: (stage, seconds) pairs.
+    settings: the configuration, nested plain data.
+    environment: versions, device, ...; plain data.
+    """
+
+    title: str
+    notices: tuple[str, ...] = ()
+    command: str = ""
+    summary: tuple[tuple[str, Any], ...] = ()
+    rows: tuple[Row, ...] = ()
+    figures: tuple[tuple[str, str], ...] = ()
+    timings: tuple[tuple[str, float], ...] = ()
+    settings: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+
+
+def write_report(report: Report, folder: str | os.PathLike) -> tuple[Path, Path]:
+    """Writes report.md and report.html into `folder`, each replaced whole or not at all.
+
+    Returns:
+      The two paths.
+
+    Raises:
+      FileNotFoundError, ValueError: a figure is missing or is no PNG; nothing is written then.
+    """
+    folder = Path(folder)
+    pages = {"report.md": to_markdown(report), "report.html": to_html(report, folder)}
+    for name, text in pages.items():
+        _write_whole(folder / name, text)
+    return folder / "report.md", folder / "report.html"
+
+
+def to_markdown(report: Report) -> str:
+    """The report as GitHub-flavoured Markdown; figures are links to files beside it."""
+    blocks = [f"# {_md(report.title)}"]
+    blocks += [f"> [!WARNING]\n> **Notice:** {_md(notice)}" for notice in report.notices]
+    if report.command:
+        blocks.append(_md_fence(report.command, "sh"))
+    if report.summary:
+        blocks.append(_md_table(("", ""), report.summary))
+    blocks.append("## Results")
+    if report.rows:
+        cells = [_result_cells(row) for row in report.rows]
+        named = [(f"{name}: {text}" if text else name, *rest) for name, text, *rest in cells]
+        blocks += [_md_table(_RESULT_COLUMNS, named), _md(_explain(report.rows))]
+    else:
+        blocks.append("No results yet.")
+    if report.figures:
+        blocks.append("## Figures")
+        for caption, name in report.figures:
+            blocks.append(f"![{_md(caption)}]({quote(name)})\n\n{_md(caption)}")
+    if report.timings:
+        blocks += ["## Time", _md_table(("stage", "time"), _timing_cells(report.timings))]
+    for heading, values in (("Settings", report.settings), ("Environment", report.environment)):
+        if values:
+            blocks += [f"## {heading}", _md_fence(_json(values), "json")]
+    return "\n\n".join(blocks) + "\n"
+
+
+def to_html(report: Report, folder: str | os.PathLike) -> str:
+    """The report as one self-contained HTML page.
+
+    Args:
+      report: what to show.
+      folder: where the figures' PNG files are; they are put into the page.
+
+    Raises:
+      FileNotFoundError: a figure is not in the folder.
+      ValueError: a figure is no PNG file.
+    """
+    parts = [f"<h1>{escape(report.title)}</h1>"]
+    parts += [
+        f'<p class="notice" role="note"><strong>Notice:</strong> {escape(notice)}</p>'
+        for notice in report.notices
+    ]
+    if report.command:
+        words = (f"<span>{escape(word)}</span>" for word in report.command.split(" "))
+        parts.append(f'<pre class="command"><code>{" ".join(words)}</code></pre>')
+    if report.summary:
+        parts.append(_html_table((), report.summary))
+    parts.append("<h2>Results</h2>")
+    if report.rows:
+        parts.append(_html_results(report.rows))
+        parts.append(f'<p class="small">{escape(_explain(report.rows))}</p>')
+    else:
+        parts.append("<p>No results yet.</p>")
+    if report.figures:
+        parts.append("<h2>Figures</h2>")
+        parts += [_html_figure(caption, Path(folder) / name) for caption, name in report.figures]
+    if report.timings:
+        parts.append("<h2>Time</h2>")
+        parts.append(_html_table(("stage", "time"), _timing_cells(report.timings)))
+    for heading, values in (("Settings", report.settings), ("Environment", report.environment)):
+        if values:
+            parts.append(
+                f"<details><summary>{heading}</summary>"
+                f"<pre><code>{escape(_json(values))}</code></pre></details>"
+            )
+    return _PAGE.format(title=escape(report.title), style=_STYLE, body="\n".join(parts))
+
+
+# --------------------------------------------------------------------------------------------
+# Cells, the same in both pages
+# --------------------------------------------------------------------------------------------
+
+_RESULT_COLUMNS = (
+    "method",
+    "G",
+    "test accuracy",
+    "validation accuracy",
+    "test loss",
+    "seeds",
+    "time",
+)
+
+
+def _result_cells(row: Row) -> tuple[str, ...]:
+    """Name, description, and a text for each of the columns after the first."""
+    return (
+        f"{row.name} (reference)" if row.is_reference else row.name,
+        row.description,
+        "n/a" if row.groups is None else str(row.groups),
+        _spread([100 * a for a in row.test_accuracy], 2, " %"),
+        _spread([100 * a for a in row.validation_accuracy], 2, " %"),
+        _spread(row.test_loss, 4),
+        f"{row.num_seeds} seed{'' if row.num_seeds == 1 else 's'}" if row.num_seeds else "n/a",
+        _duration(row.seconds),
+    )
+
+
+def _spread(values: Sequence[float], digits: int, unit: str = "") -> str:
+    """Mean ± sample standard deviation over the seeds, or the one value there is."""
+    if not values:
+        return "n/a"
+    deviation = f" ± {np.std(values, ddof=1):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{deviation}{unit}"
+
+
+def _explain(rows: Sequence[Row]) -> str:
+    text = "Test loss: cross-entropy in nats. Time: all seeds together."
+    if any(row.groups is not None for row in rows):
+        text = f"G: ConvGroups in a block. {text}"
+    if any(row.num_seeds > 1 for row in rows):
+        text += " ±: sample standard deviation over the seeds."
+    return text
+
+
+def _duration(seconds: float) -> str:
+    if not np.isfinite(seconds):
+        return "n/a"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _timing_cells(timings: Sequence[tuple[str, float]]) -> list[tuple[str, str]]:
+    return [(stage, _duration(seconds)) for stage, seconds in timings]
+
+
+def _json(values: dict[str, Any]) -> str:
+    return json.dumps(values, indent=2, ensure_ascii=False, default=str)
+
+
+# --------------------------------------------------------------------------------------------
+# Markdown
+# --------------------------------------------------------------------------------------------
+
+
+def _md(value: Any) -> str:
+    """Text on one line in which nothing is markup; snake_case names stay as they are."""
+    text = re.sub(r"([\\`*\[\]|~])", r"\\\1", " ".join(str(value).split()))
+    text = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\_", text)
+    return escape(text, quote=False)
+
+
+def _md_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [map(_md, header), ["---"] * len(header), *(map(_md, row) for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _md_fence(text: str, language: str) -> str:
+    longest = max((len(run) for run in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text}\n{fence}"
+
+
+# --------------------------------------------------------------------------------------------
+# HTML
+# --------------------------------------------------------------------------------------------
+
+
+def _html_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table whose first column heads its rows."""
+    return _html_grid(header, [("", *(escape(str(cell)) for cell in row)) for row in rows])
+
+
+def _html_results(rows: Sequence[Row]) -> str:
+    """The table of results, a description under its name."""
+    lines = []
+    for row in rows:
+        name, description, *rest = map(escape, _result_cells(row))
+        below = f'<br><span class="small">{description}</span>' if description else ""
+        mark = ' class="reference"' if row.is_reference else ""
+        lines.append((mark, name + below, *rest))
+    return _html_grid(_RESULT_COLUMNS, lines)
+
+
+def _html_grid(header: Sequence[str], lines: Sequence[tuple[str, ...]]) -> str:
+    """`lines`: the attributes of a row, then its cells, all of it HTML."""
+    heads = "".join(f'<th scope="col">{escape(text)}</th>' for text in header)
+    head = f"<thead><tr>{heads}</tr></thead>" if header else ""
+    body = "\n".join(
+        f'<tr{mark}><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>'
+        for mark, first, *rest in lines
+    )
+    return f'<div class="scroll" tabindex="0"><table>{head}<tbody>\n{body}\n</tbody></table></div>'
+
+
+def _html_figure(caption: str, path: Path) -> str:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"figure {path.name!r} ({caption}) is not in {path.parent}: save it there before the "
+            "report is written, or take it out of Report.figures"
+        )
+    data = path.read_bytes()
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        raise ValueError(f"figure {path} is not a PNG file: save it as PNG")
+    image = base64.b64encode(data).decode("ascii")
+    text = escape(caption)
+    return (
+        f'<figure><img alt="{text}" src="data:image/png;base64,{image}">'
+        f"<figcaption>{text}</figcaption></figure>"
+    )
+
+
+# The policy makes a browser refuse whatever is not inside the page.
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>
+{style}
+</style>
+</head>
+<body>
+<main>
+{body}
+</main>
+</body>
+</html>
+"""
+
+_STYLE = """
+:root { --ink: #1b1b1b; --dim: #595959; --paper: #ffffff; --line: #d4d4d4; --soft: #f4f4f4;
+  --alarm: #8a2d00; --alarm-paper: #fff1e6; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e8e8e8; --dim: #a9a9a9; --paper: #161616; --line: #444444; --soft: #232323;
+    --alarm: #ffb27a; --alarm-paper: #3a2010; }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, sans-serif; }
+main { max-width: 62rem; margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.6rem; line-height: 1.25; overflow-wrap: anywhere; }
+h2 { font-size: 1.2rem; margin-top: 2rem; }
+pre { background: var(--soft); padding: .75rem; border-radius: .4rem; overflow-x: auto;
+  font-size: .85rem; }
+.command { white-space: pre-wrap; overflow-wrap: anywhere; }
+.command span { display: inline-block; max-width: 100%; }
+.notice { border: 2px solid var(--alarm); border-left-width: .6rem; border-radius: .4rem;
+  background: var(--alarm-paper); color: var(--alarm); padding: .75rem 1rem;
+  overflow-wrap: anywhere; }
+.small { color: var(--dim); font-size: .85rem; font-weight: normal; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { border-bottom: 1px solid var(--line); padding: .4rem .9rem .4rem 0; text-align: left;
+  vertical-align: top; }
+thead + tbody td { white-space: nowrap; }
+tbody th { font-weight: 600; min-width: 9rem; }
+.reference th, .reference td { color: var(--dim); font-style: italic; }
+figure { margin: 1.5rem 0; }
+img { max-width: 100%; height: auto; background: #ffffff; border-radius: .4rem; }
+figcaption { color: var(--dim); font-size: .9rem; }
+details { margin-top: 1rem; }
+summary { cursor: pointer; font-weight: 600; }
+@media (max-width: 40rem) { table { font-size: .9rem; } tbody th { min-width: 7rem; } }
+@media print {
+  :root { --ink: #000000; --dim: #444444; --paper: #ffffff; --line: #bbbbbb; --soft: #f4f4f4;
+    --alarm: #8a2d00; --alarm-paper: #ffffff; }
+  main { max-width: none; padding: 0; }
+  thead + tbody td { white-space: normal; }
+  figure, tr, .notice { break-inside: avoid; }
+  h2 { break-after: avoid; }
+  pre { white-space: pre-wrap; overflow-wrap: anywhere; }
+  details::details-content { content-visibility: visible; height: auto; }
+}
+""".strip()
+
+
+# --------------------------------------------------------------------------------------------
+# Files
+# --------------------------------------------------------------------------------------------
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Through a file beside it that is then renamed, so that no reader sees half a page."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
