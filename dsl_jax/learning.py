@@ -21,6 +21,7 @@ from dsl_jax.datasets import Dataset, augment
 from dsl_jax.evaluation import evaluate_images, in_mode, with_training_statistics
 from dsl_jax.evolution import normalize
 from dsl_jax.optimizer import learning_rate, make_optimizer
+from dsl_jax.progress import progress_bar
 
 
 class LearnResult(NamedTuple):
@@ -208,7 +209,14 @@ def _train(
 
     rate = learning_rate(config, len(batches))
     few = batches.ravel()[: config.statistics_images]
-    with _progress_bar(progress, config.epochs * len(batches), len(history) * len(batches)) as bar:
+    bar = progress_bar(
+        config.epochs * len(batches),
+        done=len(history) * len(batches),
+        unit="step",
+        description=progress or "",
+        show=progress is not None,
+    )
+    with bar:
         for epoch in range(len(history), config.epochs):
             started = time.monotonic()
             params, optimizer_state, losses = state.params, state.optimizer, []
@@ -251,7 +259,9 @@ def _train(
                 }
                 state = _keep_best(state, scores.accuracy, scores.loss)
                 bar.set_postfix(
-                    loss=f"{record['train_loss']:.4g}", validation=f"{scores.accuracy:.2%}"
+                    refresh=False,
+                    loss=f"{record['train_loss']:.4g}",
+                    validation=f"{scores.accuracy:.2%}",
                 )
             record["seconds"] = time.monotonic() - started
             history.append(record)
@@ -335,7 +345,8 @@ def _target_arrays(targets: Any, ids: np.ndarray) -> tuple[np.ndarray, ...]:
 
 def _check_targets(network: nnx.Module, dataset: Dataset, arrays: Sequence[np.ndarray]) -> None:
     image = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
-    shapes = [h.shape[1:] for h in jax.eval_shape(network.representations, image)]
+    still = in_mode(network, training=False)
+    shapes = [h.shape[1:] for h in jax.eval_shape(still.representations, image)]
     expected = [*shapes, (dataset.num_classes,)]
     found = [array.shape[1:] for array in arrays]
     if expected != found:
@@ -346,9 +357,3 @@ def _check_targets(network: nnx.Module, dataset: Dataset, arrays: Sequence[np.nd
     count = len(dataset.train.images)
     if any(len(array) != count for array in arrays):
         raise ValueError(f"{len(arrays[0])} targets for {count} training images: need one each")
-
-
-def _progress_bar(name: str | None, total: int, done: int):
-    from tqdm import tqdm
-
-    return tqdm(total=total, initial=done, unit="step", desc=name, disable=name is None)

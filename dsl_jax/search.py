@@ -17,6 +17,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.evolution import kind_of, perturb_image, philox_key, reproduce, standardize
+from dsl_jax.progress import progress_bar
 
 Stages = Sequence[Callable[[jax.Array], jax.Array]]
 
@@ -226,7 +227,8 @@ def search(
     static, schedules = _split_schedules(config)
     key = philox_key(key)
     results = []
-    with _progress_bar(len(images), progress) as bar:
+    bar = progress_bar(len(images), unit="image", description="search", show=progress)
+    with bar:
         for start in range(0, len(images), per_call):
             size = min(per_call, len(images) - start)
             # Rows past the end repeat the last image, so that every call has one shape.
@@ -327,9 +329,3 @@ def choose_chunk_size(stages: Stages, image_shape: Sequence[int], config: Search
     stats = device.memory_stats() or {}
     free = stats.get("bytes_limit", 8 * 2**30) - stats.get("bytes_in_use", 0)
     return int(max(1, free // 2 // bytes_per_image))
-
-
-def _progress_bar(total: int, show: bool):
-    from tqdm import tqdm
-
-    return tqdm(total=total, unit="image", desc="search", disable=not show)

@@ -1,0 +1,294 @@
+"""The whole method: search representations, learn them, compare with SGD (paper 3 and 4)."""
+
+import os
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from dsl_jax.config import LearnConfig, Preset
+from dsl_jax.datasets import Dataset
+from dsl_jax.evaluation import evaluate
+from dsl_jax.learning import learn, learn_sgd
+from dsl_jax.network import WHITENING_IMAGES, ConvNet, frozen_stages
+from dsl_jax.probes import linear_probe
+from dsl_jax.runs import Run, load_network
+from dsl_jax.targets import TargetStore, search_to_store
+
+STAGES = ("all", "search", "learn", "report")
+
+# What a key is for: folded into the seed's key, so that no two purposes share random numbers.
+SEARCH_NETWORK, STATISTICS, SEARCH, LEARNER, TRAINING = range(5)
+
+
+def run(
+    config: Preset,
+    folder: str | os.PathLike,
+    dataset: Dataset,
+    *,
+    requested: str | None = None,
+    stage: str = "all",
+    repair: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Runs the method and keeps everything in `folder`; goes on where it was interrupted.
+
+    For each seed: an untrained network becomes stages; every training image's representations are
+    searched; learners are trained on them, and the same network by SGD. The test split is read
+    once, when all are trained.
+
+    Args:
+      config: what to run.
+      folder: the run's folder.
+      dataset: the data.
+      requested: the dataset that was asked for, where this one took its place.
+      stage: "search" or "learn": only that; "report": evaluate what is trained; "all".
+      repair: search damaged chunks of the targets again.
+      progress: show bars.
+
+    Returns:
+      The results by name of training (empty after "search" and "learn"): groups, and a
+      test_accuracy, test_loss and validation_accuracy a seed.
+
+    Raises:
+      ValueError: the folder holds another run, or what a stage needs is not there.
+    """
+    record = Run(folder, config, requested)
+    if (results := record.read("results")) is not None:
+        return results
+    seeds = range(config.seed, config.seed + config.num_seeds)
+    for seed in seeds:
+        if stage in ("all", "search"):
+            network = make_network(config, dataset, seed, groups=1)
+            stages = make_stages(config, dataset, seed, network)
+            search_targets(record, dataset, seed, stages, repair, progress)
+        if stage in ("all", "learn"):
+            targets = TargetStore.open(record.folder / f"seed_{seed}" / "targets")
+            for training in trainings(config):
+                train(record, dataset, seed, training, targets, progress)
+    if stage in ("search", "learn"):
+        return {}
+    results = evaluate_all(record, dataset, seeds)
+    record.write("results", results)
+    return results
+
+
+# --------------------------------------------------------------------------------------------
+# Search
+# --------------------------------------------------------------------------------------------
+
+
+def purpose_key(seed: int, purpose: int) -> jax.Array:
+    """The key of a seed for one purpose."""
+    return jax.random.fold_in(jax.random.key(seed), purpose)
+
+
+def make_network(config: Preset, dataset: Dataset, seed: int, groups: int) -> ConvNet:
+    """An untrained, whitened network; the search's has one group, learners their own weights."""
+    purpose = SEARCH_NETWORK if groups == 1 else LEARNER
+    key = jax.random.fold_in(purpose_key(seed, purpose), groups)
+    network = ConvNet(**network_arguments(config, dataset, groups), rngs=nnx.Rngs(params=key))
+    network.whiten(dataset.normalize(dataset.train.images[:WHITENING_IMAGES]))
+    return network
+
+
+def network_arguments(config: Preset, dataset: Dataset, groups: int) -> dict[str, Any]:
+    """What `ConvNet` is built with, but for the random numbers; plain data."""
+    return {
+        "image_shape": dataset.image_shape,
+        "num_classes": dataset.num_classes,
+        "widths": config.widths,
+        "groups": groups,
+        "normalize_blocks": config.normalize_blocks,
+        "representation": config.representation,
+    }
+
+
+def make_stages(config: Preset, dataset: Dataset, seed: int, network: ConvNet):
+    """The untrained network as stages, its statistics measured on candidates."""
+    images = dataset.normalize(dataset.train.images)
+    return frozen_stages(network, images, config.search, key=purpose_key(seed, STATISTICS))
+
+
+def search_targets(
+    record: Run, dataset: Dataset, seed: int, stages: Any, repair: bool, progress: bool
+) -> TargetStore:
+    """Searches the training images that are not yet in the seed's store."""
+    name = f"seed_{seed}/search"
+    record.training(f"seed_{seed}")
+    spent = (record.read(name) or {"seconds": 0.0})["seconds"]
+    started = time.monotonic()
+    return search_to_store(
+        record.folder / f"seed_{seed}" / "targets",
+        purpose_key(seed, SEARCH),
+        stages,
+        dataset.train.images,
+        dataset.train.labels,
+        record.config.search,
+        dataset=dataset.name,
+        ids=dataset.train.ids,
+        chunk_size=record.config.chunk_size,
+        preprocess=dataset.normalize,
+        progress=progress,
+        repair=repair,
+        on_chunk=lambda _: record.write(name, {"seconds": spent + time.monotonic() - started}),
+    )
+
+
+# --------------------------------------------------------------------------------------------
+# Learning
+# --------------------------------------------------------------------------------------------
+
+
+class Training(NamedTuple):
+    """One network to train: how, and its number of ConvGroups a block."""
+
+    variant: str
+    groups: int
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return f"sgd_g{self.groups}" if self.variant == "sgd" else self.variant
+
+
+def trainings(config: Preset) -> list[Training]:
+    """All that a seed trains: the variants, and SGD with each number of groups."""
+    found = [Training(v, config.learner_groups) for v in config.variants if v != "sgd"]
+    if "sgd" in config.variants:
+        found += [Training("sgd", g) for g in sorted({config.learner_groups, *config.sgd_groups})]
+    return found
+
+
+def train(
+    record: Run,
+    dataset: Dataset,
+    seed: int,
+    training: Training,
+    targets: TargetStore,
+    progress: bool,
+) -> None:
+    """Trains one network, unless it is trained, and keeps it with its history."""
+    config, name = record.config, f"seed_{seed}/{training.name}"
+    if record.finished(name) is not None:
+        return
+    key = purpose_key(seed, TRAINING)
+    network = make_network(config, dataset, seed, training.groups)
+    options = {
+        "checkpoints": record.checkpoints(name),
+        "progress": f"{training.name} (G={training.groups})" if progress else None,
+    }
+    if training.variant == "sgd":
+        learned = learn_sgd(key, network, dataset, config.sgd, **options)
+    else:
+        learned = learn(
+            key, network, dataset, targets, learn_config(config, training.variant), **options
+        )
+    best = max(
+        (epoch for epoch in learned.history if "validation_accuracy" in epoch),
+        key=lambda epoch: (epoch["validation_accuracy"], -epoch["validation_loss"]),
+        default={},
+    )
+    result = {
+        **training._asdict(),
+        "network": network_arguments(config, dataset, training.groups),
+        "best_epoch": best.get("epoch", 0),
+        "validation_accuracy": best.get("validation_accuracy"),
+        "seconds": sum(epoch["seconds"] for epoch in learned.history),
+        "history": learned.history,
+    }
+    record.finish(name, learned.network, result)
+
+
+def learn_config(config: Preset, variant: str) -> LearnConfig:
+    """The learner's configuration for a variant."""
+    import dataclasses
+
+    return dataclasses.replace(config.learn, variant=variant)
+
+
+# --------------------------------------------------------------------------------------------
+# Evaluation, once, at the end
+# --------------------------------------------------------------------------------------------
+
+
+def evaluate_all(record: Run, dataset: Dataset, seeds: range) -> dict[str, Any]:
+    """Test accuracy of what is compared; which SGD that is, validation has decided.
+
+    Raises:
+      ValueError: something is not trained yet.
+    """
+    config = record.config
+    results = {}
+    for training in compared(record, seeds):
+        statistics = (
+            config.sgd if training.variant == "sgd" else config.learn
+        ).evaluation_statistics
+        rows = []
+        for seed in seeds:
+            result = _finished(record, seed, training)
+            blank = make_network(config, dataset, seed, training.groups)
+            blank.eval()
+            network = load_network(record.folder / f"seed_{seed}" / training.name / "model", blank)
+            test = evaluate(network, dataset, "test", statistics=statistics)
+            rows.append(
+                (test.accuracy, test.loss, result["validation_accuracy"], result["seconds"])
+            )
+        results[training.name] = _columns(training.groups, rows)
+    results |= evaluate_probes(config, dataset, seeds)
+    for name, result in results.items():
+        record.log({"result": name, **result})
+    return results
+
+
+def compared(record: Run, seeds: range) -> list[Training]:
+    """The searched variants, SGD at the same G, and SGD at the G that is best by validation."""
+    config = record.config
+    everything = trainings(config)
+    baselines = [training for training in everything if training.variant == "sgd"]
+
+    def validation(training):
+        scores = [_finished(record, seed, training)["validation_accuracy"] for seed in seeds]
+        return float(np.mean(scores))
+
+    chosen = [training for training in everything if training.variant != "sgd"]
+    if baselines:
+        paired = Training("sgd", config.learner_groups)
+        best = max(baselines, key=validation)
+        chosen += [paired] if best == paired else [paired, best]
+    return chosen
+
+
+def evaluate_probes(config: Preset, dataset: Dataset, seeds: range) -> dict[str, Any]:
+    """What a linear classifier does without a trained body: on pixels, on the untrained network."""
+    results = {"linear_on_pixels": [], "head_on_untrained_network": []}
+    for seed in seeds:
+        body = make_network(config, dataset, seed, groups=1)
+        for name, network in (("linear_on_pixels", None), ("head_on_untrained_network", body)):
+            started = time.monotonic()
+            score = linear_probe(dataset, network)
+            results[name].append((*score, time.monotonic() - started))
+    return {name: _columns(None, rows) for name, rows in results.items()}
+
+
+def _finished(record: Run, seed: int, training: Training) -> dict[str, Any]:
+    result = record.finished(f"seed_{seed}/{training.name}")
+    if result is None:
+        raise ValueError(
+            f"{training.name} of seed {seed} is not trained yet in {record.folder}: "
+            "run --stage=learn (or all) first"
+        )
+    return result
+
+
+def _columns(groups: int | None, rows: list[tuple]) -> dict[str, Any]:
+    accuracy, loss, validation, seconds = zip(*rows, strict=True)
+    return {
+        "groups": groups,
+        "test_accuracy": accuracy,
+        "test_loss": loss,
+        "validation_accuracy": validation,
+        "seconds": sum(seconds),
+    }

@@ -1,0 +1,281 @@
+"""A run's folder. The folder IS the run: what is in it is done, running again does the rest.
+
+config.json       what is run, and on which data
+metrics.jsonl     a record an epoch of every training, and one a result
+seed_S/targets    the searched representations
+seed_S/NAME/      a training: checkpoints while it runs, then model/ and result.json
+report.md, report.html, *.png
+"""
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+
+from dsl_jax.config import Preset, differences, from_dict, to_dict
+from dsl_jax.network import ConvNet
+from dsl_jax.targets import TargetStore
+
+CHECKPOINT_SECONDS = 30
+
+
+class Run:
+    """The folder of one run, bound to one configuration.
+
+    Args:
+      folder: made if it is not there.
+      config: what is run.
+      requested: the dataset that was asked for, where `config.dataset` took its place.
+
+    Raises:
+      ValueError: the folder holds another configuration (the fields that differ are named), or
+        something that is not a run, or cannot be written.
+    """
+
+    def __init__(self, folder: str | os.PathLike, config: Preset, requested: str | None = None):
+        self.folder = Path(folder)
+        self.config = config
+        path = self.folder / "config.json"
+        ours = {"config": to_dict(config), "requested_dataset": requested or config.dataset}
+        ours = json.loads(json.dumps(ours))
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if path.exists():
+                theirs = json.loads(path.read_text())
+            elif any(self.folder.iterdir()):
+                raise ValueError(
+                    f"{self.folder} is not empty and holds no run: choose another --output_dir"
+                )
+            else:
+                write_text(path, json.dumps(ours, indent=2))
+                theirs = ours
+            if not os.access(self.folder, os.W_OK):
+                raise PermissionError(13, "Permission denied")
+        except OSError as error:
+            raise ValueError(
+                f"cannot write the folder {self.folder} ({error.strerror}): "
+                "choose another --output_dir"
+            ) from error
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{path} is damaged ({error}): restore it, or choose another --output_dir"
+            ) from error
+        if changed := differences(ours, theirs):
+            raise ValueError(
+                f"{self.folder} holds another run: {'; '.join(changed)}. "
+                "Choose another --output_dir, or repeat that run's settings"
+            )
+
+    # ---- metrics
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Appends a record to metrics.jsonl."""
+        with open(self.folder / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def forget(self, training: str, after_epoch: int) -> None:
+        """Takes back the records of epochs that will be trained again after an interruption."""
+        path = self.folder / "metrics.jsonl"
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text().splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:  # the line that an interruption cut short
+                continue
+            if record.get("training") != training or record.get("epoch", 0) <= after_epoch:
+                kept.append(line)
+        write_text(path, "".join(line + "\n" for line in kept))
+
+    # ---- trainings
+
+    def training(self, name: str) -> Path:
+        """The folder of a training, such as "seed_0/all_layers"."""
+        path = self.folder / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def finished(self, name: str) -> dict[str, Any] | None:
+        """The result of a training that is done, or None."""
+        return read_json(self.folder / name / "result.json")
+
+    def finish(self, name: str, network: nnx.Module, result: dict[str, Any]) -> None:
+        """Keeps a trained network and its result; its checkpoints are no longer needed."""
+        folder = self.training(name)
+        save_network(folder / "model", network)
+        write_text(folder / "result.json", json.dumps(result, indent=2))
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+    def checkpoints(self, name: str) -> "Checkpoints":
+        """Where a training keeps its state."""
+        return Checkpoints(self, name)
+
+    # ---- other results
+
+    def read(self, name: str) -> Any:
+        """The JSON file of this name in the folder, or None."""
+        return read_json(self.folder / f"{name}.json")
+
+    def write(self, name: str, values: Any) -> None:
+        """Writes a JSON file into the folder, whole or not at all."""
+        write_text(self.folder / f"{name}.json", json.dumps(values, indent=2))
+
+
+class Checkpoints:
+    """`learning.Checkpoints` on disk, with orbax; epochs also go to the run's metrics.
+
+    The state is written every 30 seconds at most, and after the last epoch.
+    """
+
+    def __init__(self, run: Run, name: str):
+        import orbax.checkpoint as ocp
+
+        self._run, self._name = run, name
+        self._manager = ocp.CheckpointManager(
+            run.training(name).absolute() / "checkpoints",
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
+            ),
+        )
+        self._saved_at = time.monotonic()
+
+    def restore(self, like: Any) -> tuple[Any, list[dict[str, float]]] | None:
+        """The last state that was written, with the structure of `like`, and the history."""
+        import orbax.checkpoint as ocp
+
+        step = self._manager.latest_step()
+        self._run.forget(self._name, step or 0)
+        if step is None:
+            return None
+        names, leaves, structure = _named_leaves(like)
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardRestore(dict(zip(names, leaves, strict=True))),
+            history=ocp.args.JsonRestore(),
+        )
+        saved = self._manager.restore(step, args=arguments)
+        state = jax.tree.unflatten(structure, [saved.state[name] for name in names])
+        return state, saved.history
+
+    def save(self, epoch: int, state: Any, history: list[dict[str, float]], last: bool) -> None:
+        """Logs the epoch; writes the state when it is time to."""
+        import orbax.checkpoint as ocp
+
+        self._run.log({"training": self._name, **history[-1]})
+        if not last and time.monotonic() - self._saved_at < CHECKPOINT_SECONDS:
+            return
+        names, leaves, _ = _named_leaves(state)
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardSave(dict(zip(names, leaves, strict=True))),
+            history=ocp.args.JsonSave(history),
+        )
+        self._manager.save(epoch, args=arguments)
+        self._saved_at = time.monotonic()
+
+
+def _named_leaves(tree: Any):
+    """Names of the leaves by their paths, the leaves, and the structure."""
+    flat, structure = jax.tree_util.tree_flatten_with_path(tree)
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in flat]
+    return names, [leaf for _, leaf in flat], structure
+
+
+# --------------------------------------------------------------------------------------------
+# Networks on disk
+# --------------------------------------------------------------------------------------------
+
+
+def save_network(folder: Path, network: nnx.Module) -> None:
+    """Writes a network's weights and statistics with orbax; an older copy is replaced."""
+    import orbax.checkpoint as ocp
+
+    names, leaves, _ = _named_leaves(nnx.state(network))
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(folder.absolute(), dict(zip(names, leaves, strict=True)), force=True)
+
+
+def load_network(folder: Path, network: nnx.Module) -> nnx.Module:
+    """A copy of `network` with the weights that `save_network` wrote.
+
+    Raises:
+      ValueError: the folder holds no network, or one of another shape.
+    """
+    import orbax.checkpoint as ocp
+
+    graph, state = nnx.split(network)
+    names, leaves, structure = _named_leaves(state)
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            saved = checkpointer.restore(folder.absolute(), dict(zip(names, leaves, strict=True)))
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"{folder} holds no network of this shape: {error}") from error
+    return nnx.merge(graph, jax.tree.unflatten(structure, [saved[name] for name in names]))
+
+
+class LoadedRun(NamedTuple):
+    """A run read back. By training, such as "seed_0/all_layers": networks and history."""
+
+    config: Preset
+    networks: dict[str, ConvNet]
+    targets: dict[str, TargetStore]
+    history: dict[str, list[dict[str, float]]]
+
+
+def load_run(folder: str | os.PathLike) -> LoadedRun:
+    """Config, trained networks, targets and histories of a run, as far as it has come.
+
+    Raises:
+      ValueError: the folder holds no run.
+    """
+    folder = Path(folder)
+    saved = read_json(folder / "config.json")
+    if saved is None:
+        raise ValueError(f"{folder} holds no run: config.json is missing")
+    config = from_dict(saved["config"])
+    networks, history = {}, {}
+    for path in sorted(folder.glob("seed_*/*/result.json")):
+        name = str(path.parent.relative_to(folder))
+        result = read_json(path)
+        if "network" in result:
+            blank = ConvNet(**result["network"], rngs=nnx.Rngs(0))
+            blank.eval()
+            networks[name] = load_network(path.parent / "model", blank)
+            history[name] = result["history"]
+    stores = sorted(folder.glob("seed_*/targets"))
+    targets = {str(path.parent.name): TargetStore.open(path) for path in stores}
+    return LoadedRun(config, networks, targets, history)
+
+
+# --------------------------------------------------------------------------------------------
+# Files
+# --------------------------------------------------------------------------------------------
+
+
+def read_json(path: Path) -> Any:
+    """The contents of a JSON file, or None where there is none."""
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    os.replace(temporary, path)
+
+
+def environment() -> dict[str, str]:
+    """Device and versions, for the report."""
+    from importlib.metadata import version
+
+    packages = ("dsl_jax", "jax", "flax", "optax", "evosax", "numpy")
+    devices = jax.devices()
+    return {
+        "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
+        "CPU cores": str(os.cpu_count()),
+        **{name: version(name) for name in packages},
+    }
