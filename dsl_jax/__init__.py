@@ -1,1 +1,41 @@
 """Train networks by searching representations and learning them (arXiv 2509.10973)."""
+
+from dsl_jax import evolution, learning, measures
+from dsl_jax.config import LayerSchedule, LearnConfig, Preset, SearchConfig
+from dsl_jax.datasets import Dataset, Split, load_dataset
+from dsl_jax.evaluation import Evaluation, evaluate
+from dsl_jax.learning import LearnResult, learn, learn_sgd
+from dsl_jax.network import ConvNet
+from dsl_jax.presets import get_preset
+from dsl_jax.runs import LoadedRun, load_run
+from dsl_jax.search import SearchResult, search, search_image
+from dsl_jax.stages import frozen_stages
+from dsl_jax.targets import TargetStore, search_to_store
+
+__all__ = [
+    "ConvNet",
+    "Dataset",
+    "Evaluation",
+    "LayerSchedule",
+    "LearnConfig",
+    "LearnResult",
+    "LoadedRun",
+    "Preset",
+    "SearchConfig",
+    "SearchResult",
+    "Split",
+    "TargetStore",
+    "evaluate",
+    "evolution",
+    "frozen_stages",
+    "get_preset",
+    "learn",
+    "learn_sgd",
+    "learning",
+    "load_dataset",
+    "load_run",
+    "measures",
+    "search",
+    "search_image",
+    "search_to_store",
+]

@@ -1,4 +1,4 @@
-"""Configuration: frozen dataclasses, the presets, and overrides by name.
+"""Configuration: frozen dataclasses, and overrides by name.
 
 Every class is registered as a static pytree, so that a config passes through `jit` and `vmap` as
 part of the program. Building one checks its values; a bad one raises `ValueError` that names it.
@@ -21,10 +21,13 @@ REPRESENTATIONS = ("post_gelu", "pre_gelu")
 EVALUATION_STATISTICS = ("train", "batch")
 VARIANTS = ("all_layers", "skip_block_0", "sgd")
 DATASETS = ("mnist", "fashion_mnist", "cifar10", "cifar100", "mnist_5k", "digits")
+TRAINING_IMAGES = dict(zip(DATASETS, (60_000, 60_000, 50_000, 50_000, 4_000, 1_297), strict=True))
+MIRRORED_DATASETS = ("fashion_mnist", "cifar10", "cifar100")
 PRESETS = ("smoke", "laptop", "paper")
 
 
-def _one_of(what: str, value: Any, allowed: tuple) -> None:
+def one_of(what: str, value: Any, allowed: tuple) -> None:
+    """Raises ValueError, with the list, for a value that is not allowed."""
     if value not in allowed:
         raise ValueError(f"{what} {value!r} is unknown: choose one of {', '.join(allowed)}")
 
@@ -97,9 +100,9 @@ class SearchConfig:
         _at_least(0, initial_noise=self.initial_noise, noise_truncation=self.noise_truncation)
         if self.noise_truncation >= 1:
             raise ValueError(f"noise_truncation is {self.noise_truncation}: it must be below 1")
-        _one_of("smoothing", self.smoothing, SMOOTHINGS)
-        _one_of("target", self.target, TARGETS)
-        _one_of("strategy", self.strategy, STRATEGIES)
+        one_of("smoothing", self.smoothing, SMOOTHINGS)
+        one_of("target", self.target, TARGETS)
+        one_of("strategy", self.strategy, STRATEGIES)
 
     @property
     def num_children(self) -> int:
@@ -175,9 +178,9 @@ class LearnConfig:
                 f"warmup_fraction {self.warmup_fraction} and final_rate_fraction "
                 f"{self.final_rate_fraction} must be at most 1, momentum {self.momentum} below 1"
             )
-        _one_of("variant", self.variant, VARIANTS[:2])
-        _one_of("matching", self.matching, MATCHINGS)
-        _one_of("evaluation_statistics", self.evaluation_statistics, EVALUATION_STATISTICS)
+        one_of("variant", self.variant, VARIANTS[:2])
+        one_of("matching", self.matching, MATCHINGS)
+        one_of("evaluation_statistics", self.evaluation_statistics, EVALUATION_STATISTICS)
 
 
 @jax.tree_util.register_static
@@ -215,7 +218,7 @@ class Preset:
     chunk_size: int | None = None
 
     def __post_init__(self):
-        _one_of("preset", self.name, PRESETS)
+        one_of("preset", self.name, PRESETS)
         if not self.widths or not self.variants:
             raise ValueError("widths and variants must not be empty")
         _at_least(1, learner_groups=self.learner_groups, num_seeds=self.num_seeds)
@@ -228,93 +231,15 @@ class Preset:
         for groups in self.sgd_groups:
             _at_least(1, sgd_groups=groups)
         for variant in self.variants:
-            _one_of("variant", variant, VARIANTS)
+            one_of("variant", variant, VARIANTS)
         if "sgd" in self.variants and not self.sgd_groups:
             raise ValueError("sgd_groups is empty, but the variant sgd is asked for")
-        _one_of("representation", self.representation, REPRESENTATIONS)
+        one_of("representation", self.representation, REPRESENTATIONS)
         if len(self.search.layers) != len(self.widths) + 1:
             raise ValueError(
                 f"search.layers has {len(self.search.layers)} schedules: {len(self.widths)} "
                 f"widths need {len(self.widths) + 1}, one a block and one for the logits"
             )
-
-
-# --------------------------------------------------------------------------------------------
-# Presets
-# --------------------------------------------------------------------------------------------
-
-
-def _layers(generations, strengths, boosts=(5.0, 3.0, 3.0, 1.0), passes=(5, 1, 1, 0)):
-    return tuple(map(LayerSchedule, generations, strengths, boosts, passes))
-
-
-def get_preset(name: str, dataset: str) -> Preset:
-    """The preset `name` ("smoke", "laptop" or "paper") for a dataset.
-
-    Raises:
-      ValueError: either name is unknown; the message lists those that there are.
-    """
-    _one_of("preset", name, PRESETS)
-    _one_of("dataset", dataset, DATASETS)
-    return {"smoke": _smoke, "laptop": _laptop, "paper": _paper}[name](dataset)
-
-
-def _smoke(dataset: str) -> Preset:
-    learn = LearnConfig(epochs=8, batch_size=50, learning_rate=0.2, stem_bias_epochs=8)
-    return Preset(
-        name="smoke",
-        dataset=dataset,
-        num_train=440,
-        validation_size=40,
-        widths=(16, 16, 16),
-        normalize_blocks=True,
-        learner_groups=1,
-        sgd_groups=(1,),
-        search=SearchConfig(
-            layers=_layers((10, 5, 5, 5), (0.3, 0.2, 0.1, 0.1)),
-            num_parents=8,
-            num_explorers=16,
-            num_refiners=24,
-        ),
-        learn=learn,
-        sgd=learn,
-    )
-
-
-def _laptop(dataset: str) -> Preset:
-    learn = LearnConfig(epochs=20, batch_size=100, learning_rate=0.2, stem_bias_epochs=20)
-    return Preset(
-        name="laptop",
-        dataset=dataset,
-        num_train=5000,
-        validation_size=500,
-        widths=(32, 32, 32),
-        normalize_blocks=True,
-        learner_groups=2,
-        search=SearchConfig(
-            layers=_layers((20, 10, 10, 10), (0.3, 0.2, 0.1, 0.1)),
-            num_parents=12,
-            num_explorers=34,
-            num_refiners=42,
-        ),
-        learn=learn,
-        sgd=learn,
-    )
-
-
-def _paper(dataset: str) -> Preset:
-    handwriting = dataset not in ("cifar10", "cifar100")
-    strengths = (0.1, 0.1, 0.1, 0.1) if handwriting else (0.3, 0.2, 0.1, 0.1)
-    learn = LearnConfig(epochs=1000 if handwriting else 90)
-    return Preset(
-        name="paper",
-        dataset=dataset,
-        learner_groups=2 if handwriting else 3,
-        search=SearchConfig(layers=_layers((300, 100, 100, 10), strengths)),
-        learn=learn,
-        sgd=learn,
-        num_seeds=3,
-    )
 
 
 # --------------------------------------------------------------------------------------------

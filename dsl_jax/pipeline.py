@@ -12,9 +12,10 @@ from dsl_jax.config import LearnConfig, Preset
 from dsl_jax.datasets import Dataset
 from dsl_jax.evaluation import evaluate
 from dsl_jax.learning import learn, learn_sgd
-from dsl_jax.network import WHITENING_IMAGES, ConvNet, frozen_stages
+from dsl_jax.network import WHITENING_IMAGES, ConvNet
 from dsl_jax.probes import linear_probe
 from dsl_jax.runs import Run, load_network
+from dsl_jax.stages import frozen_stages
 from dsl_jax.targets import TargetStore, search_to_store
 
 STAGES = ("all", "search", "learn", "report")

@@ -8,7 +8,6 @@ import base64
 import json
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -17,6 +16,8 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+
+from dsl_jax.files import write_text
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ def write_report(report: Report, folder: str | os.PathLike) -> tuple[Path, Path]
     folder = Path(folder)
     pages = {"report.md": to_markdown(report), "report.html": to_html(report, folder)}
     for name, text in pages.items():
-        _write_whole(folder / name, text)
+        write_text(folder / name, text)
     return folder / "report.md", folder / "report.html"
 
 
@@ -376,22 +377,3 @@ summary { cursor: pointer; font-weight: 600; }
   details::details-content { content-visibility: visible; height: auto; }
 }
 """.strip()
-
-
-# --------------------------------------------------------------------------------------------
-# Files
-# --------------------------------------------------------------------------------------------
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Through a file beside it that is then renamed, so that no reader sees half a page."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)  # mkstemp makes files that only their owner can read
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

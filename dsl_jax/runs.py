@@ -18,6 +18,7 @@ import jax
 from flax import nnx
 
 from dsl_jax.config import Preset, differences, from_dict, to_dict
+from dsl_jax.files import read_json, write_text
 from dsl_jax.network import ConvNet
 from dsl_jax.targets import TargetStore
 
@@ -46,7 +47,7 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if path.exists():
-                theirs = json.loads(path.read_text())
+                theirs = read_json(path)
             elif any(self.folder.iterdir()):
                 raise ValueError(
                     f"{self.folder} is not empty and holds no run: choose another --output_dir"
@@ -249,23 +250,6 @@ def load_run(folder: str | os.PathLike) -> LoadedRun:
     stores = sorted(folder.glob("seed_*/targets"))
     targets = {str(path.parent.name): TargetStore.open(path) for path in stores}
     return LoadedRun(config, networks, targets, history)
-
-
-# --------------------------------------------------------------------------------------------
-# Files
-# --------------------------------------------------------------------------------------------
-
-
-def read_json(path: Path) -> Any:
-    """The contents of a JSON file, or None where there is none."""
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    os.replace(temporary, path)
 
 
 def environment() -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, PartitionSpec
+from jax.sharding import Mesh
 
 from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.evolution import kind_of, perturb_image, philox_key, reproduce, standardize
@@ -250,30 +250,36 @@ def search(
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *results)
 
 
-@partial(jax.jit, static_argnames=("config", "mesh"))
 def _search_chunk(key, stages, images, labels, ids, schedules, config, mesh):
     """A chunk [M, ...], M = chunk size times devices."""
-
-    def on_device(key, stages, images, labels, ids, schedules):
-        def one(image, label, number):
-            image_key = jax.random.fold_in(key, number)
-            return _search_image(image_key, stages, image, label, config, schedules)
-
-        # On a CPU one image at a time stays in the cache, and its bits cannot depend on its place.
-        if jax.default_backend() == "cpu":
-            return jax.lax.map(lambda arguments: one(*arguments), (images, labels, ids))
-        return jax.vmap(one)(images, labels, ids)
-
     if mesh is None:
-        return on_device(key, stages, images, labels, ids, schedules)
-    sharded, whole = PartitionSpec(*mesh.axis_names), PartitionSpec()
-    return jax.shard_map(
-        on_device,
-        mesh=mesh,
-        in_specs=(whole, whole, sharded, sharded, sharded, whole),
-        out_specs=sharded,
-        check_vma=False,
-    )(key, stages, images, labels, ids, schedules)
+        return _search_device(key, stages, images, labels, ids, schedules, config)
+    # A call for each device, which run side by side: jax 0.10 cannot lower philox keys in a
+    # program for several devices (neither jit with shardings, nor shard_map, nor pmap).
+    devices = list(mesh.devices.flat)
+    parts = []
+    for device, *arrays in zip(
+        devices,
+        *(np.split(np.asarray(x), len(devices)) for x in (images, labels, ids)),
+        strict=True,
+    ):
+        local = jax.device_put((key, stages, *arrays, schedules), device)
+        parts.append(_search_device(*local, config))
+    return jax.tree.map(lambda *xs: np.concatenate([np.asarray(x) for x in xs]), *parts)
+
+
+@partial(jax.jit, static_argnames="config")
+def _search_device(key, stages, images, labels, ids, schedules, config):
+    """A device's part of a chunk, the same program whatever the number of devices."""
+
+    def one(image, label, number):
+        image_key = jax.random.fold_in(key, number)
+        return _search_image(image_key, stages, image, label, config, schedules)
+
+    # On a CPU one image at a time stays in the cache, and its bits cannot depend on its place.
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(lambda arguments: one(*arguments), (images, labels, ids))
+    return jax.vmap(one)(images, labels, ids)
 
 
 def _split_schedules(config: SearchConfig):

@@ -14,43 +14,26 @@ may be killed at any time and any number of processes may work on one store.
 Letters: N images, L layers.
 """
 
-import dis
-import errno
 import functools
-import hashlib
-import importlib.metadata
-import json
 import logging
-import math
 import os
-import platform
-import shutil
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import is_dataclass
-from pathlib import Path
-from types import FunctionType, MethodType
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tensorstore as ts
 from jax.sharding import Mesh
 
-from dsl_jax.config import LayerSchedule, SearchConfig, differences, to_dict
+from dsl_jax import zarr_store
+from dsl_jax.config import SearchConfig
+from dsl_jax.fingerprint import check_same_search, config_of, make_manifest
+from dsl_jax.fingerprint import layer_shapes as layer_shapes
 from dsl_jax.progress import progress_bar
 from dsl_jax.search import SearchResult, Stages, check_ids, choose_chunk_size, search
-
-FORMAT = 1
-MANIFEST = "manifest.json"
-MARKERS = "committed/"
-ACTIVATION_DTYPE = "float16"
-PACKAGES = ("dsl_jax", "jax", "jaxlib", "numpy")
-
-_CONTEXT = ts.Context()  # one for all stores, so that memory:// means one place in a process
-_DAMAGE = ("DATA_LOSS", "FAILED_PRECONDITION", "INVALID_ARGUMENT", "OUT_OF_RANGE")
-_REPAIR = "run search_to_store again with repair=True"
+from dsl_jax.zarr_store import array_title
+from dsl_jax.zarr_store import estimated_bytes as estimated_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +63,7 @@ class TargetStore:
         self.mode = mode
         self.manifest = manifest
         self.ids = ids
-        self.config = _config_from_dict(fingerprint["config"])
+        self.config = config_of(manifest)
         self.num_images = fingerprint["num_images"]
         self.num_layers = len(fingerprint["layer_shapes"])
         self.chunk_size = fingerprint["chunk_size"]
@@ -104,17 +87,17 @@ class TargetStore:
         """
         if mode not in ("r", "a"):
             raise ValueError(f"mode {mode!r} is unknown: choose 'r' to read or 'a' to write")
-        kvstore = _open_kvstore(path)
-        manifest = _read_manifest(kvstore, path)
+        kvstore = zarr_store.open_kvstore(path)
+        manifest = zarr_store.read_manifest(kvstore, path)
         if manifest is None:
             raise FileNotFoundError(f"{path}: no targets there; search_to_store makes them")
-        arrays = _open_arrays(kvstore, path, manifest["fingerprint"], create=False)
-        ids = _read_ids(arrays["ids"], path, manifest["fingerprint"])
+        arrays = zarr_store.open_arrays(kvstore, path, manifest["fingerprint"], create=False)
+        ids = zarr_store.read_ids(arrays["ids"], path, manifest["fingerprint"])
         return cls(path, mode, kvstore, manifest, arrays, ids)
 
     def missing_chunks(self) -> list[int]:
         """The chunks that are not complete, in order; looks at the disk."""
-        self._known = _committed_chunks(self._kvstore)
+        self._known = zarr_store.committed_chunks(self._kvstore)
         return [chunk for chunk in range(self.num_chunks) if chunk not in self._known]
 
     @property
@@ -178,16 +161,16 @@ class TargetStore:
             shape = (rows.stop - rows.start, *self._arrays[name].shape[1:])
             if value.shape != shape:
                 raise ValueError(
-                    f"{_title(name)} is {list(value.shape)}: {self._describe(chunk)} "
+                    f"{array_title(name)} is {list(value.shape)}: {self._describe(chunk)} "
                     f"needs {list(shape)}"
                 )
             values[name] = self._convert(name, np.asarray(value), rows)
-        if self._kvstore.read(_marker(chunk)).result().state == "value":
+        if zarr_store.is_committed(self._kvstore, chunk):
             return False
         futures = [self._arrays[name][rows].write(value) for name, value in values.items()]
         for future in futures:
             future.result()  # on disk, not just accepted: the marker must not come first
-        self._commit(chunk)
+        zarr_store.commit(self._kvstore, chunk, rows)
         return True
 
     def discard(self, chunk: int) -> None:
@@ -199,7 +182,7 @@ class TargetStore:
         """
         self._check_writable()
         self.rows(chunk)
-        self._kvstore.write(_marker(chunk), None).result()
+        zarr_store.withdraw(self._kvstore, chunk)
         self._known.discard(chunk)
 
     def discard_damaged(self) -> list[int]:
@@ -220,11 +203,6 @@ class TargetStore:
         rows = self.rows(chunk)
         return f"chunk {chunk} (rows {rows.start} to {rows.stop - 1})"
 
-    def _commit(self, chunk: int) -> None:
-        rows = self.rows(chunk)
-        content = json.dumps({"rows": [rows.start, rows.stop]})
-        self._kvstore.write(_marker(chunk), content).result()
-
     def _check_writable(self) -> None:
         if self.mode != "a":
             raise ValueError(f"{self.path} was opened to read: open it with mode='a'")
@@ -242,11 +220,8 @@ class TargetStore:
                     f"not been searched yet, the first is {self._describe(min(missing))}; run "
                     "search_to_store again to complete it"
                 )
-        if isinstance(rows, slice) and rows.step in (None, 1):
-            index = slice(*rows.indices(self.num_images))
-            index = slice(index.start, max(index.start, index.stop))
-        elif rows is None:
-            index = slice(0, self.num_images)
+        if len(index) and (np.diff(index) == 1).all():
+            index = slice(int(index[0]), int(index[-1]) + 1)  # read faster than single rows
         try:
             futures = [self._arrays[name][index].read() for name in names]
             return [future.result() for future in futures]
@@ -254,23 +229,14 @@ class TargetStore:
             faults = [line for _, line in self._faults(chunks, names)]
             if not faults:
                 raise
-            raise OSError(f"{self.path}: {'; '.join(faults)}; {_REPAIR}") from error
+            raise OSError(f"{self.path}: {'; '.join(faults)}; {zarr_store.REPAIR}") from error
 
     def _faults(self, chunks: Iterable[int], names: Sequence[str]) -> Iterator[tuple[int, str]]:
         """(chunk, what is wrong with it), one for each array that cannot be read."""
         for chunk in sorted(chunks):
             for name in names:
-                try:
-                    self._arrays[name][self.rows(chunk)].read().result()
-                except ValueError as error:
-                    kind, _, detail = str(error).partition(": ")
-                    if kind == "NOT_FOUND":
-                        fault = "absent"
-                    elif kind in _DAMAGE:
-                        fault = f"damaged ({detail})"
-                    else:
-                        raise
-                    yield chunk, f"{_title(name)}, {self._describe(chunk)}: {fault}"
+                if what := zarr_store.fault(self._arrays[name], self.rows(chunk)):
+                    yield chunk, f"{array_title(name)}, {self._describe(chunk)}: {what}"
 
     def _convert(self, name: str, values: np.ndarray, rows: slice) -> np.ndarray:
         """Values in the type in which they are stored."""
@@ -281,8 +247,8 @@ class TargetStore:
             row, *_ = np.argwhere(~np.isfinite(stored))[0].tolist()
             worst = values[row].flat[np.argmin(np.isfinite(stored[row]))]
             raise ValueError(
-                f"{_title(name)}, row {rows.start + row} (id {self.ids[rows.start + row]}) has "
-                f"the value {worst}, which {dtype} cannot hold: let the stages give finite values "
+                f"{array_title(name)}, row {rows.start + row} (id {self.ids[rows][row]}) has the "
+                f"value {worst}, which {dtype} cannot hold: let the stages give finite values "
                 f"within {np.finfo(dtype).max}, e.g. ConvNet(normalize_blocks=True)"
             )
         return stored
@@ -334,8 +300,8 @@ def search_to_store(
         damaged, or the folder holds something else; or arguments that do not fit each other.
       OSError: not enough free space on a local disk; it is checked before the search.
     """
-    kvstore = _open_kvstore(path)
-    there = _read_manifest(kvstore, path)
+    kvstore = zarr_store.open_kvstore(path)
+    there = zarr_store.read_manifest(kvstore, path)
     labels = np.asarray(labels)
     if len(labels) != len(images) or not len(labels):
         raise ValueError(
@@ -343,44 +309,25 @@ def search_to_store(
         )
     ids = check_ids(ids, len(labels))
     take = functools.partial(_take, images, preprocess)
-    image_shape = take(slice(0, 1)).shape[1:]
     if chunk_size is None:
         if there is not None:
             chunk_size = there["fingerprint"]["chunk_size"]
         else:
-            chunk_size = choose_chunk_size(stages, image_shape, config)
+            chunk_size = choose_chunk_size(stages, take(slice(0, 1)).shape[1:], config)
     if chunk_size < 1:
         raise ValueError(f"chunk_size is {chunk_size}: it must be at least 1")
-    ours = {
-        "format": FORMAT,
-        "fingerprint": {
-            "dataset": dataset,
-            "num_images": len(ids),
-            "ids_sha256": _hash_rows(ids.__getitem__, len(ids)),
-            "images_sha256": _hash_rows(take, len(ids)),
-            "labels_sha256": _hash_rows(labels.astype(np.int64).__getitem__, len(ids)),
-            "stages_sha256": hash_stages(stages),
-            "config": to_dict(config),
-            "key": [str(jax.random.key_impl(key)), np.asarray(jax.random.key_data(key)).tolist()],
-            "dtype": ACTIVATION_DTYPE,
-            "chunk_size": int(chunk_size),
-            "layer_shapes": layer_shapes(stages, image_shape, config),
-        },
-        "provenance": _provenance(),
-    }
+    ours = make_manifest(
+        key, stages, take, labels, ids, config, dataset=dataset, chunk_size=chunk_size
+    )
     if there is not None:
-        _check_same_search(ours, there, path)
-    committed = _committed_chunks(kvstore)
-    _check_disk_space(kvstore, ours["fingerprint"], committed)
+        check_same_search(ours, there, path)
+    committed = zarr_store.committed_chunks(kvstore)
+    zarr_store.check_disk_space(kvstore, ours["fingerprint"], committed)
     if there is None:
-        # Written only while none is there: of two processes that begin at once, one is first.
-        read = kvstore.read(MANIFEST).result()
-        if read.state == "missing":
-            content = json.dumps(ours, indent=1)
-            kvstore.write(MANIFEST, content, if_equal=read.stamp.generation).result()
-        _check_same_search(ours, _read_manifest(kvstore, path), path)
+        zarr_store.write_manifest(kvstore, ours)
+        check_same_search(ours, zarr_store.read_manifest(kvstore, path), path)
     if there is None or repair or len(committed) * chunk_size < len(ids):
-        _create_arrays(kvstore, path, ours["fingerprint"], ids)
+        zarr_store.create_arrays(kvstore, path, ours["fingerprint"], ids)
 
     store = TargetStore.open(path, "a")
     if repair and (damaged := store.discard_damaged()):
@@ -450,134 +397,6 @@ def _working_order(missing: Sequence[int], num_chunks: int) -> list[int]:
     return [c for c in missing if c in own] + [c for c in reversed(missing) if c not in own]
 
 
-def estimated_bytes(
-    shapes: Sequence[Sequence[int]], num_images: int, generations: Sequence[int]
-) -> int:
-    """Bytes that the targets of `num_images` take: float16 activations, float32 logits, fitness.
-
-    Args:
-      shapes: the shape of H(l) for one image, l = 0 .. L-1, the logits' last.
-      num_images: N.
-      generations: of each layer.
-    """
-    *hidden, logits = (math.prod(shape) for shape in shapes)
-    fitness = sum(number + 1 for number in generations)
-    return num_images * (2 * sum(hidden) + 4 * (logits + fitness) + 8)
-
-
-def layer_shapes(
-    stages: Stages, image_shape: Sequence[int], config: SearchConfig
-) -> list[list[int]]:
-    """The shapes of H(0) .. H(L-1) for one image of `image_shape`; nothing is computed.
-
-    Raises:
-      ValueError: the numbers of stages and of layer schedules differ.
-    """
-    if len(stages) != len(config.layers):
-        raise ValueError(
-            f"{len(stages)} stages but {len(config.layers)} layer schedules: "
-            "config.layers needs one for each stage, the last being the logits"
-        )
-    shapes = []
-    value = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    for stage in stages:
-        value = jax.eval_shape(lambda batch: stage(batch), value)
-        shapes.append(list(value.shape[1:]))
-    return shapes
-
-
-# --------------------------------------------------------------------------------------------
-# Fingerprint and provenance
-# --------------------------------------------------------------------------------------------
-
-
-def hash_stages(stages: Stages) -> str:
-    """A hash of the stages' weights, structure and function names, the same in every process.
-
-    Arrays are found in `Partial`s, pytrees, closures, defaults and global variables that a
-    function uses. A function whose body changes under the same name is not told apart.
-    """
-    digest = hashlib.sha256()
-    _feed(digest, tuple(stages), set())
-    return digest.hexdigest()
-
-
-def _feed(digest: Any, value: Any, seen: set[int]) -> None:
-    """Adds to `digest` what tells `value` apart; `seen` ends functions that refer to themselves."""
-
-    def feed(*parts: Any) -> None:
-        for part in parts:
-            _feed(digest, part, seen)
-
-    def note(text: str) -> None:
-        digest.update(f"{text};".encode())
-
-    value = getattr(value, "__wrapped__", value)  # what is inside jit
-    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
-        note(repr(value))
-    elif isinstance(value, np.ndarray) and value.dtype == object:
-        feed(value.tolist())
-    elif isinstance(value, jax.Array | np.ndarray | np.generic):
-        if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-            note(str(jax.random.key_impl(value)))
-            value = jax.random.key_data(value)
-        value = np.asarray(value)
-        note(f"{value.dtype}{value.shape}")
-        digest.update(value.tobytes())
-    elif isinstance(value, tuple | list):
-        note(f"sequence {len(value)}")
-        feed(*value)
-    elif isinstance(value, dict):
-        note(f"dict {len(value)}")
-        feed(*sorted(value.items(), key=lambda item: str(item[0])))
-    elif isinstance(value, functools.partial):
-        note("partial")
-        feed(value.func, value.args, value.keywords)
-    elif isinstance(value, MethodType):
-        note("method")
-        feed(value.__func__, value.__self__)
-    elif isinstance(value, FunctionType):
-        note(f"function {value.__qualname__}")
-        if id(value) not in seen:
-            seen.add(id(value))
-            feed(value.__defaults__, value.__kwdefaults__, _captured(value))
-    else:
-        note(f"{type(value).__qualname__} {getattr(value, '__qualname__', '')}")
-        leaves = jax.tree_util.tree_leaves_with_path(value)
-        if leaves and leaves[0][0]:  # a pytree, such as a Flax module
-            feed([(jax.tree_util.keystr(path), leaf) for path, leaf in leaves])
-        elif isinstance(value, type) or id(value) in seen:
-            return
-        elif is_dataclass(value) or callable(value):
-            seen.add(id(value))
-            feed(getattr(value, "__dict__", None))
-
-
-def _captured(function: FunctionType) -> dict[str, Any]:
-    """What a function takes from around it: closed-over variables, and global arrays."""
-    code = function.__code__
-    captured = {}
-    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
-        captured[name] = cell.cell_contents
-    names = {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
-    for name in names:
-        value = function.__globals__.get(name)
-        if isinstance(value, jax.Array | np.ndarray):
-            captured[name] = value
-    return captured
-
-
-def _hash_rows(take: Callable[[slice], np.ndarray], num_rows: int, block: int = 1024) -> str:
-    """SHA-256 of an array's type, shape and bytes, of which only a block is in memory."""
-    digest = hashlib.sha256()
-    for start in range(0, num_rows, block):
-        rows = take(slice(start, min(start + block, num_rows)))
-        if start == 0:
-            digest.update(f"{rows.dtype}{rows.shape[1:]}".encode())
-        digest.update(rows.tobytes())
-    return digest.hexdigest()
-
-
 def _take(
     images: Any, preprocess: Callable[[np.ndarray], Any] | None, rows: slice | np.ndarray
 ) -> np.ndarray:
@@ -594,204 +413,3 @@ def _take(
             f"images are {taken.dtype}: give normalised floats, or preprocess=dataset.normalize"
         )
     return taken.astype(np.float32, copy=False)
-
-
-def _provenance() -> dict[str, Any]:
-    """What may change a result by rounding, and is told of but not refused."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:  # used from a checkout
-            versions[package] = "not installed"
-    return {
-        "backend": jax.default_backend(),
-        "machine": platform.machine(),
-        "matmul_precision": str(jax.config.jax_default_matmul_precision),
-        "versions": versions,
-    }
-
-
-def _check_same_search(ours: dict, theirs: dict, path: Any) -> None:
-    lines = differences(ours["fingerprint"], theirs["fingerprint"])
-    if lines:
-        raise ValueError(
-            f"{path} holds the targets of another search. These differ:\n  "
-            + "\n  ".join(lines)
-            + "\nGive another path, or the same arguments as then."
-        )
-    if lines := differences(ours["provenance"], theirs["provenance"]):
-        logger.warning(
-            "%s was begun under other conditions; the rest may differ by rounding: %s",
-            path,
-            "; ".join(lines),
-        )
-
-
-def _config_from_dict(values: dict[str, Any]) -> SearchConfig:
-    layers = tuple(LayerSchedule(**layer) for layer in values["layers"])
-    return SearchConfig(**{**values, "layers": layers})
-
-
-# --------------------------------------------------------------------------------------------
-# Storage
-# --------------------------------------------------------------------------------------------
-
-
-def _open_kvstore(path: str | os.PathLike | dict) -> ts.KvStore:
-    """The place of a store; local folders and buckets are alike from here on."""
-    spec = path
-    if not isinstance(path, dict) and "://" not in os.fspath(path):
-        spec = {"driver": "file", "path": str(Path(path).absolute())}
-    kvstore = ts.KvStore.open(spec, context=_CONTEXT).result()
-    return kvstore + "/" if kvstore.path and not kvstore.path.endswith("/") else kvstore
-
-
-def _local_folder(kvstore: ts.KvStore) -> Path | None:
-    spec = kvstore.spec().to_json()
-    return Path(spec["path"]) if spec["driver"] == "file" else None
-
-
-def _read_manifest(kvstore: ts.KvStore, path: Any) -> dict | None:
-    """The manifest; None when there is nothing at all."""
-    folder = _local_folder(kvstore)
-    if folder is not None and folder.exists() and not folder.is_dir():
-        raise ValueError(f"{path} is a file, not a folder of targets: give another path")
-    read = kvstore.read(MANIFEST).result()
-    if read.state == "missing":
-        if names := kvstore.list().result():
-            raise ValueError(
-                f"{path} is not a target store: there is no {MANIFEST}, but {len(names)} other "
-                f"files such as {sorted(names)[0].decode()}; give another path"
-            )
-        return None
-    try:
-        manifest = json.loads(read.value)
-        number = manifest["format"]
-        complete = {"fingerprint", "provenance"} <= manifest.keys()
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(_broken_manifest(path)) from error
-    if number != FORMAT:
-        raise ValueError(f"{path}: format {number!r}; this version of dsl_jax reads {FORMAT}")
-    if not complete:
-        raise ValueError(_broken_manifest(path))
-    return manifest
-
-
-def _broken_manifest(path: Any) -> str:
-    return (
-        f"{path}: {MANIFEST} is incomplete or damaged, so it cannot be told what the targets "
-        "are: copy it again from where they came from, or delete the folder and search again"
-    )
-
-
-def _array_specs(fingerprint: dict) -> dict[str, dict]:
-    """Name -> Zarr metadata of every array in a store."""
-    num_images = fingerprint["num_images"]
-    rows = min(fingerprint["chunk_size"], num_images)
-    shapes = fingerprint["layer_shapes"]
-
-    def spec(shape: Sequence[int], dtype: str, rows: int) -> dict:
-        return {
-            "shape": [num_images, *shape],
-            "data_type": dtype,
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": [rows, *shape]}},
-            "codecs": [
-                {"name": "bytes", "configuration": {"endian": "little"}},
-                {"name": "crc32c"},
-            ],
-            "fill_value": 0,
-        }
-
-    specs = {"ids": spec((), "int64", num_images)}
-    for index, (shape, layer) in enumerate(
-        zip(shapes, fingerprint["config"]["layers"], strict=True)
-    ):
-        last = index == len(shapes) - 1
-        specs[f"layer_{index}"] = spec(shape, "float32" if last else fingerprint["dtype"], rows)
-        specs[f"fitness_{index}"] = spec((layer["generations"] + 1,), "float32", rows)
-    return specs
-
-
-def _open_arrays(kvstore: ts.KvStore, path: Any, fingerprint: dict, create: bool) -> dict:
-    futures = {
-        name: ts.open(
-            {
-                "driver": "zarr3",
-                "metadata": metadata,
-                # Zeros are written, too, and what is absent is an error instead of zeros.
-                "store_data_equal_to_fill_value": True,
-                "fill_missing_data_reads": False,
-            },
-            kvstore=kvstore / f"{name}/",
-            context=_CONTEXT,
-            open=True,
-            create=create,
-        )
-        for name, metadata in _array_specs(fingerprint).items()
-    }
-    arrays = {}
-    for name, future in futures.items():
-        try:
-            arrays[name] = future.result()
-        except ValueError as error:
-            raise ValueError(
-                f"{path}: the description of array {name} ({name}/zarr.json) is absent or "
-                "damaged: delete that one file if it is there, and run search_to_store again"
-            ) from error
-    return arrays
-
-
-def _create_arrays(kvstore: ts.KvStore, path: Any, fingerprint: dict, ids: np.ndarray) -> None:
-    """Makes what is not there of the arrays, writes ids. Twice is the same as once."""
-    group = {"zarr_format": 3, "node_type": "group", "attributes": {}}
-    kvstore.write("zarr.json", json.dumps(group)).result()
-    arrays = _open_arrays(kvstore, path, fingerprint, create=True)
-    arrays["ids"].write(ids).result()
-
-
-def _read_ids(array: ts.TensorStore, path: Any, fingerprint: dict) -> np.ndarray:
-    try:
-        ids = array.read().result()
-    except ValueError as error:
-        raise ValueError(f"{path}: ids cannot be read ({error}); {_REPAIR}") from error
-    if _hash_rows(ids.__getitem__, len(ids)) != fingerprint["ids_sha256"]:
-        raise ValueError(f"{path}: ids are not those of {MANIFEST}; {_REPAIR}")
-    return ids
-
-
-def _marker(chunk: int) -> str:
-    return f"{MARKERS}{chunk:08d}"
-
-
-def _committed_chunks(kvstore: ts.KvStore) -> set[int]:
-    markers = ts.KvStore.KeyRange(MARKERS, MARKERS[:-1] + "0")  # "0" comes after "/"
-    return {int(name.removeprefix(MARKERS.encode())) for name in kvstore.list(markers).result()}
-
-
-def _title(name: str) -> str:
-    kind, index = name.split("_")
-    return f"layer {index}" if kind == "layer" else f"fitness of layer {index}"
-
-
-def _check_disk_space(kvstore: ts.KvStore, fingerprint: dict, committed: set[int]) -> None:
-    """Raises OSError when a local disk has too little space for what is absent."""
-    folder = _local_folder(kvstore)
-    if folder is None:
-        return
-    num_images, rows = fingerprint["num_images"], fingerprint["chunk_size"]
-    starts = [s for s in range(0, num_images, rows) if s // rows not in committed]
-    images = sum(min(rows, num_images - start) for start in starts)
-    generations = [layer["generations"] for layer in fingerprint["config"]["layers"]]
-    needed = estimated_bytes(fingerprint["layer_shapes"], images, generations)
-    # A file takes whole blocks of the disk.
-    needed += len(starts) * (2 * len(generations) + 1) * 4096
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
-    if needed > free:
-        raise OSError(
-            errno.ENOSPC,
-            f"the targets need {needed} bytes ({needed / 1e9:.1f} GB), but {existing} has "
-            f"{free} free ({free / 1e9:.1f} GB): free some, give another path, or take fewer "
-            "images (num_train)",
-        )

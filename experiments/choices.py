@@ -15,10 +15,11 @@ import jax
 import numpy as np
 from absl import app, flags
 
-from dsl_jax.config import DATASETS, PRESETS, get_preset, override
+from dsl_jax.config import DATASETS, PRESETS, override
 from dsl_jax.datasets import load_dataset
 from dsl_jax.learning import learn, learn_sgd
 from dsl_jax.pipeline import SEARCH, TRAINING, make_network, make_stages, purpose_key
+from dsl_jax.presets import get_preset
 from dsl_jax.search import search
 
 OPTIONS = {

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections import namedtuple
 from pathlib import Path
 
 import jax
@@ -17,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsl_jax import targets
+from dsl_jax import fingerprint, targets, zarr_store
 from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.search import SearchResult, search
-from dsl_jax.targets import TargetStore, estimated_bytes, hash_stages, search_to_store
+from dsl_jax.targets import TargetStore, search_to_store
 
 NUM_IMAGES, CHUNK = 9, 2  # five chunks, the last one with one image
 CONFIG = SearchConfig(
@@ -79,12 +78,6 @@ def files(folder):
         for path in Path(folder).rglob("*")
         if path.is_file() and not path.name.endswith(".__lock")
     }
-
-
-def flip_byte(path):
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
 
 
 def equal(a, b):
@@ -212,7 +205,8 @@ class OnlySlices:
 
 
 def test_images_are_taken_and_prepared_a_part_at_a_time(undisturbed, tmp_path, monkeypatch):
-    monkeypatch.setattr(targets, "_hash_rows", functools.partial(targets._hash_rows, block=3))
+    parts = functools.partial(fingerprint.hash_rows, block=3)
+    monkeypatch.setattr(fingerprint, "hash_rows", parts)
     monkeypatch.setattr(  # two chunks a call, as for two devices
         targets, "search", lambda *arguments, mesh, **options: search(*arguments, **options)
     )
@@ -232,12 +226,6 @@ def test_raw_pixels_are_refused(tmp_path):
     with pytest.raises(ValueError, match="images are uint8: give normalised floats"):
         run(tmp_path / "raw", images=IMAGES.astype(np.uint8))
     assert not (tmp_path / "raw").exists()
-
-
-def test_bytes_are_estimated(undisturbed):
-    result = TargetStore.open(undisturbed).read()
-    size = sum(x.nbytes for x in jax.tree.leaves(result)) + IDS.nbytes
-    assert estimated_bytes(SHAPES, NUM_IMAGES, [2, 0, 0]) == size
 
 
 def test_progress_starts_at_what_is_done(folder, capsys):
@@ -284,14 +272,14 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 import test_targets
-from dsl_jax.targets import TargetStore
+from dsl_jax import zarr_store
 
-def killed(self, chunk):
+def killed(kvstore, chunk, rows):
     if chunk == 2:
         os.kill(os.getpid(), signal.SIGKILL)
-    commit(self, chunk)
+    commit(kvstore, chunk, rows)
 
-commit, TargetStore._commit = TargetStore._commit, killed
+commit, zarr_store.commit = zarr_store.commit, killed
 test_targets.run(sys.argv[2])
 """
 
@@ -324,7 +312,7 @@ def test_a_complete_store_is_left_alone(folder, searched):
 
 def test_a_run_killed_after_the_manifest_can_go_on(undisturbed, folder):
     for path in folder.iterdir():
-        if path.name != targets.MANIFEST:
+        if path.name != zarr_store.MANIFEST:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     with pytest.raises(ValueError, match=r"array ids \(ids/zarr.json\) is absent"):
         TargetStore.open(folder)
@@ -363,14 +351,14 @@ def test_two_processes_make_one_store(undisturbed, tmp_path):
 
 
 def test_of_two_searches_that_begin_at_once_one_is_refused(tmp_path, monkeypatch):
-    path, check = tmp_path / "raced", targets._check_disk_space
+    path, check = tmp_path / "raced", zarr_store.check_disk_space
 
     def other_process_is_first(*arguments):
-        monkeypatch.setattr(targets, "_check_disk_space", check)
+        monkeypatch.setattr(zarr_store, "check_disk_space", check)
         run(path, dataset="other")
         check(*arguments)
 
-    monkeypatch.setattr(targets, "_check_disk_space", other_process_is_first)
+    monkeypatch.setattr(zarr_store, "check_disk_space", other_process_is_first)
     with pytest.raises(ValueError, match="dataset: 'other' there, 'toy' here"):
         run(path)
     assert TargetStore.open(path).manifest["fingerprint"]["dataset"] == "other"
@@ -402,25 +390,6 @@ def test_processes_of_one_job_begin_with_their_own_range(monkeypatch):
     assert targets._working_order([0, 1, 3, 4, 5], 6) == [0, 1, 5, 4, 3]
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     assert targets._working_order([0, 1, 3, 4, 5], 6) == [3, 4, 5, 1, 0]
-
-
-def test_too_little_disk_space_is_told_before_the_search(tmp_path, monkeypatch, searched):
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**6, 0, 1234))
-    needed = estimated_bytes(SHAPES, NUM_IMAGES, [2, 0, 0]) + 5 * 7 * 4096
-    with pytest.raises(OSError, match=f"need {needed} bytes .* 1234 free"):
-        run(tmp_path / "full")
-    assert searched == [] and not (tmp_path / "full").exists()
-
-
-def test_disk_space_is_needed_for_absent_chunks_only(folder, monkeypatch):
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**6, 0, 0))
-    assert run(folder).is_complete
-    TargetStore.open(folder, "a").discard(4)
-    needed = estimated_bytes(SHAPES, 1, [2, 0, 0]) + 7 * 4096
-    with pytest.raises(OSError, match=f"need {needed} bytes"):
-        run(folder)
 
 
 # --------------------------------------------------------------------------------------------
@@ -467,84 +436,12 @@ def test_another_search_is_refused_and_the_fields_are_named(undisturbed, changes
 
 
 def test_other_conditions_are_warned_of(folder, caplog):
-    manifest = json.loads((folder / targets.MANIFEST).read_text())
+    manifest = json.loads((folder / zarr_store.MANIFEST).read_text())
     assert manifest["provenance"]["versions"]["jax"] == jax.__version__
     manifest["provenance"]["backend"] = "abacus"
-    (folder / targets.MANIFEST).write_text(json.dumps(manifest))
+    (folder / zarr_store.MANIFEST).write_text(json.dumps(manifest))
     assert run(folder).is_complete
     assert "backend: 'abacus' there, 'cpu' here" in caplog.text
-
-
-GLOBAL = np.ones(3)
-
-
-def hash_variants():
-    """Stages that all differ."""
-
-    def scaled(factor):
-        return lambda hidden: hidden * factor
-
-    def shifted(hidden, by=0.0):
-        return hidden + by
-
-    def more_shifted(hidden, by=0.0):
-        return hidden + by
-
-    more_shifted.__qualname__ = shifted.__qualname__
-    more_shifted.__defaults__ = (1.0,)
-    weights = np.ones((2, 2), np.float32)
-    partial = functools.partial(jax.tree_util.Partial, head)
-    return [
-        (partial(weights),),
-        (partial(weights), partial(weights)),
-        (partial(-weights),),
-        (partial(weights.astype(np.float16)),),
-        (partial(weights.reshape(4)),),
-        (jax.tree_util.Partial(dense, weights),),
-        (partial(weights, hidden=weights),),
-        (partial({"a": weights}),),
-        (partial({"b": weights}),),
-        (partial(CONFIG),),
-        (partial(dataclasses.replace(CONFIG, num_parents=3)),),
-        (scaled(weights),),
-        (scaled(2 * weights),),
-        (scaled(2.0),),
-        (shifted,),
-        (more_shifted,),
-        (jax.nn.gelu, jnp.add, jnp.tanh),
-    ]
-
-
-def test_stages_that_differ_have_different_hashes(monkeypatch):
-    hashes = [hash_stages(stages) for stages in hash_variants()]
-    assert len(set(hashes)) == len(hashes)
-
-    def uses_a_global(hidden):
-        return hidden * GLOBAL
-
-    before = hash_stages([uses_a_global])
-    monkeypatch.setitem(globals(), "GLOBAL", 2 * GLOBAL)
-    assert hash_stages([uses_a_global]) != before
-
-
-def test_hashes_are_the_same_in_every_process():
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import test_targets as t\n"
-        "print(*map(t.hash_stages, t.hash_variants()))"
-    )
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(Path(targets.__file__).parents[1]),
-        "PYTHONHASHSEED": "7",
-    }
-    printed = subprocess.run(
-        [sys.executable, "-c", code, str(Path(__file__).parent)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.split()
-    assert printed == [hash_stages(stages) for stages in hash_variants()]
 
 
 def test_arguments_that_do_not_fit_are_refused(tmp_path):
@@ -558,89 +455,8 @@ def test_arguments_that_do_not_fit_are_refused(tmp_path):
 
 
 # --------------------------------------------------------------------------------------------
-# Opening, damage, repair
+# Writing
 # --------------------------------------------------------------------------------------------
-
-
-def test_opening_what_is_no_store_says_so(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no targets there"):
-        TargetStore.open(tmp_path / "nothing")
-    assert not (tmp_path / "nothing").exists()
-    (tmp_path / "note.txt").write_text("mine")
-    with pytest.raises(ValueError, match=r"not a target store: .* note.txt"):
-        TargetStore.open(tmp_path)
-    with pytest.raises(ValueError, match="not a target store"):
-        run(tmp_path)
-    with pytest.raises(ValueError, match="is a file"):
-        TargetStore.open(tmp_path / "note.txt")
-    with pytest.raises(ValueError, match="mode 'w' is unknown"):
-        TargetStore.open(tmp_path, "w")
-
-
-@pytest.mark.parametrize("content", ['{"format": 1, "finger', "[]", '{"format": 1}', "{}"])
-def test_an_incomplete_manifest_is_told(folder, content):
-    (folder / targets.MANIFEST).write_text(content)
-    with pytest.raises(ValueError, match=r"manifest.json is incomplete or damaged"):
-        TargetStore.open(folder)
-
-
-def test_a_format_of_the_future_is_refused(folder):
-    manifest = json.loads((folder / targets.MANIFEST).read_text())
-    (folder / targets.MANIFEST).write_text(json.dumps({**manifest, "format": 2}))
-    with pytest.raises(ValueError, match="format 2; this version of dsl_jax reads 1"):
-        TargetStore.open(folder)
-
-
-def test_a_damaged_chunk_is_named_and_mended(undisturbed, folder, searched, caplog):
-    flip_byte(folder / "layer_1/c/2/0")
-    (folder / "layer_0/c/4/0/0/0").unlink()
-    flip_byte(folder / "fitness_0/c/3/0")
-    store = TargetStore.open(folder)
-    with pytest.raises(OSError, match=r"layer 1, chunk 2 \(rows 4 to 5\): damaged .* repair=True"):
-        store.read(slice(5, 6))
-    with pytest.raises(OSError, match=r"layer 0, chunk 4 \(rows 8 to 8\): absent"):
-        store.read([8])
-    with pytest.raises(OSError, match="fitness of layer 0, chunk 3"):
-        store.fitness()
-    store.read(slice(0, 4))  # the others can be read
-    assert [line.split(" (rows")[0] for line in store.verify()] == [
-        "layer 1, chunk 2",
-        "fitness of layer 0, chunk 3",
-        "layer 0, chunk 4",
-    ]
-    run(folder)
-    assert searched == []  # without repair nothing is read
-    assert run(folder, repair=True).verify() == []
-    assert [ids[0] for ids in searched] == IDS[[4, 6, 8]].tolist()
-    assert "again: [2, 3, 4]" in caplog.text
-    assert files(folder) == files(undisturbed)
-
-
-@pytest.mark.parametrize("layer", range(3))
-def test_damage_in_any_layer_is_detected(folder, layer):
-    path = next((folder / f"layer_{layer}/c/1").rglob("0"))
-    flip_byte(next(p for p in [path, *path.rglob("0")] if p.is_file()))
-    assert len(TargetStore.open(folder).verify()) == 1
-
-
-def test_damaged_ids_are_told_and_mended(undisturbed, folder):
-    flip_byte(folder / "ids/c/0")
-    with pytest.raises(ValueError, match=r"ids cannot be read .* repair=True"):
-        TargetStore.open(folder)
-    run(folder, repair=True)
-    assert files(folder) == files(undisturbed)
-    other = run(folder.parent / "other", ids=IDS[::-1])
-    shutil.copy(Path(other.path) / "ids/c/0", folder / "ids/c/0")
-    with pytest.raises(ValueError, match=r"ids are not those of manifest.json"):
-        TargetStore.open(folder)
-
-
-def test_a_chunk_without_its_marker_is_absent(folder):
-    (folder / "committed/00000003").unlink()
-    store = TargetStore.open(folder)
-    assert store.missing_chunks() == [3] and not store.is_complete
-    with pytest.raises(ValueError, match="not been searched yet"):
-        store.read(slice(6, 7))
 
 
 def test_zeros_are_stored_like_other_values(folder):

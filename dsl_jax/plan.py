@@ -1,0 +1,140 @@
+"""What a run will cost: candidates, time and disk, before anything is computed.
+
+The time is an estimate: a model of the work, with factors measured once on two cores of a CPU,
+scaled by how fast this machine does a short piece of the same kind of work now.
+"""
+
+import math
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dsl_jax.config import TRAINING_IMAGES, Preset
+from dsl_jax.evolution import philox_key
+
+# Seconds on the machine where the factors were measured, and what the probes took there.
+SECONDS_PER_CANDIDATE = 6e-6
+SECONDS_PER_CANDIDATE_ELEMENT = 6e-9
+SECONDS_PER_FLOP = 1 / 40e9
+COMPILE_SECONDS_PER_SEARCH = 20.0
+COMPILE_SECONDS_PER_TRAINING = 12.0
+NORMALS_PROBE_SECONDS = 3.5e-3
+PRODUCT_PROBE_SECONDS = 25e-3
+
+IMAGE_SHAPES = {"cifar10": (32, 32, 3), "cifar100": (32, 32, 3)}
+NUM_CLASSES = {"cifar100": 100}
+
+
+class Plan(NamedTuple):
+    """images: those that are searched and trained on. disk_bytes: the targets of all seeds."""
+
+    images: int
+    validation_images: int
+    candidates: int
+    search_seconds: float
+    learning_seconds: float
+    disk_bytes: int
+
+
+def make_plan(config: Preset) -> Plan:
+    """The plan of a run, all seeds together; takes half a second for the probes."""
+    total = config.num_train or TRAINING_IMAGES[config.dataset]
+    validation = config.validation_size
+    validation = max(1, total * 8 // 100) if validation is None else validation
+    images = total - validation
+    seeds = config.num_seeds
+    sizes = representation_sizes(config)
+
+    per_image, first = 0.0, config.search.population_size
+    for layer, size in zip(config.search.layers, sizes, strict=True):
+        candidates = first + config.search.num_children * layer.generations
+        per_image += candidates * (SECONDS_PER_CANDIDATE + SECONDS_PER_CANDIDATE_ELEMENT * size)
+    normals_speed, product_speed = _machine_speed()
+    search = COMPILE_SECONDS_PER_SEARCH + images * per_image / normals_speed
+
+    learned = [(config.learner_groups, config.learn) for v in config.variants if v != "sgd"]
+    if "sgd" in config.variants:
+        learned += [(g, config.sgd) for g in {config.learner_groups, *config.sgd_groups}]
+    learning = 0.0
+    for groups, learn in learned:
+        # Three forward passes' worth a step, and a forward pass for statistics and validation.
+        passes = 3 * images + (min(learn.statistics_images, images) + validation)
+        flops = forward_flops(config, groups) * passes * learn.epochs
+        learning += COMPILE_SECONDS_PER_TRAINING + flops * SECONDS_PER_FLOP / product_speed
+
+    fitness = sum(layer.generations + 1 for layer in config.search.layers)
+    disk = images * (2 * sum(sizes[:-1]) + 4 * (sizes[-1] + fitness) + 8)
+    return Plan(
+        images,
+        validation,
+        seeds * images * config.search.candidates_per_image,
+        seeds * search,
+        seeds * learning,
+        seeds * disk,
+    )
+
+
+def describe(plan: Plan, config: Preset, folder: str) -> str:
+    """The plan in a few lines."""
+    minutes = [max(1, round(s / 60)) for s in (plan.search_seconds, plan.learning_seconds)]
+    seeds = "" if config.num_seeds == 1 else f", {config.num_seeds} seeds"
+    return "\n".join(
+        [
+            f"dataset     {config.dataset}: {plan.images:,} training images, "
+            f"{plan.validation_images:,} for validation",
+            f"preset      {config.name}{seeds}, on {jax.devices()[0].device_kind} "
+            f"({jax.default_backend()})",
+            f"search      {plan.candidates:,} candidates, "
+            f"{config.search.candidates_per_image:,} an image; about {minutes[0]:,} min",
+            f"learning    {', '.join(config.variants)}; about {minutes[1]:,} min",
+            f"disk        {plan.disk_bytes / 1e6:,.0f} MB of targets",
+            f"folder      {folder}",
+        ]
+    )
+
+
+def representation_sizes(config: Preset) -> list[int]:
+    """Numbers in each searched representation of an image, the logits last."""
+    height, width, _ = IMAGE_SHAPES.get(config.dataset, (28, 28, 1))
+    height, width, sizes = height - 1, width - 1, []
+    for features in config.widths:
+        height, width = height // 2, width // 2
+        sizes.append(height * width * features)
+    return [*sizes, NUM_CLASSES.get(config.dataset, 10)]
+
+
+def forward_flops(config: Preset, groups: int) -> float:
+    """Floating-point operations of one image's way through the network."""
+    height, width, channels = IMAGE_SHAPES.get(config.dataset, (28, 28, 1))
+    height, width, previous = height - 1, width - 1, 8 * channels
+    total = 2 * height * width * 4 * channels * previous
+    for features in config.widths:
+        total += 18 * height * width * previous * features
+        height, width = height // 2, width // 2
+        total += 18 * height * width * features * features * (2 * groups - 1)
+        previous = features
+    return total + 2 * math.prod((height, width, previous)) * NUM_CLASSES.get(config.dataset, 10)
+
+
+def _machine_speed() -> tuple[float, float]:
+    """How many times as fast as the reference normals and matrix products come here."""
+    key = philox_key(jax.random.key(0))
+    normals = jax.jit(lambda key: jax.random.normal(key, (2**20,)))
+    product = jax.jit(lambda x: x @ x)
+    square = jnp.ones((1024, 1024))
+    return (
+        NORMALS_PROBE_SECONDS / _shortest(lambda: normals(key)),
+        PRODUCT_PROBE_SECONDS / _shortest(lambda: product(square)),
+    )
+
+
+def _shortest(work, repeats: int = 5) -> float:
+    jax.block_until_ready(work())  # compile
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        jax.block_until_ready(work())
+        times.append(time.perf_counter() - started)
+    return min(times)

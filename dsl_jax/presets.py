@@ -1,0 +1,100 @@
+"""The presets: smoke (CI), laptop (2 cores, 25 minutes), paper (its values, an accelerator).
+
+What was tried, and why these values: docs/choices.md.
+"""
+
+import dataclasses
+
+from dsl_jax.config import (
+    DATASETS,
+    MIRRORED_DATASETS,
+    PRESETS,
+    TRAINING_IMAGES,
+    LayerSchedule,
+    LearnConfig,
+    Preset,
+    SearchConfig,
+    one_of,
+)
+
+
+def get_preset(name: str, dataset: str) -> Preset:
+    """The preset `name` ("smoke", "laptop" or "paper") for a dataset.
+
+    Raises:
+      ValueError: either name is unknown; the message lists those that there are.
+    """
+    one_of("preset", name, PRESETS)
+    one_of("dataset", dataset, DATASETS)
+    return {"smoke": _smoke, "laptop": _laptop, "paper": _paper}[name](dataset)
+
+
+def with_augmentation(config: Preset) -> Preset:
+    """The preset with augmented training; mirror images only where they keep their class."""
+    flip = config.dataset in MIRRORED_DATASETS
+    return dataclasses.replace(
+        config,
+        learn=dataclasses.replace(config.learn, augment=True, flip=flip),
+        sgd=dataclasses.replace(config.sgd, augment=True, flip=flip),
+    )
+
+
+def _layers(generations, strengths, boosts=(5.0, 3.0, 3.0, 1.0), passes=(5, 1, 1, 0)):
+    return tuple(map(LayerSchedule, generations, strengths, boosts, passes))
+
+
+def _smoke(dataset: str) -> Preset:
+    learn = LearnConfig(epochs=8, batch_size=50, learning_rate=0.2, stem_bias_epochs=8)
+    return Preset(
+        name="smoke",
+        dataset=dataset,
+        num_train=440,
+        validation_size=40,
+        widths=(16, 16, 16),
+        normalize_blocks=True,
+        learner_groups=1,
+        sgd_groups=(1,),
+        search=SearchConfig(
+            layers=_layers((10, 5, 5, 5), (0.3, 0.2, 0.1, 0.1)),
+            num_parents=8,
+            num_explorers=16,
+            num_refiners=24,
+        ),
+        learn=learn,
+        sgd=learn,
+    )
+
+
+def _laptop(dataset: str) -> Preset:
+    learn = LearnConfig(epochs=20, batch_size=100, learning_rate=0.2, stem_bias_epochs=20)
+    return Preset(
+        name="laptop",
+        dataset=dataset,
+        num_train=min(5000, TRAINING_IMAGES[dataset]),
+        widths=(32, 32, 32),
+        normalize_blocks=True,
+        learner_groups=2,
+        search=SearchConfig(
+            layers=_layers((20, 10, 10, 10), (0.3, 0.2, 0.1, 0.1)),
+            num_parents=12,
+            num_explorers=34,
+            num_refiners=42,
+        ),
+        learn=learn,
+        sgd=learn,
+    )
+
+
+def _paper(dataset: str) -> Preset:
+    handwriting = dataset not in ("cifar10", "cifar100")
+    strengths = (0.1, 0.1, 0.1, 0.1) if handwriting else (0.3, 0.2, 0.1, 0.1)
+    learn = LearnConfig(epochs=1000 if handwriting else 90)
+    return Preset(
+        name="paper",
+        dataset=dataset,
+        learner_groups=2 if handwriting else 3,
+        search=SearchConfig(layers=_layers((300, 100, 100, 10), strengths)),
+        learn=learn,
+        sgd=learn,
+        num_seeds=3,
+    )

@@ -1,0 +1,169 @@
+"""The network as stages for search: functions of an image with frozen statistics (paper 3.1)."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from dsl_jax.config import LayerSchedule, SearchConfig
+from dsl_jax.evolution import perturb_image, philox_key, reproduce
+from dsl_jax.network import Block, ConvNet, convolve, finish_block, gelu, max_pool
+
+STATISTICS_IMAGES = 2000
+VARIANCE_FLOOR = 1e-3
+
+
+def frozen_stages(
+    network: ConvNet,
+    images: jax.Array,
+    config: SearchConfig | None,
+    *,
+    key: jax.Array | None = None,
+) -> tuple[Partial, ...]:
+    """The network as functions of one image each, for search (paper 3.1).
+
+    BatchNorm statistics are measured once and frozen: with a `config` on candidates as search
+    will make them (noisy images; each block's output mutated as that layer's explorers are), so
+    that mutated candidates stay in range; without one on the clean images, for a trained network.
+    Variances have a floor of 1e-3. Convolutions that are exact identities are left out.
+
+    Args:
+      network: a `ConvNet`, whitened; not changed.
+      images: [N, H, W, C], normalised floats; the first 2,000 are used.
+      config: the search's configuration, or None.
+      key: a `jax.random` key, needed with a config.
+
+    Returns:
+      A `Partial` for each block and one for the head: H(l-1) -> H(l), batched.
+
+    Raises:
+      ValueError: a config without a key.
+    """
+    if config is not None and key is None:
+        raise ValueError("frozen_stages needs a key to make candidates as the config says")
+    x = jnp.asarray(images[:STATISTICS_IMAGES], jnp.float32)
+    keys = None if key is None else jax.random.split(philox_key(key), len(network.blocks) + 1)
+    if config is not None:
+        each = jax.random.split(keys[-1], len(x))
+        x = jax.jit(jax.vmap(perturb_image, (0, 0, None)))(each, x, config.initial_noise)
+    stem = (network.stem_kernel[...], network.stem_bias[...].reshape(1, 1, 1, -1))
+    x = _apply_stem(*stem, x)
+
+    stages = []
+    for number, block in enumerate(network.blocks):
+        weights, spec, x = _freeze_block(block, x)
+        if number:
+            stages.append(Partial(_apply_block, weights, spec))
+        else:
+            stages.append(Partial(_apply_first_block, stem, weights, spec))
+        if config is not None:
+            x = _explorers(jax.random.split(keys[number], len(x)), x, config.layers[number], config)
+    kernel = network.linear.kernel[...]
+    apply_head = _apply_pre_gelu_head if network.representation == "pre_gelu" else _apply_head
+    return (*stages, Partial(apply_head, kernel))
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class BlockSpec:
+    """What of a block is not an array. pools: for each convolution, whether it pools."""
+
+    pools: tuple[bool, ...]
+    gelu_first: bool
+    gelu_last: bool
+    normalized: bool
+
+
+def _freeze_block(block: Block, x: jax.Array):
+    """A block's weights with the statistics of x frozen, its spec, and its output.
+
+    Weights: for each convolution its kernel (None: the identity), and the scale and shift [c]
+    that are left of its BatchNorm.
+    """
+    layers = [
+        layer
+        for group in block.groups
+        for layer in ((group.conv_1, group.norm_1, group.pool), (group.conv_2, group.norm_2, False))
+    ]
+    x = gelu(x) if block.gelu_first else x
+    weights = []
+    for number, (conv, norm, pool) in enumerate(layers):
+        kernel = None if is_identity(conv.kernel[...]) else conv.kernel[...]
+        x = _convolve_and_pool(kernel, pool, gelu(x) if number else x)
+        scale, shift = freeze_norm(x, norm.bias[...], norm.epsilon)
+        x = x * scale + shift
+        weights.append((kernel, scale, shift))
+    spec = BlockSpec(
+        tuple(pool for *_, pool in layers), block.gelu_first, block.gelu_last, block.normalized
+    )
+    return tuple(weights), spec, finish_block(x, block.gelu_last, block.normalized)
+
+
+def freeze_norm(
+    x: jax.Array, bias: jax.Array, epsilon: float, floor: float = VARIANCE_FLOOR
+) -> tuple[jax.Array, jax.Array]:
+    """BatchNorm with the statistics of x [N, h, w, c] as a scale and a shift, [1, 1, 1, c] each."""
+    mean = jnp.mean(x, axis=(0, 1, 2), keepdims=True)
+    variance = jnp.mean(jnp.square(x - mean), axis=(0, 1, 2), keepdims=True)
+    scale = jax.lax.rsqrt(jnp.maximum(variance, floor) + epsilon)
+    return scale, bias.reshape(1, 1, 1, -1) - mean * scale
+
+
+def is_identity(kernel: jax.Array) -> bool:
+    """Whether a concrete kernel [3, 3, C_in, C_out] is exactly the identity."""
+    kernel = np.asarray(kernel)
+    if kernel.shape[2] != kernel.shape[3]:
+        return False
+    identity = np.zeros_like(kernel)
+    identity[kernel.shape[0] // 2, kernel.shape[1] // 2] = np.eye(kernel.shape[2])
+    return np.array_equal(kernel, identity)
+
+
+def _convolve_and_pool(kernel: jax.Array | None, pool: bool, x: jax.Array) -> jax.Array:
+    x = x if kernel is None else convolve(x, kernel, "SAME")
+    return max_pool(x) if pool else x
+
+
+def _apply_block(weights: Any, spec: BlockSpec, x: jax.Array) -> jax.Array:
+    x = gelu(x) if spec.gelu_first else x
+    for number, ((kernel, scale, shift), pool) in enumerate(zip(weights, spec.pools, strict=True)):
+        x = _convolve_and_pool(kernel, pool, gelu(x) if number else x) * scale + shift
+    return finish_block(x, spec.gelu_last, spec.normalized)
+
+
+def _apply_stem(kernel: jax.Array, bias: jax.Array, images: jax.Array) -> jax.Array:
+    return gelu(convolve(images, kernel, "VALID") + bias)
+
+
+def _apply_first_block(stem: Any, weights: Any, spec: BlockSpec, images: jax.Array) -> jax.Array:
+    return _apply_block(weights, spec, _apply_stem(*stem, images))
+
+
+def _apply_head(kernel: jax.Array, x: jax.Array) -> jax.Array:
+    return x.reshape(x.shape[0], -1) @ kernel
+
+
+def _apply_pre_gelu_head(kernel: jax.Array, x: jax.Array) -> jax.Array:
+    return _apply_head(kernel, gelu(x))
+
+
+@partial(jax.jit, static_argnames=("layer", "config"))
+def _explorers(keys: jax.Array, x: jax.Array, layer: LayerSchedule, config: SearchConfig):
+    """One explorer of each sample of x [N, ...] alone, as search makes them at this layer."""
+
+    def explorer(key, h):
+        return reproduce(
+            key,
+            h[None],
+            1,
+            layer.mutation_strength * layer.exploration_boost,
+            layer.smoothing_passes,
+            smoothing=config.smoothing,
+            truncation=config.noise_truncation,
+        )[0]
+
+    return jax.vmap(explorer)(keys, x)

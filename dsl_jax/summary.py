@@ -1,0 +1,139 @@
+"""From a run's folder to its report: the table, the figures, the times."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from dsl_jax import plots
+from dsl_jax.config import Preset, to_dict
+from dsl_jax.datasets import Dataset
+from dsl_jax.pipeline import make_network, make_stages, trainings
+from dsl_jax.report import Report, Row
+from dsl_jax.runs import environment, read_json
+from dsl_jax.targets import TargetStore
+
+GALLERY_IMAGES = 4
+
+ROWS = {
+    "all_layers": ("searched targets, all layers", "learned from the searched representations"),
+    "skip_block_0": ("searched targets, skip block 0", "the same, without targets for block 0"),
+    "linear_on_pixels": ("linear classifier on pixels", "no network"),
+    "head_on_untrained_network": ("head on the untrained network", "nothing learned but the head"),
+}
+
+
+def summarize(
+    config: Preset,
+    folder: str | os.PathLike,
+    dataset: Dataset,
+    results: dict[str, Any],
+    *,
+    notice: str | None = None,
+    command: str = "",
+) -> Report:
+    """Draws a finished run's figures into its folder and gathers its report.
+
+    Args:
+      config: the run's configuration.
+      folder: its folder.
+      dataset: its data.
+      results: what `pipeline.run` returned.
+      notice: what a reader must not miss.
+      command: what repeats the run.
+    """
+    folder = Path(folder)
+    first = folder / f"seed_{config.seed}"
+    targets = TargetStore.open(first / "targets")
+    rows = [_row(name, result, config) for name, result in results.items()]
+    fitness = targets.fitness()
+    seeds = [folder / f"seed_{config.seed + number}" for number in range(config.num_seeds)]
+    searched = sum(read_json(seed / "search.json")["seconds"] for seed in seeds)
+    trained = {t.name: read_json(first / t.name / "result.json") for t in trainings(config)}
+    trained = {name: result for name, result in trained.items() if result is not None}
+    candidates = len(targets.ids) * config.search.candidates_per_image
+    figures = {
+        "accuracy": (plots.plot_accuracy(rows), "Test accuracy."),
+        "fitness": (
+            plots.plot_fitness(fitness),
+            "Search: the best candidate's fitness in each generation, layer after layer.",
+        ),
+        "learning": (
+            plots.plot_learning({name: result["history"] for name, result in trained.items()}),
+            "Learning: training loss and validation accuracy.",
+        ),
+        "representations": (
+            _gallery(config, dataset, targets),
+            "Natural representations of the untrained network beside the searched ones.",
+        ),
+    }
+    for name, (figure, _) in figures.items():
+        figure.savefig(folder / f"{name}.png")
+    return Report(
+        title=f"{dataset.title}: searched representations against SGD ({config.name})",
+        notices=(notice,) if notice else (),
+        command=command,
+        summary=(
+            ("dataset", dataset.title),
+            ("training images", f"{len(dataset.train.images):,}"),
+            ("validation images", f"{len(dataset.validation.images):,}"),
+            ("test images", f"{len(dataset.test.images):,}"),
+            ("preset", config.name),
+            ("seeds", str(config.num_seeds)),
+            ("network", f"widths {'-'.join(map(str, config.widths))}, G = {config.learner_groups}"),
+            ("candidates", f"{candidates * config.num_seeds:,}"),
+            (
+                "final log-likelihood by layer",
+                ", ".join(f"{float(np.mean(f[:, -1])):.3f}" for f in fitness),
+            ),
+        ),
+        rows=tuple(rows),
+        figures=tuple((caption, f"{name}.png") for name, (_, caption) in figures.items()),
+        timings=(
+            ("search", searched),
+            *((f"training {n}, seed {config.seed}", r["seconds"]) for n, r in trained.items()),
+        ),
+        settings=to_dict(config),
+        environment=environment(),
+    )
+
+
+def _row(name: str, result: dict[str, Any], config: Preset) -> Row:
+    if name in ROWS:
+        title, description = ROWS[name]
+    else:
+        paired = result["groups"] == config.learner_groups
+        title = f"SGD, G = {result['groups']}"
+        description = "the learner's own network" if paired else "the best G by validation"
+    return Row(
+        name=title,
+        description=description,
+        groups=result["groups"],
+        test_accuracy=tuple(result["test_accuracy"]),
+        validation_accuracy=tuple(result["validation_accuracy"]),
+        test_loss=tuple(result["test_loss"]),
+        seconds=result["seconds"],
+        is_reference=name not in ("all_layers", "skip_block_0"),
+    )
+
+
+def _gallery(config: Preset, dataset: Dataset, targets: TargetStore):
+    """A few training images of different classes, seed 0's natural and searched representations."""
+    _, rows = np.unique(dataset.train.labels, return_index=True)
+    rows = np.sort(rows)[:GALLERY_IMAGES]
+    order = {int(number): row for row, number in enumerate(targets.ids)}
+    searched = targets.read(np.array([order[int(number)] for number in dataset.train.ids[rows]]))
+    network = make_network(config, dataset, config.seed, groups=1)
+    h = jnp.asarray(dataset.normalize(dataset.train.images[rows]))
+    natural = []
+    for stage in make_stages(config, dataset, config.seed, network):
+        h = stage(h)
+        natural.append(np.asarray(h))
+    return plots.plot_representations(
+        dataset.train.images[rows],
+        natural,
+        [np.asarray(r, np.float32) for r in searched.representations],
+        labels=dataset.train.labels[rows],
+    )

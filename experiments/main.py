@@ -1,0 +1,144 @@
+"""Searches representations, learns them, and compares with SGD: the main job.
+
+    python experiments/main.py --dataset=mnist
+
+Everything goes into one folder; the same command goes on where it was stopped. Any field of the
+configuration can be set: --config.search.num_parents=20 --config.search.layers[0].generations=50
+"""
+
+import dataclasses
+import shlex
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+import jax
+from absl import app, flags
+
+import dsl_jax
+from dsl_jax import config as configs
+from dsl_jax import pipeline, plan, presets, report, summary
+from dsl_jax.datasets import load_or_substitute
+from dsl_jax.files import cache_dir
+from dsl_jax.runs import Run
+
+_DATASET = flags.DEFINE_string("dataset", "mnist", f"One of {', '.join(configs.DATASETS)}.")
+_PRESET = flags.DEFINE_string(
+    "preset", "laptop", "smoke: 2 minutes. laptop: 25 minutes on 2 cores. paper: an accelerator."
+)
+_DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Folder of prepared tensorflow-datasets (default: their own)."
+)
+_OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir", None, "The run's folder (default: runs/DATASET-PRESET-seedSEED)."
+)
+_SEED = flags.DEFINE_integer("seed", 0, "The first seed.")
+_NUM_SEEDS = flags.DEFINE_integer("num_seeds", None, "Number of seeds (default: the preset's).")
+_NUM_TRAIN = flags.DEFINE_integer(
+    "num_train", None, "Training images, before validation is held out (default: the preset's)."
+)
+_VARIANTS = flags.DEFINE_list("variants", None, f"Of {','.join(configs.VARIANTS)} (default: all).")
+_AUGMENT = flags.DEFINE_bool("augment", False, "Train on random crops, and flips where allowed.")
+_STAGE = flags.DEFINE_string("stage", "all", f"One of {', '.join(pipeline.STAGES)}.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and its cost, and stop.")
+_REPAIR = flags.DEFINE_bool("repair", False, "Search damaged parts of the targets again.")
+
+_OVERRIDES: dict[str, str] = {}
+
+
+def parse_flags(arguments: list[str]) -> list[str]:
+    """absl's flags, with --config.FIELD=VALUE taken out before."""
+    rest = []
+    for argument in arguments:
+        name, equals, value = argument.lstrip("-").partition("=")
+        if argument.startswith("--config."):
+            if not equals:
+                sys.exit(f"error: {argument}: write --{name}=VALUE")
+            _OVERRIDES[name.removeprefix("config.")] = value
+        else:
+            rest.append(argument)
+    return app.parse_flags_with_usage(rest)
+
+
+def configure() -> configs.Preset:
+    """The preset with what the flags change."""
+    config = presets.get_preset(_PRESET.value, _DATASET.value)
+    changes = {"seed": _SEED.value}
+    for name, flag in (("num_seeds", _NUM_SEEDS), ("num_train", _NUM_TRAIN)):
+        if flag.value is not None:
+            changes[name] = flag.value
+    if _VARIANTS.value is not None:
+        changes["variants"] = tuple(_VARIANTS.value)
+    config = configs.override(dataclasses.replace(config, **changes), _OVERRIDES)
+    return presets.with_augmentation(config) if _AUGMENT.value else config
+
+
+def run_all() -> None:
+    """Plan, search, learning, evaluation, report."""
+    if _STAGE.value not in pipeline.STAGES:
+        raise ValueError(
+            f"stage {_STAGE.value!r} is unknown: choose one of {', '.join(pipeline.STAGES)}"
+        )
+    config = configure()
+    default = f"runs/{config.dataset}-{config.name}-seed{config.seed}"
+    folder = Path(_OUTPUT_DIR.value or default)
+    if _DRY_RUN.value:
+        print(plan.describe(plan.make_plan(config), config, str(folder)))
+        return
+    dataset, notice = load_or_substitute(
+        config.dataset,
+        data_dir=_DATA_DIR.value,
+        preset=config.name,
+        num_train=config.num_train,
+        validation_size=config.validation_size,
+    )
+    requested = config.dataset
+    if notice:
+        size = len(dataset.train.images) + len(dataset.validation.images)
+        config = dataclasses.replace(config, dataset=dataset.name, num_train=size)
+        print(f"\n*** {notice}\n", file=sys.stderr)
+    Run(folder, config, requested)  # refuses another run's folder before anything is computed
+    page = folder / "report.md"
+    if not (page.exists() and (folder / "results.json").exists()):
+        print(plan.describe(plan.make_plan(config), config, str(folder)), flush=True)
+        results = pipeline.run(
+            config,
+            folder,
+            dataset,
+            requested=requested,
+            stage=_STAGE.value,
+            repair=_REPAIR.value,
+        )
+        if not results:
+            print(f"--stage={_STAGE.value} is done; the folder is {folder}")
+            return
+        command = shlex.join(["python", "experiments/main.py", *sys.argv[1:]])
+        report.write_report(
+            summary.summarize(config, folder, dataset, results, notice=notice, command=command),
+            folder,
+        )
+    print(page.read_text())
+    print(f"The report: {page} and {page.with_suffix('.html')}")
+
+
+def main(_) -> None:
+    """Turns a wrong input into one line and exit code 2, an interruption into what to do next."""
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        run_all()
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on from here.", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError, FloatingPointError) as error:
+        # One of our own messages says all there is to say; anything else is a fault to be seen.
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if Path(dsl_jax.__file__).parent not in raised_in.parents and raised_in != Path(__file__):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)
