@@ -34,7 +34,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def cache_dir() -> Path:
-    """Where decoded datasets and compiled programs are kept: $DSL_JAX_CACHE, or the user's cache."""
+    """Where decoded images and compiled programs are kept: $DSL_JAX_CACHE, or the user's cache."""
     if folder := os.environ.get("DSL_JAX_CACHE"):
-        return Path(folder)
+        return Path(folder).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "dsl_jax"

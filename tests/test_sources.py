@@ -12,6 +12,7 @@ from test_datasets import some_arrays
 
 from dsl_jax import sources
 from dsl_jax.datasets import load_dataset, load_or_substitute
+from dsl_jax.files import cache_dir
 from dsl_jax.preparing import DatasetUnavailable
 
 
@@ -262,11 +263,11 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("DSL_JAX_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert sources._cache_dir() == tmp_path / ".cache" / "dsl_jax"
+    assert cache_dir() == tmp_path / ".cache" / "dsl_jax"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert sources._cache_dir() == tmp_path / "xdg" / "dsl_jax"
+    assert cache_dir() == tmp_path / "xdg" / "dsl_jax"
     monkeypatch.setenv("DSL_JAX_CACHE", str(tmp_path / "own"))
-    assert sources._cache_dir() == tmp_path / "own"
+    assert cache_dir() == tmp_path / "own"
 
 
 def count_reads(monkeypatch):

@@ -1,0 +1,134 @@
+"""Configurations: presets, overrides by name, and the way through JSON."""
+
+import dataclasses
+import json
+
+import jax
+import pytest
+
+from dsl_jax.config import (
+    DATASETS,
+    PRESETS,
+    LayerSchedule,
+    LearnConfig,
+    Preset,
+    SearchConfig,
+    differences,
+    from_dict,
+    override,
+    to_dict,
+)
+from dsl_jax.presets import get_preset, with_augmentation
+
+
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_survive_json_and_pass_through_jit(name, dataset):
+    config = get_preset(name, dataset)
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+    assert jax.tree.leaves(config) == [] and hash(config) is not None
+
+
+def test_the_paper_preset_has_the_papers_values():
+    config = get_preset("paper", "cifar10")
+    table = [dataclasses.astuple(layer) for layer in config.search.layers]
+    assert table == [(300, 0.3, 5.0, 5), (100, 0.2, 3.0, 1), (100, 0.1, 3.0, 1), (10, 0.1, 1.0, 0)]
+    sizes = (config.search.num_parents, config.search.num_explorers, config.search.num_refiners)
+    assert sizes == (20, 100, 120) and config.search.population_size == 240
+    assert (config.learn.epochs, config.learn.batch_size, config.learn.momentum) == (90, 2000, 0.85)
+    assert config.learn.head_weight == 0.03 and config.learner_groups == 3
+    assert config.learn.learning_rate == pytest.approx(4.0 * 2000 / (1024 * (1 + 1 / 0.15)), 0.03)
+    assert config.widths == (256, 256, 256) and not config.normalize_blocks
+    mnist = get_preset("paper", "mnist")
+    assert {layer.mutation_strength for layer in mnist.search.layers} == {0.1}
+    assert mnist.learn.epochs == 1000 and mnist.learner_groups == 2
+
+
+def test_candidates_are_counted():
+    # Layer 0: 240 to begin with and 300 x 220 children, and so on.
+    expected = 4 * 240 + 220 * (300 + 100 + 100 + 10)
+    assert SearchConfig().candidates_per_image == expected
+    none = tuple(dataclasses.replace(layer, generations=0) for layer in SearchConfig().layers)
+    assert SearchConfig(layers=none).candidates_per_image == 240
+
+
+def test_any_field_can_be_set_by_name():
+    config = override(
+        get_preset("laptop", "mnist"),
+        {
+            "search.num_parents": "20",
+            "search.layers[0].generations": "50",
+            "search.layers[3].mutation_strength": "1",
+            "learn.augment": "true",
+            "widths": "(8, 8, 8)",
+            "sgd_groups": "[1]",
+            "chunk_size": "7",
+            "num_train": "None",
+            "search.smoothing": "child",
+        },
+    )
+    assert config.search.num_parents == 20 and config.search.layers[0].generations == 50
+    assert config.search.layers[3].mutation_strength == 1.0
+    assert config.learn.augment and config.widths == (8, 8, 8) and config.sgd_groups == (1,)
+    assert config.chunk_size == 7 and config.num_train is None
+    assert config.search.smoothing == "child"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("search.num_parent", "3", "did you mean num_parents"),
+        ("serch.num_parents", "3", "did you mean search"),
+        ("search.layers[9].generations", "3", "no element"),
+        ("search.layers.generations", "3", "no field 'generations'"),
+        ("search.num_parents", "many", "expected int"),
+        ("search.num_parents", "2.5", "expected int"),
+        ("learn.augment", "1", "expected bool"),
+        ("search.smoothing", "blur", "'blur' is unknown"),
+        ("search.strategy", "cma", "'cma' is unknown"),
+        ("search.num_parents", "-1", "num_parents is -1"),
+        ("search.layers[0].generations", "-1", "generations is -1"),
+        ("learn.learning_rate", "-0.5", "learning_rate is -0.5"),
+        ("learn.momentum", "1.0", "momentum 1.0 below 1"),
+        ("widths", "()", "must not be empty"),
+        ("widths", "(8, 8)", "search.layers has 4 schedules: 2 widths need 3"),
+        ("num_train", "0", "num_train is 0"),
+        ("variants", "('all',)", "variant 'all' is unknown"),
+    ],
+)
+def test_wrong_names_and_values_are_refused(path, value, message):
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        override(get_preset("laptop", "mnist"), {path: value})
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: get_preset("tiny", "mnist"), "'tiny' is unknown: choose one of smoke, laptop"),
+        (lambda: get_preset("smoke", "nonsense"), "mnist, fashion_mnist, cifar10, cifar100"),
+        (lambda: SearchConfig(layers=()), "layers is empty"),
+        (lambda: SearchConfig(num_explorers=0, num_refiners=0), "num_children is 0"),
+        (lambda: SearchConfig(noise_truncation=1.0), "must be below 1"),
+        (lambda: LayerSchedule(1, float("nan")), "mutation_strength is nan"),
+        (lambda: LearnConfig(batch_size=0), "batch_size is 0"),
+        (lambda: Preset("laptop", "mnist", sgd_groups=()), "sgd_groups is empty"),
+        (lambda: Preset("laptop", "mnist", representation="raw"), "'raw' is unknown"),
+    ],
+)
+def test_wrong_values_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_differences_name_the_fields():
+    one = to_dict(get_preset("smoke", "mnist"))
+    other = to_dict(override(get_preset("smoke", "mnist"), {"search.layers[1].generations": "77"}))
+    assert differences(one, one) == []
+    (line,) = differences(one, other)
+    assert line.startswith("search.layers[1].generations: 77 there")
+
+
+def test_digits_are_never_mirrored():
+    assert not with_augmentation(get_preset("laptop", "mnist")).learn.flip
+    cifar = with_augmentation(get_preset("laptop", "cifar10"))
+    assert cifar.learn.flip and cifar.learn.augment and cifar.sgd.flip

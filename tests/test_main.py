@@ -1,0 +1,215 @@
+"""The main job as a user runs it: a tiny run, again, interrupted, and with wrong input."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from absl import flags
+
+import dsl_jax
+from dsl_jax import learning, runs, targets
+
+MAIN = Path(__file__).parent.parent / "experiments" / "main.py"
+TINY = [
+    "--dataset=digits",
+    "--preset=smoke",
+    "--num_train=90",
+    "--config.validation_size=30",
+    "--config.widths=(4,4,4)",
+    "--config.search.num_explorers=4",
+    "--config.search.num_refiners=6",
+    "--config.search.num_parents=3",
+    "--config.search.layers[0].generations=2",
+    "--config.search.layers[1].generations=1",
+    "--config.search.layers[2].generations=0",
+    "--config.learn.epochs=3",
+    "--config.sgd.epochs=3",
+    "--config.sgd_groups=(1,2)",
+    "--config.chunk_size=16",
+]
+
+
+@pytest.fixture(scope="module")
+def main():
+    spec = importlib.util.spec_from_file_location("experiments_main", MAIN)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def run(*arguments):
+        """Runs the command; its exit code."""
+        module._OVERRIDES.clear()
+        for name in ("dataset", "preset", "data_dir", "output_dir", "seed", "num_seeds",
+                     "num_train", "variants", "augment", "stage", "dry_run", "repair"):  # fmt: skip
+            flags.FLAGS[name].unparse()
+        try:
+            module.parse_flags(["main.py", *arguments])
+            module.main([])
+        except SystemExit as stop:
+            return stop.code
+        return 0
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(main, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    assert main(*TINY, f"--output_dir={folder}") == 0
+    return folder
+
+
+def test_a_run_leaves_everything_in_its_folder(finished, capsys):
+    names = {path.name for path in finished.iterdir()}
+    assert {"config.json", "metrics.jsonl", "results.json", "report.md", "report.html"} <= names
+    assert {f"{n}.png" for n in ("accuracy", "fitness", "learning", "representations")} <= names
+    results = json.loads((finished / "results.json").read_text())
+    assert {"all_layers", "skip_block_0", "sgd_g1", "linear_on_pixels"} <= set(results)
+    assert all(0 <= row["test_accuracy"][0] <= 1 for row in results.values())
+    page = (finished / "report.md").read_text()
+    assert f"{results['all_layers']['test_accuracy'][0]:.2%}".replace("%", " %") in page
+    records = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    epochs = [(r["training"], r["epoch"]) for r in records if "epoch" in r]
+    assert len(epochs) == len(set(epochs)) == 4 * 3
+
+
+def test_the_baseline_is_chosen_by_validation_not_by_test(finished):
+    results = json.loads((finished / "results.json").read_text())
+    trained = {}
+    for groups in (1, 2):
+        path = finished / "seed_0" / f"sgd_g{groups}" / "result.json"
+        trained[groups] = json.loads(path.read_text())["validation_accuracy"]
+    best = max(trained, key=trained.get)
+    assert set(results) >= {"sgd_g1", f"sgd_g{best}"}
+
+
+def test_a_finished_run_prints_its_report_at_once(main, finished, capsys, monkeypatch):
+    def never(*_, **__):
+        raise AssertionError("nothing is left to compute")
+
+    monkeypatch.setattr(targets, "search", never)
+    monkeypatch.setattr(learning, "_train", never)
+    assert main(*TINY, f"--output_dir={finished}") == 0
+    assert "## Results" in capsys.readouterr().out
+
+
+def test_load_run_gives_networks_targets_and_history_back(finished):
+    loaded = dsl_jax.load_run(finished)
+    results = json.loads((finished / "results.json").read_text())
+    dataset = dsl_jax.load_dataset("digits", num_train=90, validation_size=30)
+    score = dsl_jax.evaluate(loaded.networks["seed_0/all_layers"], dataset)
+    assert score.accuracy == pytest.approx(results["all_layers"]["test_accuracy"][0])
+    assert loaded.targets["seed_0"].is_complete
+    assert len(loaded.history["seed_0/sgd_g1"]) == 3
+    assert loaded.config.widths == (4, 4, 4)
+    with pytest.raises(ValueError, match="holds no run"):
+        dsl_jax.load_run(finished / "seed_0")
+
+
+def test_an_interrupted_run_goes_on_and_ends_the_same(main, finished, tmp_path, monkeypatch):
+    folder = tmp_path / "again"
+    arguments = [*TINY, f"--output_dir={folder}"]
+    write, count = targets.TargetStore.write, []
+
+    def stop_at_third(self, chunk, result):
+        count.append(chunk)
+        if len(count) == 3:
+            raise KeyboardInterrupt
+        return write(self, chunk, result)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(targets.TargetStore, "write", stop_at_third)
+        assert main(*arguments) == 130
+    save = runs.Checkpoints.save
+
+    def stop_after_second(self, epoch, *rest):
+        save(self, epoch, *rest)
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "CHECKPOINT_SECONDS", 0)
+        patch.setattr(runs.Checkpoints, "save", stop_after_second)
+        assert main(*arguments) == 130
+    assert main(*arguments) == 0
+    ours = json.loads((folder / "results.json").read_text())
+    theirs = json.loads((finished / "results.json").read_text())
+    for name in ours:
+        for field in ("test_accuracy", "test_loss", "validation_accuracy"):
+            assert ours[name][field] == theirs[name][field], (name, field)
+    one, other = dsl_jax.load_run(folder), dsl_jax.load_run(finished)
+    for a, b in zip(
+        one.targets["seed_0"].read().representations,
+        other.targets["seed_0"].read().representations,
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_test_images_change_nothing_but_the_test_results(main, finished, tmp_path, monkeypatch):
+    load = dsl_jax.datasets.load_dataset
+
+    def other_test_images(*arguments, **options):
+        import dataclasses
+
+        dataset = load(*arguments, **options)
+        test = dataset.test._replace(images=255 - dataset.test.images)
+        return dataclasses.replace(dataset, test=test)
+
+    monkeypatch.setattr(dsl_jax.datasets, "load_dataset", other_test_images)
+    folder = tmp_path / "other"
+    shutil.copytree(finished / "seed_0" / "targets", tmp_path / "kept")
+    assert main(*TINY, f"--output_dir={folder}", "--variants=all_layers") == 0
+    ours = json.loads((folder / "results.json").read_text())["all_layers"]
+    theirs = json.loads((finished / "results.json").read_text())["all_layers"]
+    assert ours["validation_accuracy"] == theirs["validation_accuracy"]
+    assert ours["test_loss"] != theirs["test_loss"]
+
+
+def test_a_dry_run_prints_the_plan_and_makes_nothing(main, tmp_path, capsys):
+    folder = tmp_path / "dry"
+    assert main("--preset=paper", "--dataset=cifar10", "--dry_run", f"--output_dir={folder}") == 0
+    out = capsys.readouterr().out
+    assert f"{3 * 46_000 * 113_160:,} candidates" in out and "MB of targets" in out
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset=nonsense"], "mnist, fashion_mnist, cifar10, cifar100, mnist_5k, digits"),
+        (["--preset=huge"], "'huge' is unknown: choose one of smoke, laptop, paper"),
+        (["--variants=all"], "variant 'all' is unknown"),
+        (["--stage=cook"], "stage 'cook' is unknown"),
+        (["--config.search.strategy=cma"], "strategy 'cma' is unknown"),
+        (["--config.search.layers[7].generations=1"], "no element"),
+        (["--num_train=-5"], "num_train is -5"),
+        (["--num_train=0"], "num_train is 0"),
+        (["--dataset=digits", "--num_train=5000"], "5000"),
+        (["--seed=-1"], "seed is -1"),
+        (["--num_seeds=0"], "num_seeds is 0"),
+        (["--data_dir=/nowhere"], "/nowhere"),
+        (["--dataset=digits", "--output_dir=/proc/run"], "/proc/run"),
+    ],
+)
+def test_wrong_input_is_one_line_and_code_2(main, arguments, message, capsys):
+    assert main("--preset=smoke", *arguments) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    (line,) = [line for line in error.splitlines() if line.startswith("error:")]
+    assert message in line
+
+
+def test_a_folder_with_another_run_is_refused_with_the_fields(main, finished, capsys):
+    assert main(*TINY, "--config.learn.momentum=0.5", f"--output_dir={finished}") == 2
+    assert "learn.momentum: 0.85 there, 0.5 here" in capsys.readouterr().err
+    assert (finished / "report.md").exists()
+
+
+def test_a_stage_without_what_it_needs_says_so(main, tmp_path, capsys):
+    assert main(*TINY, f"--output_dir={tmp_path / 'none'}", "--stage=report") == 2
+    assert "--stage=learn" in capsys.readouterr().err
+    assert main(*TINY, f"--output_dir={tmp_path / 'none'}", "--stage=learn") == 2
+    assert "search" in capsys.readouterr().err
