@@ -1,5 +1,6 @@
 """The whole method: search representations, learn them, compare with SGD (paper 3 and 4)."""
 
+import dataclasses
 import os
 import time
 from typing import Any, NamedTuple
@@ -7,15 +8,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import nnx
+from jax.tree_util import Partial
 
-from dsl_jax.config import LearnConfig, Preset
-from dsl_jax.datasets import Dataset
+from dsl_jax.config import Preset
+from dsl_jax.datasets import Dataset, load_dataset
 from dsl_jax.evaluation import evaluate
 from dsl_jax.learning import learn, learn_sgd
 from dsl_jax.network import WHITENING_IMAGES, ConvNet
 from dsl_jax.probes import linear_probe
 from dsl_jax.runs import Run, load_network
-from dsl_jax.stages import frozen_stages
+from dsl_jax.stages import STATISTICS_IMAGES, frozen_stages
 from dsl_jax.targets import TargetStore, search_to_store
 
 STAGES = ("all", "search", "learn", "report")
@@ -27,7 +29,7 @@ SEARCH_NETWORK, STATISTICS, SEARCH, LEARNER, TRAINING = range(5)
 def run(
     config: Preset,
     folder: str | os.PathLike,
-    dataset: Dataset,
+    dataset: Dataset | None = None,
     *,
     requested: str | None = None,
     stage: str = "all",
@@ -43,7 +45,7 @@ def run(
     Args:
       config: what to run.
       folder: the run's folder.
-      dataset: the data.
+      dataset: the data; None: loaded as the configuration says.
       requested: the dataset that was asked for, where this one took its place.
       stage: "search" or "learn": only that; "report": evaluate what is trained; "all".
       repair: search damaged chunks of the targets again.
@@ -59,11 +61,13 @@ def run(
     record = Run(folder, config, requested)
     if (results := record.read("results")) is not None:
         return results
+    if dataset is None:
+        sizes = {"num_train": config.num_train, "validation_size": config.validation_size}
+        dataset = load_dataset(config.dataset, **sizes)
     seeds = range(config.seed, config.seed + config.num_seeds)
     for seed in seeds:
         if stage in ("all", "search"):
-            network = make_network(config, dataset, seed, groups=1)
-            stages = make_stages(config, dataset, seed, network)
+            stages = make_stages(config, dataset, seed)
             search_targets(record, dataset, seed, stages, repair, progress)
         if stage in ("all", "learn"):
             targets = TargetStore.open(record.folder / f"seed_{seed}" / "targets")
@@ -86,13 +90,19 @@ def purpose_key(seed: int, purpose: int) -> jax.Array:
     return jax.random.fold_in(jax.random.key(seed), purpose)
 
 
-def make_network(config: Preset, dataset: Dataset, seed: int, groups: int) -> ConvNet:
-    """An untrained, whitened network; the search's has one group, learners their own weights."""
-    purpose = SEARCH_NETWORK if groups == 1 else LEARNER
+def make_network(
+    config: Preset, dataset: Dataset, seed: int, groups: int, purpose: int = LEARNER
+) -> ConvNet:
+    """An untrained, whitened network with `groups` ConvGroups a block."""
     key = jax.random.fold_in(purpose_key(seed, purpose), groups)
     network = ConvNet(**network_arguments(config, dataset, groups), rngs=nnx.Rngs(params=key))
     network.whiten(dataset.normalize(dataset.train.images[:WHITENING_IMAGES]))
     return network
+
+
+def search_network(config: Preset, dataset: Dataset, seed: int) -> ConvNet:
+    """The untrained network that is searched: one ConvGroup a block (paper 3.1)."""
+    return make_network(config, dataset, seed, 1, SEARCH_NETWORK)
 
 
 def network_arguments(config: Preset, dataset: Dataset, groups: int) -> dict[str, Any]:
@@ -107,9 +117,10 @@ def network_arguments(config: Preset, dataset: Dataset, groups: int) -> dict[str
     }
 
 
-def make_stages(config: Preset, dataset: Dataset, seed: int, network: ConvNet):
-    """The untrained network as stages, its statistics measured on candidates."""
-    images = dataset.normalize(dataset.train.images)
+def make_stages(config: Preset, dataset: Dataset, seed: int) -> tuple[Partial, ...]:
+    """The untrained network as stages, its statistics measured on candidates (SPEC section 2)."""
+    network = search_network(config, dataset, seed)
+    images = dataset.normalize(dataset.train.images[:STATISTICS_IMAGES])
     return frozen_stages(network, images, config.search, key=purpose_key(seed, STATISTICS))
 
 
@@ -184,9 +195,8 @@ def train(
     if training.variant == "sgd":
         learned = learn_sgd(key, network, dataset, config.sgd, **options)
     else:
-        learned = learn(
-            key, network, dataset, targets, learn_config(config, training.variant), **options
-        )
+        learn_config = dataclasses.replace(config.learn, variant=training.variant)
+        learned = learn(key, network, dataset, targets, learn_config, **options)
     best = max(
         (epoch for epoch in learned.history if "validation_accuracy" in epoch),
         key=lambda epoch: (epoch["validation_accuracy"], -epoch["validation_loss"]),
@@ -201,13 +211,6 @@ def train(
         "history": learned.history,
     }
     record.finish(name, learned.network, result)
-
-
-def learn_config(config: Preset, variant: str) -> LearnConfig:
-    """The learner's configuration for a variant."""
-    import dataclasses
-
-    return dataclasses.replace(config.learn, variant=variant)
 
 
 # --------------------------------------------------------------------------------------------
@@ -239,6 +242,12 @@ def evaluate_all(record: Run, dataset: Dataset, seeds: range) -> dict[str, Any]:
             )
         results[training.name] = _columns(training.groups, rows)
     results |= evaluate_probes(config, dataset, seeds)
+    for seed in seeds:
+        fitness = TargetStore.open(record.folder / f"seed_{seed}" / "targets").fitness()
+        final = [float(np.mean(layer[:, -1])) for layer in fitness]
+        record.log(
+            {"search": f"seed_{seed}", **record.read(f"seed_{seed}/search"), "fitness": final}
+        )
     for name, result in results.items():
         record.log({"result": name, **result})
     return results
@@ -266,7 +275,7 @@ def evaluate_probes(config: Preset, dataset: Dataset, seeds: range) -> dict[str,
     """What a linear classifier does without a trained body: on pixels, on the untrained network."""
     results = {"linear_on_pixels": [], "head_on_untrained_network": []}
     for seed in seeds:
-        body = make_network(config, dataset, seed, groups=1)
+        body = search_network(config, dataset, seed)
         for name, network in (("linear_on_pixels", None), ("head_on_untrained_network", body)):
             started = time.monotonic()
             score = linear_probe(dataset, network)

@@ -44,7 +44,8 @@ def _layers(generations, strengths, boosts=(5.0, 3.0, 3.0, 1.0), passes=(5, 1, 1
 
 
 def _smoke(dataset: str) -> Preset:
-    learn = LearnConfig(epochs=8, batch_size=50, learning_rate=0.2, stem_bias_epochs=8)
+    learn = LearnConfig(epochs=10, batch_size=50, learning_rate=2.0, bias_rate_factor=16.0)
+    sgd = LearnConfig(epochs=10, batch_size=50, learning_rate=0.1)
     return Preset(
         name="smoke",
         dataset=dataset,
@@ -61,7 +62,7 @@ def _smoke(dataset: str) -> Preset:
             num_refiners=24,
         ),
         learn=learn,
-        sgd=learn,
+        sgd=sgd,
     )
 
 

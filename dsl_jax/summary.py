@@ -10,7 +10,7 @@ import numpy as np
 from dsl_jax import plots
 from dsl_jax.config import Preset, to_dict
 from dsl_jax.datasets import Dataset
-from dsl_jax.pipeline import make_network, make_stages, trainings
+from dsl_jax.pipeline import make_stages, trainings
 from dsl_jax.report import Report, Row
 from dsl_jax.runs import environment, read_json
 from dsl_jax.targets import TargetStore
@@ -125,10 +125,9 @@ def _gallery(config: Preset, dataset: Dataset, targets: TargetStore):
     rows = np.sort(rows)[:GALLERY_IMAGES]
     order = {int(number): row for row, number in enumerate(targets.ids)}
     searched = targets.read(np.array([order[int(number)] for number in dataset.train.ids[rows]]))
-    network = make_network(config, dataset, config.seed, groups=1)
     h = jnp.asarray(dataset.normalize(dataset.train.images[rows]))
     natural = []
-    for stage in make_stages(config, dataset, config.seed, network):
+    for stage in make_stages(config, dataset, config.seed):
         h = stage(h)
         natural.append(np.asarray(h))
     return plots.plot_representations(

@@ -91,7 +91,7 @@ def try_option(config, dataset, seed, searches, sgd):
     else:
         found_by = (config.search, config.widths, config.normalize_blocks, config.representation)
         if found_by not in searches:
-            stages = make_stages(config, dataset, seed, make_network(config, dataset, seed, 1))
+            stages = make_stages(config, dataset, seed)
             images = dataset.normalize(dataset.train.images)
             searches.clear()
             searches[found_by] = jax.tree.map(

@@ -118,8 +118,9 @@ def run_all() -> None:
             summary.summarize(config, folder, dataset, results, notice=notice, command=command),
             folder,
         )
-    print(page.read_text())
-    print(f"The report: {page} and {page.with_suffix('.html')}")
+    # The table and what is above it; pictures, times and settings are in the file.
+    print(page.read_text().split("## Figures")[0])
+    print(f"The whole report: {page} and {page.with_suffix('.html')}")
 
 
 def main(_) -> None:
