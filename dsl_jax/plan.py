@@ -13,11 +13,12 @@ import jax.numpy as jnp
 
 from dsl_jax.config import TRAINING_IMAGES, Preset
 from dsl_jax.evolution import philox_key
+from dsl_jax.zarr_store import estimated_bytes
 
 # Seconds on the machine where the factors were measured, and what the probes took there.
-SECONDS_PER_CANDIDATE = 6e-6
-SECONDS_PER_CANDIDATE_ELEMENT = 6e-9
-SECONDS_PER_FLOP = 1 / 40e9
+SECONDS_PER_CANDIDATE = 5e-6
+SECONDS_PER_CANDIDATE_ELEMENT = 2e-9
+SECONDS_PER_FLOP = 1 / 38e9
 COMPILE_SECONDS_PER_SEARCH = 20.0
 COMPILE_SECONDS_PER_TRAINING = 12.0
 NORMALS_PROBE_SECONDS = 3.5e-3
@@ -64,8 +65,8 @@ def make_plan(config: Preset) -> Plan:
         flops = forward_flops(config, groups) * passes * learn.epochs
         learning += COMPILE_SECONDS_PER_TRAINING + flops * SECONDS_PER_FLOP / product_speed
 
-    fitness = sum(layer.generations + 1 for layer in config.search.layers)
-    disk = images * (2 * sum(sizes[:-1]) + 4 * (sizes[-1] + fitness) + 8)
+    generations = [layer.generations for layer in config.search.layers]
+    disk = estimated_bytes([(size,) for size in sizes], images, generations)
     return Plan(
         images,
         validation,

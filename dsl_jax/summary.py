@@ -15,7 +15,7 @@ from dsl_jax.report import Report, Row
 from dsl_jax.runs import environment, read_json
 from dsl_jax.targets import TargetStore
 
-GALLERY_IMAGES = 4
+GALLERY_IMAGES = 3
 
 ROWS = {
     "all_layers": ("searched targets, all layers", "learned from the searched representations"),

@@ -14,7 +14,7 @@ import traceback
 from pathlib import Path
 
 import jax
-from absl import app, flags
+from absl import app, flags, logging
 
 import dsl_jax
 from dsl_jax import config as configs
@@ -125,6 +125,8 @@ def run_all() -> None:
 
 def main(_) -> None:
     """Turns a wrong input into one line and exit code 2, an interruption into what to do next."""
+    if flags.FLAGS["verbosity"].using_default_value:
+        logging.set_verbosity(logging.WARNING)  # not what JAX tells of devices that are not there
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

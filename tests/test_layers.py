@@ -11,13 +11,13 @@ FOLDER = Path(dsl_jax.__file__).parent
 LEVELS = (
     {"files", "progress", "preparing"},
     {"config", "evolution", "measures", "representation_ga", "sources"},
-    {"datasets", "presets", "plan", "network", "plots", "report"},
+    {"datasets", "presets", "network", "plots", "report"},
     {"stages", "search", "evaluation", "optimizer"},
     {"learning", "probes", "fingerprint"},
     {"zarr_store"},
     {"targets"},
     {"runs"},
-    {"pipeline"},
+    {"pipeline", "plan"},
     {"summary"},
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
