@@ -166,7 +166,8 @@ class LearnConfig:
     def __post_init__(self):
         _at_least(1, batch_size=self.batch_size, validate_every=self.validate_every)
         _at_least(1, statistics_images=self.statistics_images)
-        _at_least(0, epochs=self.epochs, learning_rate=self.learning_rate)
+        _at_least(1, epochs=self.epochs)
+        _at_least(0, learning_rate=self.learning_rate)
         _at_least(0, momentum=self.momentum, weight_decay=self.weight_decay)
         _at_least(0, bias_rate_factor=self.bias_rate_factor, head_weight=self.head_weight)
         _at_least(0, warmup_fraction=self.warmup_fraction, crop_padding=self.crop_padding)
@@ -190,8 +191,8 @@ class Preset:
 
     num_train: training images, before the validation images are taken from them; None: all.
     validation_size: images held out for validation; None: 8 % of the training images.
-    widths, normalize_blocks, representation: the network (see `ConvNet`); the search network
-        has one ConvGroup a block.
+    widths, normalize_blocks, representation, norm_epsilon: the network (see `ConvNet`); the
+        search network has one ConvGroup a block.
     learner_groups: ConvGroups a block in the network that learns, G.
     sgd_groups: the G with which the SGD baseline is run; the best by validation is reported
         beside the one at learner_groups.
@@ -207,6 +208,7 @@ class Preset:
     widths: tuple[int, ...] = (256, 256, 256)
     normalize_blocks: bool = False
     representation: str = "post_gelu"
+    norm_epsilon: float = 1e-5
     learner_groups: int = 3
     sgd_groups: tuple[int, ...] = (1, 2, 3)
     search: SearchConfig = field(default_factory=SearchConfig)
@@ -222,7 +224,7 @@ class Preset:
         if not self.widths or not self.variants:
             raise ValueError("widths and variants must not be empty")
         _at_least(1, learner_groups=self.learner_groups, num_seeds=self.num_seeds)
-        _at_least(0, seed=self.seed)
+        _at_least(0, seed=self.seed, norm_epsilon=self.norm_epsilon)
         for name in ("num_train", "validation_size", "chunk_size"):
             if (value := getattr(self, name)) is not None:
                 _at_least(1, **{name: value})
@@ -298,6 +300,12 @@ def _parse(old: Any, text: str, path: str) -> Any:
     expected = (int, type(None)) if old is None else (type(old),)
     if path in ("num_train", "validation_size", "chunk_size"):
         expected = (int, type(None))
+    if isinstance(old, tuple) and isinstance(new, tuple) and old:
+        for element in new:
+            if type(element) is not type(old[0]):
+                raise ValueError(
+                    f"config.{path}={text}: expected elements such as {old[0]!r}, got {element!r}"
+                )
     if type(new) not in expected:
         raise ValueError(
             f"config.{path}={text}: expected {expected[0].__name__}, such as {old!r}, "

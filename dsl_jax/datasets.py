@@ -42,13 +42,16 @@ class Dataset:
     """
 
     name: str
-    title: str
     num_classes: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     train: Split = field(repr=False)
     validation: Split = field(repr=False)
     test: Split = field(repr=False)
+    title: str = ""
+
+    def __post_init__(self):
+        object.__setattr__(self, "title", self.title or self.name)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -126,7 +129,6 @@ class Dataset:
         everything = np.arange(len(test_images))
         return cls(
             name=name,
-            title=name,
             num_classes=num_classes,
             mean=mean,
             std=std,

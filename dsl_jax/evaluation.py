@@ -96,23 +96,23 @@ def with_training_statistics(
     """A copy whose BatchNorm statistics are those of training images (SPEC section 2).
 
     The means and variances of batches of equal size are averaged, each batch normalised by its own
-    statistics as in training; images left over (fewer than a batch) are not used.
+    statistics as in training; images left over (fewer than there are batches) are not used.
 
     Args:
       network: an `nnx.Module`; not changed.
       dataset: its training images are used.
       rows: [M] indices of the images to use.
-      batch_size: images at once.
+      batch_size: images at once, at most.
 
     Returns:
       The copy, set to use these statistics.
     """
     graph, statistics, rest = nnx.split(in_mode(network, training=True), nnx.BatchStat, ...)
     if jax.tree.leaves(statistics):
-        batch_size = min(batch_size, len(rows))
-        count = len(rows) // batch_size
+        count = -(-len(rows) // batch_size)
+        size = len(rows) // count
         total = None
-        for batch in np.asarray(rows)[: count * batch_size].reshape(count, batch_size):
+        for batch in np.asarray(rows)[: count * size].reshape(count, size):
             images = dataset.normalize(dataset.train.images[batch])
             measured = _batch_statistics(graph, statistics, rest, images)
             total = measured if total is None else jax.tree.map(jnp.add, total, measured)

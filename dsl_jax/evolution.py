@@ -134,9 +134,10 @@ def noise_basis(
 ) -> np.ndarray:
     """The factor that turns few white numbers into smoothed white noise.
 
-    Smoothing white noise is A z, and a rotation of white noise is white noise, so U S z has the
-    same distribution, A = U S V^T. The directions whose singular values are smallest are left
-    out as long as they hold at most `truncation` of the variance.
+    Smoothing is A z with A symmetric, A = U S U^T, and a rotation of white noise is white noise:
+    U S z has the same distribution. The eigenvectors of averaging along an axis are sines. The
+    directions that are weakest are left out as long as they hold at most `truncation` of the
+    variance.
 
     Args:
       spatial: (h, w), or (tokens,).
@@ -147,13 +148,24 @@ def noise_basis(
     Returns:
       [positions, m] float32, positions = product of `spatial`, m at most that.
     """
-    full = functools.reduce(np.kron, [smoothing_matrix(n, passes) for n in spatial])
+    vectors, values = np.ones((1, 1)), np.ones(1)
+    for n in spatial:
+        angles = np.pi * np.arange(1, n + 1) / (n + 1)
+        sines = np.sqrt(2 / (n + 1)) * np.sin(np.outer(np.arange(1, n + 1), angles))
+        vectors = np.kron(vectors, sines)
+        values = np.kron(values, ((1 + 2 * np.cos(angles)) / 3) ** passes)
+    columns = vectors * values
     if rescale:
-        full /= np.linalg.norm(full, axis=1, keepdims=True)
-    u, s, _ = np.linalg.svd(full)
-    lost = 1 - np.cumsum(s**2) / np.sum(s**2)
-    kept = int(np.argmax(lost <= max(truncation, 1e-12))) + 1
-    return (u[:, :kept] * s[:kept]).astype(np.float32)
+        columns /= np.linalg.norm(columns, axis=1, keepdims=True)
+    # Rounded, so that equally strong directions keep their order on every machine.
+    strength = np.round(np.sum(np.square(columns), axis=0), 12)
+    order = np.argsort(-strength, kind="stable")
+    lost = 1 - np.cumsum(strength[order]) / np.sum(strength)
+    kept = order[: int(np.argmax(lost <= max(truncation, 1e-12))) + 1]
+    columns = columns[:, kept]
+    if rescale:  # what was left out is made up for, so that the strength is exact
+        columns /= np.linalg.norm(columns, axis=1, keepdims=True)
+    return columns.astype(np.float32)
 
 
 def smoothed_noise(

@@ -25,7 +25,11 @@ from dsl_jax.progress import progress_bar
 
 
 class LearnResult(NamedTuple):
-    """network: the best epoch's by validation accuracy; history: one record an epoch."""
+    """network: the best epoch's by validation accuracy; history: one record an epoch.
+
+    A record has epoch, images (trained on), train_loss, learning_rate, seconds and, where the epoch
+    was validated, validation_accuracy, validation_loss and best_so_far.
+    """
 
     network: nnx.Module
     history: list[dict[str, float]]
@@ -161,14 +165,15 @@ def learn_sgd(
 def plan_batches(key: jax.Array, num_images: int, batch_size: int) -> np.ndarray:
     """Rows [steps, B] of each batch, the same in every epoch (paper A.3).
 
-    B is the size within 10 % of batch_size that leaves the fewest images out, the nearest of
-    these; fewer images than batch_size make one batch.
+    B is near batch_size (within 10 %, or the images in equal parts) and leaves the fewest images
+    out; fewer images than batch_size make one batch.
     """
     if num_images <= batch_size:
         size = num_images
     else:
         near = range(max(1, round(0.9 * batch_size)), min(num_images, round(1.1 * batch_size)) + 1)
-        size = min(near, key=lambda b: (num_images % b, abs(b - batch_size)))
+        equal = num_images // round(num_images / batch_size)
+        size = min([*near, equal], key=lambda b: (num_images % b, abs(b - batch_size)))
     rows = np.asarray(jax.random.permutation(key, num_images))
     steps = num_images // size
     return rows[: steps * size].reshape(steps, size)
@@ -195,6 +200,13 @@ def _train(
 ) -> LearnResult:
     """The loop. answers: a pytree of arrays [N, ...] on the host, what the objective compares."""
     count = len(dataset.train.images)
+    if not len(dataset.validation.images):
+        raise ValueError("the dataset has no validation images: they choose the epoch")
+    if config.augment and config.crop_padding >= min(dataset.image_shape[:2]):
+        raise ValueError(
+            f"crop_padding is {config.crop_padding}: it must be below the side of the images, "
+            f"{min(dataset.image_shape[:2])}"
+        )
     batches = plan_batches(jax.random.fold_in(key, 0), count, config.batch_size)
     graph, params, rest = nnx.split(in_mode(network, training=True), nnx.Param, ...)
     optimizer = make_optimizer(config, len(batches))
@@ -221,10 +233,11 @@ def _train(
             started = time.monotonic()
             params, optimizer_state, losses = state.params, state.optimizer, []
             epoch_key = jax.random.fold_in(jax.random.fold_in(key, 1), epoch)
-            for number in np.asarray(jax.random.permutation(epoch_key, len(batches))):
+            order_key, step_key = jax.random.split(epoch_key)
+            for number in np.asarray(jax.random.permutation(order_key, len(batches))):
                 rows = batches[number]
                 params, optimizer_state, loss = _step(
-                    jax.random.fold_in(epoch_key, number),
+                    jax.random.fold_in(step_key, number),
                     params,
                     optimizer_state,
                     rest,
@@ -243,6 +256,7 @@ def _train(
             state = state._replace(params=params, optimizer=optimizer_state)
             record = {
                 "epoch": epoch + 1,
+                "images": batches.size,
                 "train_loss": float(losses.mean()),
                 "learning_rate": float(rate((epoch + 1) * len(batches) - 1)),
             }
@@ -257,7 +271,12 @@ def _train(
                     "validation_accuracy": scores.accuracy,
                     "validation_loss": scores.loss,
                 }
-                state = _keep_best(state, scores.accuracy, scores.loss)
+                score = np.float32([scores.accuracy, -scores.loss])
+                # Higher accuracy wins, between equals the lower loss.
+                record["best_so_far"] = score.tolist() > np.asarray(state.best).tolist()
+                if record["best_so_far"]:
+                    best_params = jax.tree.map(jnp.copy, params)
+                    state = state._replace(best_params=best_params, best=jnp.asarray(score))
                 bar.set_postfix(
                     refresh=False,
                     loss=f"{record['train_loss']:.4g}",
@@ -268,7 +287,7 @@ def _train(
             if checkpoints is not None:
                 checkpoints.save(epoch + 1, state, history, last)
 
-    best = nnx.merge(graph, state.best_params if config.epochs else state.params, rest)
+    best = nnx.merge(graph, state.best_params, rest)
     return LearnResult(with_training_statistics(best, dataset, batches.ravel()), history)
 
 
@@ -304,15 +323,6 @@ def _step(
     optimizer = make_optimizer(config, steps_per_epoch)
     updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
     return optax.apply_updates(params, updates), optimizer_state, loss
-
-
-def _keep_best(state: TrainState, accuracy: float, loss: float) -> TrainState:
-    """Higher validation accuracy wins, between equals the lower loss."""
-    old, new = tuple(np.asarray(state.best).tolist()), (accuracy, -loss)
-    if new <= old:
-        return state
-    best_params = jax.tree.map(jnp.copy, state.params)
-    return state._replace(best_params=best_params, best=jnp.asarray(new, jnp.float32))
 
 
 def _check_finite(losses: np.ndarray, epoch: int, steps_per_epoch: int) -> None:

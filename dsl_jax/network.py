@@ -36,7 +36,9 @@ class ConvGroup(nnx.Module):
     [N, h, w, in_features] -> [N, h', w', features].
     """
 
-    def __init__(self, in_features: int, features: int, pool: bool, *, rngs: nnx.Rngs):
+    def __init__(
+        self, in_features: int, features: int, pool: bool, norm_epsilon: float, *, rngs: nnx.Rngs
+    ):
         def conv(in_features):
             return nnx.Conv(
                 in_features,
@@ -51,7 +53,12 @@ class ConvGroup(nnx.Module):
         def norm():
             # Momentum 0: the statistics held are those of the last batch seen in training mode.
             return nnx.BatchNorm(
-                features, momentum=0.0, use_scale=False, use_fast_variance=False, rngs=rngs
+                features,
+                momentum=0.0,
+                epsilon=norm_epsilon,
+                use_scale=False,
+                use_fast_variance=False,
+                rngs=rngs,
             )
 
         self.pool = pool
@@ -80,11 +87,12 @@ class Block(nnx.Module):
         gelu_first: bool,
         gelu_last: bool,
         normalized: bool,
+        norm_epsilon: float,
         rngs: nnx.Rngs,
     ):
         self.gelu_first, self.gelu_last, self.normalized = gelu_first, gelu_last, normalized
         self.groups = nnx.List(
-            ConvGroup(features if g else in_features, features, pool=g == 0, rngs=rngs)
+            ConvGroup(features if g else in_features, features, g == 0, norm_epsilon, rngs=rngs)
             for g in range(groups)
         )
 
@@ -112,6 +120,7 @@ class ConvNet(nnx.Module):
       normalize_blocks: end every block with zero mean and unit variance over a sample's h, w, c.
       representation: "post_gelu", or "pre_gelu": a block's value before its last GELU, with
         which the next stage begins.
+      norm_epsilon: added to BatchNorm's variances (airbench has 1e-12).
       rngs: `nnx.Rngs` with "params".
 
     Call `whiten` before use: until then the stem's kernel is zero.
@@ -129,6 +138,7 @@ class ConvNet(nnx.Module):
         *,
         normalize_blocks: bool = False,
         representation: str = "post_gelu",
+        norm_epsilon: float = 1e-5,
         rngs: nnx.Rngs,
     ):
         if representation not in REPRESENTATIONS:
@@ -158,6 +168,7 @@ class ConvNet(nnx.Module):
                 gelu_first=representation == "pre_gelu" and number > 0,
                 gelu_last=representation == "post_gelu",
                 normalized=normalize_blocks,
+                norm_epsilon=norm_epsilon,
                 rngs=rngs,
             )
             for number, (in_features, features) in enumerate(
@@ -195,10 +206,14 @@ class ConvNet(nnx.Module):
             outputs.append(x)
         return tuple(outputs)
 
+    def head_input(self, last: jax.Array) -> jax.Array:
+        """What the linear head sees of the last block's output: [N, h, w, c] -> [N, h * w * c]."""
+        last = gelu(last) if self.representation == "pre_gelu" else last
+        return last.reshape(last.shape[0], -1)
+
     def head(self, last: jax.Array) -> jax.Array:
         """Logits [N, classes] from the last block's output [N, h, w, c]."""
-        last = gelu(last) if self.representation == "pre_gelu" else last
-        return self.linear(last.reshape(last.shape[0], -1))
+        return self.linear(self.head_input(last))
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Logits [N, classes] from normalised images [N, H, W, C]."""

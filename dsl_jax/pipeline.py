@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jax.tree_util import Partial
 
-from dsl_jax.config import Preset
+from dsl_jax.config import Preset, one_of
 from dsl_jax.datasets import Dataset, load_dataset
 from dsl_jax.evaluation import evaluate
 from dsl_jax.learning import learn, learn_sgd
@@ -58,6 +58,7 @@ def run(
     Raises:
       ValueError: the folder holds another run, or what a stage needs is not there.
     """
+    one_of("stage", stage, STAGES)
     record = Run(folder, config, requested)
     if (results := record.read("results")) is not None:
         return results
@@ -66,11 +67,11 @@ def run(
         dataset = load_dataset(config.dataset, **sizes)
     seeds = range(config.seed, config.seed + config.num_seeds)
     for seed in seeds:
-        if stage in ("all", "search"):
+        if stage in ("all", "search") and is_searched(config):
             stages = make_stages(config, dataset, seed)
             search_targets(record, dataset, seed, stages, repair, progress)
         if stage in ("all", "learn"):
-            targets = TargetStore.open(record.folder / f"seed_{seed}" / "targets")
+            targets = open_targets(record, seed)
             for training in trainings(config):
                 train(record, dataset, seed, training, targets, progress)
     if stage in ("search", "learn"):
@@ -83,6 +84,18 @@ def run(
 # --------------------------------------------------------------------------------------------
 # Search
 # --------------------------------------------------------------------------------------------
+
+
+def is_searched(config: Preset) -> bool:
+    """Whether a run needs a search: not for SGD alone."""
+    return any(variant != "sgd" for variant in config.variants)
+
+
+def open_targets(record: Run, seed: int) -> TargetStore | None:
+    """The targets of a seed, None in a run of SGD alone."""
+    if not is_searched(record.config):
+        return None
+    return TargetStore.open(record.folder / f"seed_{seed}" / "targets")
 
 
 def purpose_key(seed: int, purpose: int) -> jax.Array:
@@ -114,6 +127,7 @@ def network_arguments(config: Preset, dataset: Dataset, groups: int) -> dict[str
         "groups": groups,
         "normalize_blocks": config.normalize_blocks,
         "representation": config.representation,
+        "norm_epsilon": config.norm_epsilon,
     }
 
 
@@ -129,10 +143,13 @@ def search_targets(
 ) -> TargetStore:
     """Searches the training images that are not yet in the seed's store."""
     name = f"seed_{seed}/search"
-    record.training(f"seed_{seed}")
     spent = (record.read(name) or {"seconds": 0.0})["seconds"]
     started = time.monotonic()
-    return search_to_store(
+
+    def note_seconds(_=None):
+        record.write(name, {"seconds": spent + time.monotonic() - started})
+
+    store = search_to_store(
         record.folder / f"seed_{seed}" / "targets",
         purpose_key(seed, SEARCH),
         stages,
@@ -145,8 +162,10 @@ def search_targets(
         preprocess=dataset.normalize,
         progress=progress,
         repair=repair,
-        on_chunk=lambda _: record.write(name, {"seconds": spent + time.monotonic() - started}),
+        on_chunk=note_seconds,
     )
+    note_seconds()
+    return store
 
 
 # --------------------------------------------------------------------------------------------
@@ -179,7 +198,7 @@ def train(
     dataset: Dataset,
     seed: int,
     training: Training,
-    targets: TargetStore,
+    targets: TargetStore | None,
     progress: bool,
 ) -> None:
     """Trains one network, unless it is trained, and keeps it with its history."""
@@ -197,16 +216,13 @@ def train(
     else:
         learn_config = dataclasses.replace(config.learn, variant=training.variant)
         learned = learn(key, network, dataset, targets, learn_config, **options)
-    best = max(
-        (epoch for epoch in learned.history if "validation_accuracy" in epoch),
-        key=lambda epoch: (epoch["validation_accuracy"], -epoch["validation_loss"]),
-        default={},
-    )
+    best = [epoch for epoch in learned.history if epoch.get("best_so_far")][-1]
     result = {
         **training._asdict(),
         "network": network_arguments(config, dataset, training.groups),
-        "best_epoch": best.get("epoch", 0),
-        "validation_accuracy": best.get("validation_accuracy"),
+        "best_epoch": best["epoch"],
+        "validation_accuracy": best["validation_accuracy"],
+        "images_left_out": len(dataset.train.images) - best["images"],
         "seconds": sum(epoch["seconds"] for epoch in learned.history),
         "history": learned.history,
     }
@@ -226,24 +242,27 @@ def evaluate_all(record: Run, dataset: Dataset, seeds: range) -> dict[str, Any]:
     """
     config = record.config
     results = {}
-    for training in compared(record, seeds):
+    for training, is_best in compared(record, seeds):
         statistics = (
             config.sgd if training.variant == "sgd" else config.learn
         ).evaluation_statistics
         rows = []
         for seed in seeds:
             result = _finished(record, seed, training)
-            blank = make_network(config, dataset, seed, training.groups)
-            blank.eval()
-            network = load_network(record.folder / f"seed_{seed}" / training.name / "model", blank)
+            network = load_network(
+                record.folder / f"seed_{seed}" / training.name, result["network"]
+            )
             test = evaluate(network, dataset, "test", statistics=statistics)
             rows.append(
                 (test.accuracy, test.loss, result["validation_accuracy"], result["seconds"])
             )
         results[training.name] = _columns(training.groups, rows)
+        results[training.name]["best_by_validation"] = is_best
     results |= evaluate_probes(config, dataset, seeds)
     for seed in seeds:
-        fitness = TargetStore.open(record.folder / f"seed_{seed}" / "targets").fitness()
+        if not is_searched(config):
+            break
+        fitness = open_targets(record, seed).fitness()
         final = [float(np.mean(layer[:, -1])) for layer in fitness]
         record.log(
             {"search": f"seed_{seed}", **record.read(f"seed_{seed}/search"), "fitness": final}
@@ -253,34 +272,38 @@ def evaluate_all(record: Run, dataset: Dataset, seeds: range) -> dict[str, Any]:
     return results
 
 
-def compared(record: Run, seeds: range) -> list[Training]:
-    """The searched variants, SGD at the same G, and SGD at the G that is best by validation."""
-    config = record.config
-    everything = trainings(config)
+def compared(record: Run, seeds: range) -> list[tuple[Training, bool]]:
+    """What is evaluated on the test split, and whether it is the best SGD by validation.
+
+    The searched variants, SGD at the same G, and SGD at the G that is best by validation.
+    """
+    everything = trainings(record.config)
+    chosen = [(training, False) for training in everything if training.variant != "sgd"]
     baselines = [training for training in everything if training.variant == "sgd"]
-
-    def validation(training):
-        scores = [_finished(record, seed, training)["validation_accuracy"] for seed in seeds]
-        return float(np.mean(scores))
-
-    chosen = [training for training in everything if training.variant != "sgd"]
     if baselines:
-        paired = Training("sgd", config.learner_groups)
+
+        def validation(training):
+            scores = [_finished(record, seed, training)["validation_accuracy"] for seed in seeds]
+            return float(np.mean(scores))
+
+        paired = Training("sgd", record.config.learner_groups)
         best = max(baselines, key=validation)
-        chosen += [paired] if best == paired else [paired, best]
+        chosen += [(training, training == best) for training in dict.fromkeys((paired, best))]
     return chosen
 
 
 def evaluate_probes(config: Preset, dataset: Dataset, seeds: range) -> dict[str, Any]:
     """What a linear classifier does without a trained body: on pixels, on the untrained network."""
-    results = {"linear_on_pixels": [], "head_on_untrained_network": []}
-    for seed in seeds:
-        body = search_network(config, dataset, seed)
-        for name, network in (("linear_on_pixels", None), ("head_on_untrained_network", body)):
+    bodies = [search_network(config, dataset, seed) for seed in seeds]
+    results = {}
+    for name, networks in (("linear_on_pixels", [None]), ("head_on_untrained_network", bodies)):
+        rows = []
+        for network in networks:
             started = time.monotonic()
             score = linear_probe(dataset, network)
-            results[name].append((*score, time.monotonic() - started))
-    return {name: _columns(None, rows) for name, rows in results.items()}
+            rows.append((*score, time.monotonic() - started))
+        results[name] = _columns(None, rows)
+    return results
 
 
 def _finished(record: Run, seed: int, training: Training) -> dict[str, Any]:

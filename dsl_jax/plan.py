@@ -53,9 +53,13 @@ def make_plan(config: Preset) -> Plan:
         candidates = first + config.search.num_children * layer.generations
         per_image += candidates * (SECONDS_PER_CANDIDATE + SECONDS_PER_CANDIDATE_ELEMENT * size)
     normals_speed, product_speed = _machine_speed()
-    search = COMPILE_SECONDS_PER_SEARCH + images * per_image / normals_speed
-
     learned = [(config.learner_groups, config.learn) for v in config.variants if v != "sgd"]
+    search = candidates_of_a_seed = disk = 0
+    if learned:
+        search = COMPILE_SECONDS_PER_SEARCH + images * per_image / normals_speed
+        candidates_of_a_seed = images * config.search.candidates_per_image
+        generations = [layer.generations for layer in config.search.layers]
+        disk = estimated_bytes([(size,) for size in sizes], images, generations)
     if "sgd" in config.variants:
         learned += [(g, config.sgd) for g in {config.learner_groups, *config.sgd_groups}]
     learning = 0.0
@@ -65,12 +69,10 @@ def make_plan(config: Preset) -> Plan:
         flops = forward_flops(config, groups) * passes * learn.epochs
         learning += COMPILE_SECONDS_PER_TRAINING + flops * SECONDS_PER_FLOP / product_speed
 
-    generations = [layer.generations for layer in config.search.layers]
-    disk = estimated_bytes([(size,) for size in sizes], images, generations)
     return Plan(
         images,
         validation,
-        seeds * images * config.search.candidates_per_image,
+        seeds * candidates_of_a_seed,
         seeds * search,
         seeds * learning,
         seeds * disk,

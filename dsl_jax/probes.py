@@ -7,10 +7,12 @@ import jax
 import numpy as np
 from flax import nnx
 
-from dsl_jax.datasets import Dataset
+from dsl_jax.datasets import Dataset, Split
 from dsl_jax.evaluation import with_training_statistics
+from dsl_jax.network import ConvNet
 
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C
+MOST_IMAGES = 10_000
 BATCH_SIZE = 500
 
 
@@ -22,44 +24,51 @@ class Probe(NamedTuple):
     validation_accuracy: float
 
 
-def linear_probe(dataset: Dataset, network: nnx.Module | None = None) -> Probe:
-    """Logistic regression on pixels, or on a network's last representation.
+def linear_probe(dataset: Dataset, network: ConvNet | None = None) -> Probe:
+    """Logistic regression on pixels, or on what the head of a network sees.
 
     Its penalty is chosen on the validation images; the test images are used once, after that.
 
     Args:
-      dataset: a `Dataset`.
-      network: an `nnx.Module` with `representations`; its BatchNorm statistics are measured on
-        the training images. None: the normalised pixels themselves.
+      dataset: a `Dataset`; the first 10,000 of its training images are fitted.
+      network: a `ConvNet`; its BatchNorm statistics are measured on the training images. None: the
+        normalised pixels themselves.
+
+    Raises:
+      ValueError: the training images are all of one class.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import log_loss
 
+    train = Split(*(field[:MOST_IMAGES] for field in dataset.train))
+    if len(np.unique(train.labels)) < 2:
+        raise ValueError("the training images are all of one class: there is nothing to classify")
     features = _features(dataset, network)
-    splits = (dataset.train, dataset.validation, dataset.test)
-    train, validation, test = (features(split.images) for split in splits)
-    scale = max(float(np.sqrt(np.mean(np.square(train)))), 1e-12)
+    inputs = features(train.images)
+    scale = max(float(np.sqrt(np.mean(np.square(inputs)))), 1e-12)
+
+    def score(model, split):
+        """Accuracy and mean cross-entropy; a class that was never seen has probability 1e-12."""
+        probabilities = np.full((len(split.labels), dataset.num_classes), 1e-12)
+        probabilities[:, model.classes_] = model.predict_proba(features(split.images) / scale)
+        own = probabilities[np.arange(len(split.labels)), split.labels]
+        right = probabilities.argmax(axis=1) == split.labels
+        return float(right.mean()), float(-np.log(np.maximum(own, 1e-12)).mean())
+
     best = None
     for penalty in PENALTIES:
         model = LogisticRegression(C=penalty, max_iter=200)
         with warnings.catch_warnings():  # a probe need not converge to the last digit
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(train / scale, dataset.train.labels)
-        score = model.score(validation / scale, dataset.validation.labels)
-        if best is None or score > best[0]:
-            best = score, model
+            model.fit(inputs / scale, train.labels)
+        accuracy, _ = score(model, dataset.validation)
+        if best is None or accuracy > best[0]:
+            best = accuracy, model
     validation_accuracy, model = best
-    return Probe(
-        float(model.score(test / scale, dataset.test.labels)),
-        float(
-            log_loss(dataset.test.labels, model.predict_proba(test / scale), labels=model.classes_)
-        ),
-        float(validation_accuracy),
-    )
+    return Probe(*score(model, dataset.test), validation_accuracy)
 
 
-def _features(dataset: Dataset, network: nnx.Module | None):
+def _features(dataset: Dataset, network: ConvNet | None):
     """A function from uint8 images [N, H, W, C] to features [N, D], float32."""
     if network is None:
         return lambda images: np.asarray(dataset.normalize(images)).reshape(len(images), -1)
@@ -67,12 +76,12 @@ def _features(dataset: Dataset, network: nnx.Module | None):
     graph, state = nnx.split(with_training_statistics(network, dataset, rows))
 
     @jax.jit
-    def last(state, images):
-        h = nnx.merge(graph, state).representations(images)[-1]
-        return h.reshape(h.shape[0], -1)
+    def head_input(state, images):
+        network = nnx.merge(graph, state)
+        return network.head_input(network.representations(images)[-1])
 
     def features(images):
-        parts = np.array_split(images, max(1, -(-len(images) // BATCH_SIZE)))
-        return np.concatenate([np.asarray(last(state, dataset.normalize(p))) for p in parts])
+        parts = np.array_split(images, -(-len(images) // BATCH_SIZE))
+        return np.concatenate([np.asarray(head_input(state, dataset.normalize(p))) for p in parts])
 
     return features

@@ -30,8 +30,8 @@ class RepresentationGA(base.PopulationBasedAlgorithm):
     A generation: the best `num_parents` survive unchanged and are not evaluated again; `ask`
     makes `num_explorers` children of them with strength alpha * boost, then `num_refiners` of
     parents and explorers with strength alpha; `tell` keeps the best. As everywhere in evosax
-    fitness is MINIMISED here (`search` hands over minus the log-likelihood); a fitness of NaN
-    counts as the worst, and ties go to the older candidate.
+    fitness is MINIMISED here (`search` hands over minus the log-likelihood). A candidate with a
+    fitness of NaN never becomes a parent (unless all are), and ties go to the older candidate.
 
     Args:
       num_parents, num_explorers, num_refiners: k, C_exp, C_ref; at least 1, 0 and 0.
@@ -156,5 +156,11 @@ class RepresentationGA(base.PopulationBasedAlgorithm):
 
 
 def _best_first(fitness: jax.Array, count: int) -> jax.Array:
-    """Indices [count] of the lowest fitness, lowest first; NaN last, ties in order."""
-    return jax.lax.top_k(-jnp.where(jnp.isnan(fitness), jnp.inf, fitness), count)[1]
+    """Indices [count] of the lowest fitness, lowest first, ties in order.
+
+    NaN ranks below everything, infinity too; where numbers run out, the best is taken again.
+    """
+    largest = jnp.finfo(fitness.dtype).max
+    ranked = jnp.where(jnp.isnan(fitness), jnp.inf, jnp.minimum(fitness, largest))
+    order = jax.lax.top_k(-ranked, count)[1]
+    return jnp.where(jnp.isnan(fitness[order]), order[0], order)

@@ -10,6 +10,7 @@ report.md, report.html, *.png
 import json
 import os
 import shutil
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,32 +42,12 @@ class Run:
     def __init__(self, folder: str | os.PathLike, config: Preset, requested: str | None = None):
         self.folder = Path(folder)
         self.config = config
-        path = self.folder / "config.json"
-        ours = {"config": to_dict(config), "requested_dataset": requested or config.dataset}
-        ours = json.loads(json.dumps(ours))
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if path.exists():
-                theirs = read_json(path)
-            elif any(self.folder.iterdir()):
-                raise ValueError(
-                    f"{self.folder} is not empty and holds no run: choose another --output_dir"
-                )
-            else:
-                write_text(path, json.dumps(ours, indent=2))
-                theirs = ours
-            if not os.access(self.folder, os.W_OK):
-                raise PermissionError(13, "Permission denied")
-        except OSError as error:
-            raise ValueError(
-                f"cannot write the folder {self.folder} ({error.strerror}): "
-                "choose another --output_dir"
-            ) from error
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{path} is damaged ({error}): restore it, or choose another --output_dir"
-            ) from error
-        if changed := differences(ours, theirs):
+        prepare_folder(self.folder)
+        ours = _plain(config, requested)
+        theirs = _read_config(self.folder)
+        if theirs is None:
+            write_text(self.folder / "config.json", json.dumps(ours, indent=2))
+        elif changed := differences(ours, theirs):
             raise ValueError(
                 f"{self.folder} holds another run: {'; '.join(changed)}. "
                 "Choose another --output_dir, or repeat that run's settings"
@@ -126,6 +107,57 @@ class Run:
     def write(self, name: str, values: Any) -> None:
         """Writes a JSON file into the folder, whole or not at all."""
         write_text(self.folder / f"{name}.json", json.dumps(values, indent=2))
+
+
+def prepare_folder(folder: str | os.PathLike) -> None:
+    """Makes a run's folder.
+
+    Raises:
+      ValueError: it cannot be written, or holds something that is not a run.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"cannot write the folder {folder} ({error.strerror}): choose another --output_dir"
+        ) from error
+    if not (folder / "config.json").exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty and holds no run: choose another --output_dir")
+
+
+def finished_report(folder: str | os.PathLike, config: Preset) -> Path | None:
+    """The report of this run if it is finished, found without loading any data.
+
+    A run in which another dataset took the place of the one asked for counts as this run.
+    """
+    folder = Path(folder)
+    page = folder / "report.md"
+    if not (page.exists() and (folder / "results.json").exists()):
+        return None
+    theirs = _read_config(folder)
+    ours = _plain(config, None)
+    if theirs is not None and theirs["config"]["dataset"] != theirs["requested_dataset"]:
+        ours["config"] |= {name: theirs["config"][name] for name in ("dataset", "num_train")}
+    return None if differences(ours, theirs) else page
+
+
+def _plain(config: Preset, requested: str | None) -> dict[str, Any]:
+    """What config.json holds."""
+    plain = {"config": to_dict(config), "requested_dataset": requested or config.dataset}
+    return json.loads(json.dumps(plain))
+
+
+def _read_config(folder: Path) -> dict[str, Any] | None:
+    path = folder / "config.json"
+    try:
+        return read_json(path)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): restore it, or choose another --output_dir"
+        ) from error
 
 
 class Checkpoints:
@@ -200,21 +232,28 @@ def save_network(folder: Path, network: nnx.Module) -> None:
         checkpointer.save(folder.absolute(), dict(zip(names, leaves, strict=True)), force=True)
 
 
-def load_network(folder: Path, network: nnx.Module) -> nnx.Module:
-    """A copy of `network` with the weights that `save_network` wrote.
+def load_network(folder: Path, arguments: dict[str, Any]) -> ConvNet:
+    """The network of a finished training.
+
+    Args:
+      folder: the training's.
+      arguments: what the `ConvNet` was built with.
 
     Raises:
       ValueError: the folder holds no network, or one of another shape.
     """
     import orbax.checkpoint as ocp
 
+    network = ConvNet(**arguments, rngs=nnx.Rngs(0))
+    network.eval()
     graph, state = nnx.split(network)
     names, leaves, structure = _named_leaves(state)
+    path = (folder / "model").absolute()
     try:
         with ocp.StandardCheckpointer() as checkpointer:
-            saved = checkpointer.restore(folder.absolute(), dict(zip(names, leaves, strict=True)))
+            saved = checkpointer.restore(path, dict(zip(names, leaves, strict=True)))
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{folder} holds no network of this shape: {error}") from error
+        raise ValueError(f"{path} holds no network of this shape: {error}") from error
     return nnx.merge(graph, jax.tree.unflatten(structure, [saved[name] for name in names]))
 
 
@@ -242,11 +281,8 @@ def load_run(folder: str | os.PathLike) -> LoadedRun:
     for path in sorted(folder.glob("seed_*/*/result.json")):
         name = str(path.parent.relative_to(folder))
         result = read_json(path)
-        if "network" in result:
-            blank = ConvNet(**result["network"], rngs=nnx.Rngs(0))
-            blank.eval()
-            networks[name] = load_network(path.parent / "model", blank)
-            history[name] = result["history"]
+        networks[name] = load_network(path.parent, result["network"])
+        history[name] = result["history"]
     stores = sorted(folder.glob("seed_*/targets"))
     targets = {str(path.parent.name): TargetStore.open(path) for path in stores}
     return LoadedRun(config, networks, targets, history)

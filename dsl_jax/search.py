@@ -6,6 +6,7 @@ stages, n candidates of a population, k parents.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -135,18 +136,19 @@ def _evolve(
         best = jnp.argmax(jnp.nan_to_num(fitness, nan=-jnp.inf))
         return population[best][None], fitness[best][None]
 
-    from dsl_jax.representation_ga import Params, RepresentationGA
+    with jax.ensure_compile_time_eval():  # evosax makes arrays; none may belong to this trace
+        from dsl_jax.representation_ga import Params, RepresentationGA
 
-    algorithm = RepresentationGA(
-        config.num_parents,
-        config.num_explorers,
-        config.num_refiners,
-        population[0],
-        smoothing_passes=layer.smoothing_passes,
-        smoothing=config.smoothing,
-        kind=kind,
-        truncation=config.noise_truncation,
-    )
+        algorithm = RepresentationGA(
+            config.num_parents,
+            config.num_explorers,
+            config.num_refiners,
+            np.zeros(population.shape[1:], population.dtype),
+            smoothing_passes=layer.smoothing_passes,
+            smoothing=config.smoothing,
+            kind=kind,
+            truncation=config.noise_truncation,
+        )
     params = Params(mutation_strength=strength, exploration_boost=boost)
     # evosax minimises: fitness is negated here and nowhere else.
     state = algorithm.init(key, population, -fitness, params)
@@ -200,7 +202,7 @@ def search(
       labels: [N] integers.
       config: a `SearchConfig` with L layers.
       ids: [N] integers from 0 to 2**32 - 1, the images' rows in their source; None: 0 .. N-1.
-      chunk_size: images in one call, on each device; None: `choose_chunk_size`.
+      chunk_size: images in one call, on each device; None: `choose_chunk_size`, or N if fewer.
       mesh: a mesh with the one axis "images": its devices share each chunk; None: one device.
       progress: show a bar with rate and time left.
 
@@ -208,16 +210,23 @@ def search(
       A `SearchResult` of N images.
 
     Raises:
-      ValueError: sizes that do not fit, no images, or ids out of range.
+      ValueError: sizes that do not fit, no images, labels or ids out of range.
     """
     _check_stages(stages, config)
     ids = check_ids(ids, len(images))
-    if len(labels) != len(images) or not len(images):
+    images, labels = jnp.asarray(images), np.asarray(labels)
+    if labels.shape != images.shape[:1] or not labels.size:
         raise ValueError(
-            f"{len(images)} images and {len(labels)} labels: need one each, at least 1"
+            f"{len(images)} images and {labels.size} labels: need one each, at least 1"
+        )
+    classes = _output_shapes(stages, images.shape[1:])[-1][-1]
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(
+            f"labels go from {labels.min()} to {labels.max()}, but the last stage returns "
+            f"{classes} logits: need 0 to {classes - 1}"
         )
     if chunk_size is None:
-        chunk_size = choose_chunk_size(stages, images.shape[1:], config)
+        chunk_size = min(choose_chunk_size(stages, images.shape[1:], config), len(images))
     if chunk_size < 1:
         raise ValueError(f"chunk_size is {chunk_size}: it must be at least 1")
 
@@ -296,7 +305,10 @@ def _split_schedules(config: SearchConfig):
 
 
 def as_pytrees(stages: Stages) -> tuple[jax.tree_util.Partial, ...]:
-    """Stages that pass through jit: plain functions are wrapped, pytrees stay as they are."""
+    """Stages that pass through jit: a `Partial` stays as it is, other callables become one.
+
+    What a callable that is not a Partial holds is baked into the compiled program.
+    """
     return tuple(
         stage if isinstance(stage, jax.tree_util.Partial) else jax.tree_util.Partial(stage)
         for stage in stages
@@ -321,17 +333,23 @@ def check_ids(ids: Any, num_images: int) -> np.ndarray:
 
 
 def choose_chunk_size(stages: Stages, image_shape: Sequence[int], config: SearchConfig) -> int:
-    """Images a call and device: 32 on a CPU, elsewhere as many as fill half the free memory."""
+    """Images a call and device: 32 on a CPU, elsewhere what fills half the free memory, to 256."""
     device = jax.local_devices()[0]
     if device.platform == "cpu":
         return 32
-    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    sizes = [image.size]
-    for stage in stages:
-        image = jax.eval_shape(stage, image)
-        sizes.append(image.size)
+    largest = max(math.prod(shape) for shape in _output_shapes(stages, image_shape))
     # A population, and about five arrays of its size while the children are made.
-    bytes_per_image = 6 * 4 * config.population_size * max(sizes)
+    bytes_per_image = 6 * 4 * config.population_size * largest
     stats = device.memory_stats() or {}
     free = stats.get("bytes_limit", 8 * 2**30) - stats.get("bytes_in_use", 0)
-    return int(max(1, free // 2 // bytes_per_image))
+    return int(min(256, max(1, free // 2 // bytes_per_image)))
+
+
+def _output_shapes(stages: Stages, image_shape: Sequence[int]) -> list[tuple[int, ...]]:
+    """The shapes of one image's representations, without computing them."""
+    h = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    shapes = []
+    for stage in stages:
+        h = jax.eval_shape(stage, h)
+        shapes.append(h.shape[1:])
+    return shapes

@@ -41,10 +41,15 @@ def frozen_stages(
       A `Partial` for each block and one for the head: H(l-1) -> H(l), batched.
 
     Raises:
-      ValueError: a config without a key.
+      ValueError: a config without a key, or with another number of layers.
     """
     if config is not None and key is None:
         raise ValueError("frozen_stages needs a key to make candidates as the config says")
+    if config is not None and len(config.layers) != len(network.blocks) + 1:
+        raise ValueError(
+            f"the config has {len(config.layers)} layers: {len(network.blocks)} blocks and the "
+            f"logits need {len(network.blocks) + 1}"
+        )
     x = jnp.asarray(images[:STATISTICS_IMAGES], jnp.float32)
     keys = None if key is None else jax.random.split(philox_key(key), len(network.blocks) + 1)
     if config is not None:
@@ -60,7 +65,7 @@ def frozen_stages(
             stages.append(Partial(_apply_block, weights, spec))
         else:
             stages.append(Partial(_apply_first_block, stem, weights, spec))
-        if config is not None:
+        if config is not None and config.layers[number].generations:
             x = _explorers(jax.random.split(keys[number], len(x)), x, config.layers[number], config)
     kernel = network.linear.kernel[...]
     apply_head = _apply_pre_gelu_head if network.representation == "pre_gelu" else _apply_head

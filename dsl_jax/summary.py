@@ -10,7 +10,7 @@ import numpy as np
 from dsl_jax import plots
 from dsl_jax.config import Preset, to_dict
 from dsl_jax.datasets import Dataset
-from dsl_jax.pipeline import make_stages, trainings
+from dsl_jax.pipeline import is_searched, make_stages, trainings
 from dsl_jax.report import Report, Row
 from dsl_jax.runs import environment, read_json
 from dsl_jax.targets import TargetStore
@@ -46,29 +46,37 @@ def summarize(
     """
     folder = Path(folder)
     first = folder / f"seed_{config.seed}"
-    targets = TargetStore.open(first / "targets")
     rows = [_row(name, result, config) for name, result in results.items()]
-    fitness = targets.fitness()
     seeds = [folder / f"seed_{config.seed + number}" for number in range(config.num_seeds)]
-    searched = sum(read_json(seed / "search.json")["seconds"] for seed in seeds)
     trained = {t.name: read_json(first / t.name / "result.json") for t in trainings(config)}
     trained = {name: result for name, result in trained.items() if result is not None}
-    candidates = len(targets.ids) * config.search.candidates_per_image
+    left_out = max(result["images_left_out"] for result in trained.values())
+    histories = {name: result["history"] for name, result in trained.items()}
     figures = {
         "accuracy": (plots.plot_accuracy(rows), "Test accuracy."),
-        "fitness": (
-            plots.plot_fitness(fitness),
-            "Search: the best candidate's fitness in each generation, layer after layer.",
-        ),
         "learning": (
-            plots.plot_learning({name: result["history"] for name, result in trained.items()}),
+            plots.plot_learning(histories),
             "Learning: training loss and validation accuracy.",
         ),
-        "representations": (
+    }
+    searched = ()
+    timings = [(f"training {n}, seed {config.seed}", r["seconds"]) for n, r in trained.items()]
+    if is_searched(config):
+        targets = TargetStore.open(first / "targets")
+        fitness = targets.fitness()
+        figures["fitness"] = (
+            plots.plot_fitness(fitness),
+            "Search: the best candidate's fitness in each generation, layer after layer.",
+        )
+        figures["representations"] = (
             _gallery(config, dataset, targets),
             "Natural representations of the untrained network beside the searched ones.",
-        ),
-    }
+        )
+        candidates = len(targets.ids) * config.search.candidates_per_image * config.num_seeds
+        final = ", ".join(f"{float(np.mean(f[:, -1])):.3f}" for f in fitness)
+        searched = (("candidates", f"{candidates:,}"), ("final log-likelihood by layer", final))
+        seconds = sum(read_json(seed / "search.json")["seconds"] for seed in seeds)
+        timings.insert(0, ("search, all seeds", seconds))
     for name, (figure, _) in figures.items():
         figure.savefig(folder / f"{name}.png")
     return Report(
@@ -83,18 +91,12 @@ def summarize(
             ("preset", config.name),
             ("seeds", str(config.num_seeds)),
             ("network", f"widths {'-'.join(map(str, config.widths))}, G = {config.learner_groups}"),
-            ("candidates", f"{candidates * config.num_seeds:,}"),
-            (
-                "final log-likelihood by layer",
-                ", ".join(f"{float(np.mean(f[:, -1])):.3f}" for f in fitness),
-            ),
+            ("images left out of the batches", str(left_out)),
+            *searched,
         ),
         rows=tuple(rows),
         figures=tuple((caption, f"{name}.png") for name, (_, caption) in figures.items()),
-        timings=(
-            ("search", searched),
-            *((f"training {n}, seed {config.seed}", r["seconds"]) for n, r in trained.items()),
-        ),
+        timings=tuple(timings),
         settings=to_dict(config),
         environment=environment(),
     )
@@ -106,7 +108,10 @@ def _row(name: str, result: dict[str, Any], config: Preset) -> Row:
     else:
         paired = result["groups"] == config.learner_groups
         title = f"SGD, G = {result['groups']}"
-        description = "the learner's own network" if paired else "the best G by validation"
+        best = result["best_by_validation"]
+        description = " and ".join(
+            ["the learner's own network"] * paired + ["the best G by validation"] * best
+        )
     return Row(
         name=title,
         description=description,

@@ -7,6 +7,7 @@ choices.json into --output_dir; rows that are there already are not run again.
 """
 
 import dataclasses
+import hashlib
 import json
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
+from dsl_jax import config as configs
 from dsl_jax.config import DATASETS, PRESETS, override
 from dsl_jax.datasets import load_dataset
 from dsl_jax.learning import learn, learn_sgd
@@ -24,17 +26,29 @@ from dsl_jax.search import search
 
 OPTIONS = {
     "base": {},
-    "smoothing_child": {"search.smoothing": "child"},
-    "smoothing_rescaled": {"search.smoothing": "noise_rescaled"},
-    "parent_mean": {"search.target": "parent_mean"},
-    "child_parent_mean": {"search.smoothing": "child", "search.target": "parent_mean"},
-    "not_normalized": {"normalize_blocks": "False"},
-    "pre_gelu": {"representation": "pre_gelu"},
-    "pre_gelu_not_normalized": {"representation": "pre_gelu", "normalize_blocks": "False"},
-    "matching_normalized": {"normalize_blocks": "False", "learn.matching": "normalized"},
+    # Learning alone: these share the search of base.
     "skip_block_0": {"learn.variant": "skip_block_0"},
     "groups_1": {"learner_groups": "1"},
     "groups_3": {"learner_groups": "3"},
+    "head_weight_0.3": {"learn.head_weight": "0.3"},
+    # Search and representation.
+    "parent_mean": {"search.target": "parent_mean"},
+    "smoothing_child": {"search.smoothing": "child"},
+    "child_parent_mean": {"search.smoothing": "child", "search.target": "parent_mean"},
+    "smoothing_rescaled": {"search.smoothing": "noise_rescaled"},
+    "not_normalized": {"normalize_blocks": "False"},
+    "matching_normalized": {"normalize_blocks": "False", "learn.matching": "normalized"},
+    "pre_gelu": {"representation": "pre_gelu"},
+    "pre_gelu_not_normalized": {"representation": "pre_gelu", "normalize_blocks": "False"},
+    "twice_the_generations": {
+        "search.layers[0].generations": "40",
+        "search.layers[1].generations": "20",
+        "search.layers[2].generations": "20",
+    },
+    "strength_0.1": {
+        "search.layers[0].mutation_strength": "0.1",
+        "search.layers[1].mutation_strength": "0.1",
+    },
 }
 
 _DATASET = flags.DEFINE_enum("dataset", "mnist", DATASETS, "Dataset.")
@@ -44,7 +58,9 @@ _OUTPUT_DIR = flags.DEFINE_string("output_dir", "runs/choices", "Where choices.j
 _NUM_TRAIN = flags.DEFINE_integer("num_train", None, "Training images, with validation.")
 _SEED = flags.DEFINE_integer("seed", 0, "Seed.")
 _OPTION = flags.DEFINE_list("options", list(OPTIONS), "Names of options, see the source.")
-_SET = flags.DEFINE_multi_string("set", [], "field=value for all; or name:field=value,... as one.")
+_SET = flags.DEFINE_multi_string(
+    "set", [], "field=value for all; or name:field=value;... as one more option."
+)
 _SGD = flags.DEFINE_bool("sgd", False, "Train by SGD instead.")
 
 
@@ -72,9 +88,11 @@ def main(_):
     )
     searches = {}
     for name, assignments in options.items():
-        row_name = f"{'sgd ' if _SGD.value else ''}{name} seed {_SEED.value}"
+        config = override(base, assignments)
+        everything = json.dumps([configs.to_dict(config), _SGD.value], sort_keys=True)
+        digest = hashlib.sha256(everything.encode()).hexdigest()[:6]
+        row_name = f"{'sgd ' if _SGD.value else ''}{name} seed {_SEED.value} ({digest})"
         if row_name not in rows:
-            config = override(base, assignments)
             rows[row_name] = try_option(config, dataset, _SEED.value, searches, _SGD.value)
             path.write_text(json.dumps(rows, indent=1))
         print(f"{row_name:40s}", json.dumps(rows[row_name]), flush=True)

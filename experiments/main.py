@@ -21,7 +21,7 @@ from dsl_jax import config as configs
 from dsl_jax import pipeline, plan, presets, report, summary
 from dsl_jax.datasets import load_or_substitute
 from dsl_jax.files import cache_dir
-from dsl_jax.runs import Run
+from dsl_jax.runs import Run, finished_report, prepare_folder
 
 _DATASET = flags.DEFINE_string("dataset", "mnist", f"One of {', '.join(configs.DATASETS)}.")
 _PRESET = flags.DEFINE_string(
@@ -54,7 +54,8 @@ def parse_flags(arguments: list[str]) -> list[str]:
         name, equals, value = argument.lstrip("-").partition("=")
         if argument.startswith("--config."):
             if not equals:
-                sys.exit(f"error: {argument}: write --{name}=VALUE")
+                print(f"error: {argument}: write --{name}=VALUE", file=sys.stderr)
+                sys.exit(2)
             _OVERRIDES[name.removeprefix("config.")] = value
         else:
             rest.append(argument)
@@ -71,6 +72,9 @@ def configure() -> configs.Preset:
     if _VARIANTS.value is not None:
         changes["variants"] = tuple(_VARIANTS.value)
     config = configs.override(dataclasses.replace(config, **changes), _OVERRIDES)
+    configs.one_of("dataset", config.dataset, configs.DATASETS)
+    if config.learn.variant != "all_layers":
+        raise ValueError("config.learn.variant has no effect here: set --variants instead")
     return presets.with_augmentation(config) if _AUGMENT.value else config
 
 
@@ -86,6 +90,10 @@ def run_all() -> None:
     if _DRY_RUN.value:
         print(plan.describe(plan.make_plan(config), config, str(folder)))
         return
+    if (page := finished_report(folder, config)) is not None:
+        show(page)
+        return
+    prepare_folder(folder)  # what is wrong with it is said before any data are loaded
     dataset, notice = load_or_substitute(
         config.dataset,
         data_dir=_DATA_DIR.value,
@@ -99,26 +107,23 @@ def run_all() -> None:
         config = dataclasses.replace(config, dataset=dataset.name, num_train=size)
         print(f"\n*** {notice}\n", file=sys.stderr)
     Run(folder, config, requested)  # refuses another run's folder before anything is computed
-    page = folder / "report.md"
-    if not (page.exists() and (folder / "results.json").exists()):
-        print(plan.describe(plan.make_plan(config), config, str(folder)), flush=True)
-        results = pipeline.run(
-            config,
-            folder,
-            dataset,
-            requested=requested,
-            stage=_STAGE.value,
-            repair=_REPAIR.value,
-        )
-        if not results:
-            print(f"--stage={_STAGE.value} is done; the folder is {folder}")
-            return
-        command = shlex.join(["python", "experiments/main.py", *sys.argv[1:]])
-        report.write_report(
-            summary.summarize(config, folder, dataset, results, notice=notice, command=command),
-            folder,
-        )
-    # The table and what is above it; pictures, times and settings are in the file.
+    print(plan.describe(plan.make_plan(config), config, str(folder)), flush=True)
+    results = pipeline.run(
+        config, folder, dataset, requested=requested, stage=_STAGE.value, repair=_REPAIR.value
+    )
+    if not results:
+        print(f"--stage={_STAGE.value} is done; the folder is {folder}")
+        return
+    command = shlex.join(["python", "experiments/main.py", *sys.argv[1:]])
+    page, _ = report.write_report(
+        summary.summarize(config, folder, dataset, results, notice=notice, command=command),
+        folder,
+    )
+    show(page)
+
+
+def show(page: Path) -> None:
+    """Prints the table and what is above it; pictures, times and settings are in the file."""
     print(page.read_text().split("## Figures")[0])
     print(f"The whole report: {page} and {page.with_suffix('.html')}")
 

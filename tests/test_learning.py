@@ -151,13 +151,16 @@ def test_sgd_sends_the_cross_entropy_everywhere():
 # ---- batches and optimiser
 
 
-@pytest.mark.parametrize(("number", "size"), [(4600, 100), (1037, 64), (10, 100), (7, 1)])
+@pytest.mark.parametrize(
+    ("number", "size"), [(4600, 100), (1037, 64), (10, 100), (7, 1), (3000, 2000), (130, 100)]
+)
 def test_batches_hold_each_row_at_most_once_and_leave_few_out(number, size):
     batches = plan_batches(KEY, number, size)
     rows = batches.ravel()
     assert len(set(rows)) == len(rows) and rows.min() >= 0 and rows.max() < number
     assert number - len(rows) <= number * 0.01
-    assert abs(batches.shape[1] - size) <= 0.1 * size or number < size
+    assert abs(batches.shape[1] - size) <= 0.1 * size or number < 2 * size
+    assert number < 2 * size or batches.shape[1] >= 0.9 * size
 
 
 def test_the_optimizer_is_nesterov_momentum_with_the_rates_of_the_biases():

@@ -89,10 +89,19 @@ def test_a_finished_run_prints_its_report_at_once(main, finished, capsys, monkey
     def never(*_, **__):
         raise AssertionError("nothing is left to compute")
 
+    monkeypatch.setattr(dsl_jax.datasets, "load_dataset", never)
     monkeypatch.setattr(targets, "search", never)
     monkeypatch.setattr(learning, "_train", never)
     assert main(*TINY, f"--output_dir={finished}") == 0
     assert "## Results" in capsys.readouterr().out
+
+
+def test_a_run_of_sgd_alone_searches_nothing(main, tmp_path):
+    folder = tmp_path / "sgd"
+    assert main(*TINY, "--variants=sgd", f"--output_dir={folder}") == 0
+    assert not (folder / "seed_0" / "targets").exists()
+    results = json.loads((folder / "results.json").read_text())
+    assert "all_layers" not in results and "sgd_g1" in results
 
 
 def test_load_run_gives_networks_targets_and_history_back(finished):
@@ -183,6 +192,9 @@ def test_a_dry_run_prints_the_plan_and_makes_nothing(main, tmp_path, capsys):
         (["--preset=huge"], "'huge' is unknown: choose one of smoke, laptop, paper"),
         (["--variants=all"], "variant 'all' is unknown"),
         (["--stage=cook"], "stage 'cook' is unknown"),
+        (["--config.dataset=foo"], "dataset 'foo' is unknown"),
+        (["--config.learn.variant=skip_block_0"], "set --variants"),
+        (["--config.seed"], "write --config.seed=VALUE"),
         (["--config.search.strategy=cma"], "strategy 'cma' is unknown"),
         (["--config.search.layers[7].generations=1"], "no element"),
         (["--num_train=-5"], "num_train is -5"),

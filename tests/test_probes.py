@@ -27,6 +27,17 @@ def test_what_is_linear_in_the_pixels_is_found():
     assert 0 < probe.test_loss < 0.2
 
 
+def test_a_class_that_no_training_image_has_is_simply_never_predicted():
+    images, labels = bright_or_dark(40, 3)
+    test = Dataset.from_arrays(
+        "three", bright_or_dark(120, 0), (images, np.where(labels == 0, 2, 1)), num_classes=3,
+        validation_size=20,
+    )  # fmt: skip
+    probe = linear_probe(test)
+    assert probe.test_accuracy == 0.5
+    assert probe.test_loss > 10  # half the images have probability 1e-12
+
+
 def test_chance_stays_chance():
     wrong = np.random.default_rng(2).permutation(DATASET.test.labels)
     shuffled = dataclasses.replace(DATASET, test=DATASET.test._replace(labels=wrong))

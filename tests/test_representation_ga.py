@@ -69,6 +69,14 @@ def test_a_nan_never_becomes_a_parent():
     np.testing.assert_array_equal(state.fitness, [1, 2, 4, 5])
 
 
+def test_infinity_is_better_than_nan_and_numbers_that_run_out_are_repeated():
+    algorithm = make(parents=3)
+    fitness = jnp.array([jnp.nan, jnp.nan, 1.0, jnp.inf, jnp.nan])
+    state = algorithm.init(KEY, population(5), fitness, algorithm.default_params)
+    np.testing.assert_array_equal(state.fitness, [1, jnp.inf, 1])
+    assert np.isfinite(np.asarray(state.population)).all()
+
+
 def test_refiners_descend_from_explorers_too():
     # One parent and a strength without noise: explorers are it, normalised. With a huge boost
     # explorers go far, and refiners, which have no noise of their own, can only follow them.
