@@ -19,9 +19,11 @@ from flax import nnx
 from dsl_jax.config import LearnConfig
 from dsl_jax.datasets import Dataset, augment
 from dsl_jax.evaluation import evaluate_images, in_mode, with_training_statistics
-from dsl_jax.evolution import normalize
+from dsl_jax.objectives import head_loss, regression_loss, sgd_objective, target_objective
 from dsl_jax.optimizer import learning_rate, make_optimizer
 from dsl_jax.progress import progress_bar
+
+__all__ = ["LearnResult", "head_loss", "learn", "learn_sgd", "regression_loss"]
 
 
 class LearnResult(NamedTuple):
@@ -43,70 +45,6 @@ class Checkpoints(Protocol):
 
     def save(self, epoch: int, state: Any, history: list[dict[str, float]], last: bool) -> None:
         """Keeps the state after an epoch; `last` is the final one."""
-
-
-# --------------------------------------------------------------------------------------------
-# Objectives
-# --------------------------------------------------------------------------------------------
-
-
-def regression_loss(
-    representations: Sequence[jax.Array],
-    targets: Sequence[jax.Array],
-    supervised_layers: Sequence[int],
-    *,
-    matching: str = "raw",
-) -> jax.Array:
-    """(1/L) * sum over supervised layers of the mean squared distance (paper 4.2).
-
-    Args:
-      representations: the network's, L arrays [B, ...].
-      targets: the searched ones, at least L arrays of the same shapes (logits may follow).
-      supervised_layers: indices of the layers that have a term; the factor stays 1/L.
-      matching: "raw", or "normalized": activations are first normalised as targets are.
-
-    Returns:
-      A float32 scalar; a squared distance is averaged over a tensor's elements.
-    """
-    total = jnp.float32(0)
-    for layer in supervised_layers:
-        ours = representations[layer].astype(jnp.float32)
-        if matching == "normalized":
-            ours = jax.vmap(normalize)(ours)
-        total += jnp.mean(jnp.square(ours - targets[layer].astype(jnp.float32)))
-    return total / len(representations)
-
-
-def head_loss(logits: jax.Array, target_logits: jax.Array) -> jax.Array:
-    """Mean KL(softmax(target_logits) || softmax(logits)), both [B, classes] (paper 4.2)."""
-    ours = jax.nn.log_softmax(logits.astype(jnp.float32))
-    theirs = jax.nn.log_softmax(target_logits.astype(jnp.float32))
-    return jnp.mean(optax.losses.kl_divergence_with_log_targets(ours, theirs))
-
-
-def supervised_layers(variant: str, num_layers: int) -> tuple[int, ...]:
-    """The layers that have a target: all, or all but block 0 (paper 4.2)."""
-    return tuple(range(1 if variant == "skip_block_0" else 0, num_layers))
-
-
-def target_objective(
-    network: nnx.Module, images: jax.Array, targets: Sequence[jax.Array], config: LearnConfig
-) -> jax.Array:
-    """The loss of learning from searched targets; the head's part never reaches the body."""
-    representations = network.representations(images)
-    logits = network.head(jax.lax.stop_gradient(representations[-1]))
-    layers = supervised_layers(config.variant, len(representations))
-    regression = regression_loss(representations, targets, layers, matching=config.matching)
-    return regression + config.head_weight * head_loss(logits, targets[-1])
-
-
-def sgd_objective(
-    network: nnx.Module, images: jax.Array, labels: jax.Array, config: LearnConfig
-) -> jax.Array:
-    """Cross-entropy, end to end."""
-    del config
-    logits = network.head(network.representations(images)[-1])
-    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 
 
 # --------------------------------------------------------------------------------------------
@@ -188,6 +126,22 @@ class TrainState(NamedTuple):
     best: jax.Array  # [2]: validation accuracy, minus validation loss
 
 
+class Task(NamedTuple):
+    """All that stays: what is trained, on what, and how.
+
+    graph, rest: the network but for its parameters; batches: rows [steps, B]; answers: a pytree of
+    arrays [N, ...] on the host, with which the objective compares.
+    """
+
+    graph: Any
+    rest: Any
+    dataset: Dataset
+    batches: np.ndarray
+    answers: Any
+    objective: Callable
+    config: LearnConfig
+
+
 def _train(
     key: jax.Array,
     network: nnx.Module,
@@ -198,97 +152,114 @@ def _train(
     checkpoints: Checkpoints | None,
     progress: str | None,
 ) -> LearnResult:
-    """The loop. answers: a pytree of arrays [N, ...] on the host, what the objective compares."""
-    count = len(dataset.train.images)
-    if not len(dataset.validation.images):
-        raise ValueError("the dataset has no validation images: they choose the epoch")
-    if config.augment and config.crop_padding >= min(dataset.image_shape[:2]):
-        raise ValueError(
-            f"crop_padding is {config.crop_padding}: it must be below the side of the images, "
-            f"{min(dataset.image_shape[:2])}"
-        )
-    batches = plan_batches(jax.random.fold_in(key, 0), count, config.batch_size)
+    """Epochs of training, each with its validation and its checkpoint."""
+    _check_dataset(dataset, config)
+    batches = plan_batches(jax.random.fold_in(key, 0), len(dataset.train.images), config.batch_size)
+    epochs_key = jax.random.fold_in(key, 1)
     graph, params, rest = nnx.split(in_mode(network, training=True), nnx.Param, ...)
-    optimizer = make_optimizer(config, len(batches))
-    # Copies: the step below gives its state's memory away, and the network passed in keeps its own.
-    params = jax.tree.map(jnp.copy, params)
-    state = TrainState(
-        params, optimizer.init(params), jax.tree.map(jnp.copy, params), jnp.full(2, -jnp.inf)
-    )
-    history: list[dict[str, float]] = []
+    task = Task(graph, rest, dataset, batches, answers, objective, config)
+    state, history = _start(params, task), []
     if checkpoints is not None and (saved := checkpoints.restore(state)) is not None:
         state, history = saved
 
-    rate = learning_rate(config, len(batches))
-    few = batches.ravel()[: config.statistics_images]
+    rate, steps = learning_rate(config, len(batches)), len(batches)
     bar = progress_bar(
-        config.epochs * len(batches),
-        done=len(history) * len(batches),
+        config.epochs * steps,
+        done=len(history) * steps,
         unit="step",
         description=progress or "",
         show=progress is not None,
     )
     with bar:
         for epoch in range(len(history), config.epochs):
-            started = time.monotonic()
-            params, optimizer_state, losses = state.params, state.optimizer, []
-            epoch_key = jax.random.fold_in(jax.random.fold_in(key, 1), epoch)
-            order_key, step_key = jax.random.split(epoch_key)
-            for number in np.asarray(jax.random.permutation(order_key, len(batches))):
-                rows = batches[number]
-                params, optimizer_state, loss = _step(
-                    jax.random.fold_in(step_key, number),
-                    params,
-                    optimizer_state,
-                    rest,
-                    dataset.train.images[rows],
-                    jax.tree.map(lambda answer: answer[rows], answers),
-                    graph,
-                    objective,
-                    config,
-                    len(batches),
-                    (dataset.mean, dataset.std),
-                )
-                losses.append(loss)
-                bar.update()
-            losses = np.asarray(losses)
-            _check_finite(losses, epoch, len(batches))
-            state = state._replace(params=params, optimizer=optimizer_state)
+            started, last = time.monotonic(), epoch + 1 == config.epochs
+            epoch_key = jax.random.fold_in(epochs_key, epoch)
+            state, loss = _run_epoch(epoch_key, task, state, epoch, bar)
             record = {
                 "epoch": epoch + 1,
                 "images": batches.size,
-                "train_loss": float(losses.mean()),
-                "learning_rate": float(rate((epoch + 1) * len(batches) - 1)),
+                "train_loss": loss,
+                "learning_rate": float(rate((epoch + 1) * steps - 1)),
             }
-            last = epoch + 1 == config.epochs
             if last or (epoch + 1) % config.validate_every == 0:
-                trained = nnx.merge(graph, params, rest)
-                trained = with_training_statistics(trained, dataset, few)
-                scores = evaluate_images(
-                    trained, dataset, dataset.validation, config.evaluation_statistics
-                )
-                record |= {
-                    "validation_accuracy": scores.accuracy,
-                    "validation_loss": scores.loss,
-                }
-                score = np.float32([scores.accuracy, -scores.loss])
-                # Higher accuracy wins, between equals the lower loss.
-                record["best_so_far"] = score.tolist() > np.asarray(state.best).tolist()
-                if record["best_so_far"]:
-                    best_params = jax.tree.map(jnp.copy, params)
-                    state = state._replace(best_params=best_params, best=jnp.asarray(score))
-                bar.set_postfix(
-                    refresh=False,
-                    loss=f"{record['train_loss']:.4g}",
-                    validation=f"{scores.accuracy:.2%}",
-                )
-            record["seconds"] = time.monotonic() - started
-            history.append(record)
+                state, scores = _validate(task, state)
+                record |= scores
+                accuracy = f"{scores['validation_accuracy']:.2%}"
+                bar.set_postfix(refresh=False, loss=f"{loss:.4g}", validation=accuracy)
+            history.append(record | {"seconds": time.monotonic() - started})
             if checkpoints is not None:
                 checkpoints.save(epoch + 1, state, history, last)
 
     best = nnx.merge(graph, state.best_params, rest)
     return LearnResult(with_training_statistics(best, dataset, batches.ravel()), history)
+
+
+def _check_dataset(dataset: Dataset, config: LearnConfig) -> None:
+    if not len(dataset.validation.images):
+        raise ValueError("the dataset has no validation images: they choose the epoch")
+    side = min(dataset.image_shape[:2])
+    if config.augment and config.crop_padding >= side:
+        raise ValueError(
+            f"crop_padding is {config.crop_padding}: it must be below the images' side, {side}"
+        )
+
+
+def _start(params: Any, task: Task) -> TrainState:
+    # Copies: a step gives its state's memory away, and the network passed in keeps its own.
+    params = jax.tree.map(jnp.copy, params)
+    optimizer = make_optimizer(task.config, len(task.batches))
+    best_params = jax.tree.map(jnp.copy, params)
+    return TrainState(params, optimizer.init(params), best_params, jnp.full(2, -jnp.inf))
+
+
+def _run_epoch(
+    key: jax.Array, task: Task, state: TrainState, epoch: int, bar: Any
+) -> tuple[TrainState, float]:
+    """All batches once, in a new order; the state after them and the mean loss."""
+    order_key, step_key = jax.random.split(key)
+    params, optimizer, losses = state.params, state.optimizer, []
+    for number in np.asarray(jax.random.permutation(order_key, len(task.batches))):
+        rows = task.batches[number]
+        params, optimizer, loss = _step(
+            jax.random.fold_in(step_key, number),
+            params,
+            optimizer,
+            task.rest,
+            task.dataset.train.images[rows],
+            jax.tree.map(lambda answer: answer[rows], task.answers),
+            task.graph,
+            task.objective,
+            task.config,
+            len(task.batches),
+            (task.dataset.mean, task.dataset.std),
+        )
+        losses.append(loss)
+        bar.update()
+    losses = np.asarray(losses)
+    _check_finite(losses, epoch, len(task.batches))
+    return state._replace(params=params, optimizer=optimizer), float(losses.mean())
+
+
+def _validate(task: Task, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    """Scores on the validation images; the state keeps the best parameters so far.
+
+    Higher accuracy wins, between equals the lower loss.
+    """
+    network = nnx.merge(task.graph, state.params, task.rest)
+    few = task.batches.ravel()[: task.config.statistics_images]
+    network = with_training_statistics(network, task.dataset, few)
+    statistics = task.config.evaluation_statistics
+    scores = evaluate_images(network, task.dataset, task.dataset.validation, statistics)
+    score = np.float32([scores.accuracy, -scores.loss])
+    is_best = score.tolist() > np.asarray(state.best).tolist()
+    if is_best:
+        best_params = jax.tree.map(jnp.copy, state.params)
+        state = state._replace(best_params=best_params, best=jnp.asarray(score))
+    return state, {
+        "validation_accuracy": scores.accuracy,
+        "validation_loss": scores.loss,
+        "best_so_far": is_best,
+    }
 
 
 @partial(

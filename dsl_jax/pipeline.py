@@ -259,9 +259,7 @@ def evaluate_all(record: Run, dataset: Dataset, seeds: range) -> dict[str, Any]:
         results[training.name] = _columns(training.groups, rows)
         results[training.name]["best_by_validation"] = is_best
     results |= evaluate_probes(config, dataset, seeds)
-    for seed in seeds:
-        if not is_searched(config):
-            break
+    for seed in seeds if is_searched(config) else ():
         fitness = open_targets(record, seed).fitness()
         final = [float(np.mean(layer[:, -1])) for layer in fitness]
         record.log(

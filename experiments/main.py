@@ -130,7 +130,7 @@ def show(page: Path) -> None:
 
 def main(_) -> None:
     """Turns a wrong input into one line and exit code 2, an interruption into what to do next."""
-    if flags.FLAGS["verbosity"].using_default_value:
+    if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # not what JAX tells of devices that are not there
     jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -12,7 +12,7 @@ LEVELS = (
     {"files", "progress", "preparing"},
     {"config", "evolution", "measures", "representation_ga", "sources"},
     {"datasets", "presets", "network", "plots", "report"},
-    {"stages", "search", "evaluation", "optimizer"},
+    {"stages", "search", "evaluation", "optimizer", "objectives"},
     {"learning", "probes", "fingerprint"},
     {"zarr_store"},
     {"targets"},

@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import nnx
 
-from dsl_jax import learning
+from dsl_jax import learning, objectives
 from dsl_jax.config import LearnConfig
 from dsl_jax.datasets import Dataset
 from dsl_jax.evaluation import Evaluation, evaluate, evaluate_images, with_training_statistics
@@ -88,7 +88,7 @@ def test_the_heads_loss_is_a_divergence_from_the_target():
     assert float(head_loss(jnp.asarray(theirs), jnp.asarray(theirs))) == pytest.approx(0, abs=1e-6)
 
 
-def gradient(config, objective=learning.target_objective, answers=None):
+def gradient(config, objective=objectives.target_objective, answers=None):
     graph, params, rest = nnx.split(make(), nnx.Param, ...)
     batch = jax.tree.map(lambda x: x[:16], targets().representations)
     images = DATASET.normalize(DATASET.train.images[:16])
@@ -144,7 +144,7 @@ def test_skip_block_0_teaches_block_0_through_the_later_blocks_only(monkeypatch)
 
 def test_sgd_sends_the_cross_entropy_everywhere():
     labels = DATASET.train.labels[:16]
-    gradients = gradient(CONFIG, learning.sgd_objective, labels)
+    gradients = gradient(CONFIG, objectives.sgd_objective, labels)
     assert all((g != 0).any() for g in gradients.values())
 
 
