@@ -16,6 +16,7 @@ from dsl_jax.evaluation import evaluate
 from dsl_jax.learning import learn, learn_sgd
 from dsl_jax.network import WHITENING_IMAGES, ConvNet
 from dsl_jax.probes import linear_probe
+from dsl_jax.progress import progress_bar
 from dsl_jax.runs import Run, load_network
 from dsl_jax.stages import STATISTICS_IMAGES, frozen_stages
 from dsl_jax.targets import TargetStore, search_to_store
@@ -76,7 +77,7 @@ def run(
                 train(record, dataset, seed, training, targets, progress)
     if stage in ("search", "learn"):
         return {}
-    results = evaluate_all(record, dataset, seeds)
+    results = evaluate_all(record, dataset, seeds, progress)
     record.write("results", results)
     return results
 
@@ -234,15 +235,22 @@ def train(
 # --------------------------------------------------------------------------------------------
 
 
-def evaluate_all(record: Run, dataset: Dataset, seeds: range) -> dict[str, Any]:
+def evaluate_all(record: Run, dataset: Dataset, seeds: range, progress: bool) -> dict[str, Any]:
     """Test accuracy of what is compared; which SGD that is, validation has decided.
 
     Raises:
       ValueError: something is not trained yet.
     """
     config = record.config
+    chosen = compared(record, seeds)
+    bar = progress_bar(
+        len(chosen) * len(seeds) + 1 + len(seeds),
+        unit="network",
+        description="evaluation",
+        show=progress,
+    )
     results = {}
-    for training, is_best in compared(record, seeds):
+    for training, is_best in chosen:
         statistics = (
             config.sgd if training.variant == "sgd" else config.learn
         ).evaluation_statistics
@@ -256,9 +264,11 @@ def evaluate_all(record: Run, dataset: Dataset, seeds: range) -> dict[str, Any]:
             rows.append(
                 (test.accuracy, test.loss, result["validation_accuracy"], result["seconds"])
             )
+            bar.update()
         results[training.name] = _columns(training.groups, rows)
         results[training.name]["best_by_validation"] = is_best
-    results |= evaluate_probes(config, dataset, seeds)
+    results |= evaluate_probes(config, dataset, seeds, bar)
+    bar.close()
     for seed in seeds if is_searched(config) else ():
         fitness = open_targets(record, seed).fitness()
         final = [float(np.mean(layer[:, -1])) for layer in fitness]
@@ -290,7 +300,7 @@ def compared(record: Run, seeds: range) -> list[tuple[Training, bool]]:
     return chosen
 
 
-def evaluate_probes(config: Preset, dataset: Dataset, seeds: range) -> dict[str, Any]:
+def evaluate_probes(config: Preset, dataset: Dataset, seeds: range, bar: Any) -> dict[str, Any]:
     """What a linear classifier does without a trained body: on pixels, on the untrained network."""
     bodies = [search_network(config, dataset, seed) for seed in seeds]
     results = {}
@@ -300,6 +310,7 @@ def evaluate_probes(config: Preset, dataset: Dataset, seeds: range) -> dict[str,
             started = time.monotonic()
             score = linear_probe(dataset, network)
             rows.append((*score, time.monotonic() - started))
+            bar.update()
         results[name] = _columns(None, rows)
     return results
 

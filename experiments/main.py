@@ -94,6 +94,7 @@ def run_all() -> None:
         show(page)
         return
     prepare_folder(folder)  # what is wrong with it is said before any data are loaded
+    print(f"loading {config.dataset} ...", flush=True)
     dataset, notice = load_or_substitute(
         config.dataset,
         data_dir=_DATA_DIR.value,
