@@ -274,6 +274,13 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_checkpoint(
     assert checkpoints.saved is None
 
 
+def test_no_key_is_used_twice():
+    with jax.debug_key_reuse(True):
+        learn_sgd(
+            jax.random.key(3), make(), DATASET, dataclasses.replace(CONFIG, epochs=1, augment=True)
+        )
+
+
 def test_it_compiles_once_for_all_epochs():
     size = learning._step._cache_size()
     learn_sgd(KEY, make(), DATASET, dataclasses.replace(CONFIG, learning_rate=0.123))

@@ -201,6 +201,12 @@ print(cma_anchored_les.SUCCESS_RATES + 1)
     subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
 
 
+def test_no_key_is_used_twice():
+    images, labels = data(2)
+    with jax.debug_key_reuse(True):
+        search(KEY, STAGES, images, labels, CONFIG, chunk_size=2)
+
+
 def test_devices_change_no_bit():
     images, labels = data(7)
     mesh = jax.make_mesh((2,), ("images",))
