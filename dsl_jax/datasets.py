@@ -208,9 +208,9 @@ def load_or_substitute(
         f"NOT MNIST: this run uses mnist_5k, the MNIST 5,000-image sample "
         f"({available:,} images to train on, 1,000 to test), so its numbers are not MNIST's. "
         f"Why: mnist is not prepared, and {reason}. To get the full set: "
-        f"pip install 'dsl_jax[prepare]' && "
+        f"pip install -e '.[prepare]' && "
         f"python -c \"import dsl_jax; dsl_jax.load_dataset('mnist')\" (needs internet once); "
-        f"or give the folder of a prepared copy, --data_dir=FOLDER."
+        f"or give the folder of a prepared copy, --data_dir=FOLDER. Then choose a new --output_dir."
     )
     if clipped != num_train:
         notice += f" num_train {num_train:,} is clipped to the {clipped:,} there are."

@@ -81,7 +81,12 @@ def make_plan(config: Preset) -> Plan:
 
 def describe(plan: Plan, config: Preset, folder: str) -> str:
     """The plan in a few lines."""
-    minutes = [max(1, round(s / 60)) for s in (plan.search_seconds, plan.learning_seconds)]
+    search = "none"
+    if plan.candidates:
+        search = (
+            f"{plan.candidates:,} candidates, {config.search.candidates_per_image:,} an image; "
+            f"about {_duration(plan.search_seconds)}"
+        )
     seeds = "" if config.num_seeds == 1 else f", {config.num_seeds} seeds"
     return "\n".join(
         [
@@ -89,13 +94,20 @@ def describe(plan: Plan, config: Preset, folder: str) -> str:
             f"{plan.validation_images:,} for validation",
             f"preset      {config.name}{seeds}, on {jax.devices()[0].device_kind} "
             f"({jax.default_backend()})",
-            f"search      {plan.candidates:,} candidates, "
-            f"{config.search.candidates_per_image:,} an image; about {minutes[0]:,} min",
-            f"learning    {', '.join(config.variants)}; about {minutes[1]:,} min",
+            f"search      {search}",
+            f"learning    {', '.join(config.variants)}; about {_duration(plan.learning_seconds)}",
             f"disk        {plan.disk_bytes / 1e6:,.0f} MB of targets",
             f"folder      {folder}",
         ]
     )
+
+
+def _duration(seconds: float) -> str:
+    """In the largest unit of which there are at least two."""
+    for unit, size in (("days", 86_400), ("hours", 3_600)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{max(1, round(seconds / 60))} min"
 
 
 def representation_sizes(config: Preset) -> list[int]:

@@ -48,7 +48,7 @@ class DatasetUnavailable(ValueError):
     def __str__(self) -> str:
         return (
             f"dataset {self.name!r} is not prepared in {self.folder}, and {self.reason}. "
-            f"To prepare it: pip install 'dsl_jax[prepare]', then run again with internet "
+            f"To prepare it: pip install -e '.[prepare]', then run again with internet "
             f"(needed once). If you have a prepared copy (tensorflow-datasets, array_record): "
             f"--data_dir=FOLDER, the folder that holds {self.name}/. "
             f"mnist_5k and digits need no download."

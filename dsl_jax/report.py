@@ -211,7 +211,10 @@ def _spread(values: Sequence[float], digits: int, unit: str = "") -> str:
 
 
 def _explain(rows: Sequence[Row]) -> str:
-    text = "Test loss: cross-entropy in nats. Time: all seeds together."
+    text = (
+        "Accuracies: of the epoch that is best by validation. Test loss: cross-entropy in nats. "
+        "Time: all seeds together, compilation included."
+    )
     if any(row.groups is not None for row in rows):
         text = f"G: ConvGroups in a block. {text}"
     if any(row.num_seeds > 1 for row in rows):

@@ -128,20 +128,15 @@ def prepare_folder(folder: str | os.PathLike) -> None:
         raise ValueError(f"{folder} is not empty and holds no run: choose another --output_dir")
 
 
-def finished_report(folder: str | os.PathLike, config: Preset) -> Path | None:
-    """The report of this run if it is finished, found without loading any data.
-
-    A run in which another dataset took the place of the one asked for counts as this run.
-    """
+def finished_report(
+    folder: str | os.PathLike, config: Preset, requested: str | None = None
+) -> Path | None:
+    """The report of this run if it is finished, found without loading any data."""
     folder = Path(folder)
     page = folder / "report.md"
     if not (page.exists() and (folder / "results.json").exists()):
         return None
-    theirs = _read_config(folder)
-    ours = _plain(config, None)
-    if theirs is not None and theirs["config"]["dataset"] != theirs["requested_dataset"]:
-        ours["config"] |= {name: theirs["config"][name] for name in ("dataset", "num_train")}
-    return None if differences(ours, theirs) else page
+    return None if differences(_plain(config, requested), _read_config(folder)) else page
 
 
 def _plain(config: Preset, requested: str | None) -> dict[str, Any]:
@@ -264,6 +259,12 @@ class LoadedRun(NamedTuple):
     networks: dict[str, ConvNet]
     targets: dict[str, TargetStore]
     history: dict[str, list[dict[str, float]]]
+
+    def __repr__(self) -> str:
+        return (
+            f"LoadedRun({self.config.name} on {self.config.dataset}; networks "
+            f"{sorted(self.networks)}; targets {sorted(self.targets)})"
+        )
 
 
 def load_run(folder: str | os.PathLike) -> LoadedRun:

@@ -70,7 +70,8 @@ def summarize(
         )
         figures["representations"] = (
             _gallery(config, dataset, targets),
-            "Natural representations of the untrained network beside the searched ones.",
+            "Natural representations of the untrained network beside the searched ones; in the "
+            "logits the true class is orange.",
         )
         candidates = len(targets.ids) * config.search.candidates_per_image * config.num_seeds
         final = ", ".join(f"{float(np.mean(f[:, -1])):.3f}" for f in fitness)
@@ -108,7 +109,7 @@ def _row(name: str, result: dict[str, Any], config: Preset) -> Row:
     else:
         paired = result["groups"] == config.learner_groups
         title = f"SGD, G = {result['groups']}"
-        best = result["best_by_validation"]
+        best = result["best_by_validation"] and len(config.sgd_groups) > 1
         description = " and ".join(
             ["the learner's own network"] * paired + ["the best G by validation"] * best
         )

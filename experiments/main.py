@@ -3,10 +3,12 @@
     python experiments/main.py --dataset=mnist
 
 Everything goes into one folder; the same command goes on where it was stopped. Any field of the
-configuration can be set: --config.search.num_parents=20 --config.search.layers[0].generations=50
+configuration can be set: --config.search.num_parents=20 '--config.search.layers[0].generations=50'
 """
 
 import dataclasses
+import html
+import re
 import shlex
 import signal
 import sys
@@ -25,10 +27,12 @@ from dsl_jax.runs import Run, finished_report, prepare_folder
 
 _DATASET = flags.DEFINE_string("dataset", "mnist", f"One of {', '.join(configs.DATASETS)}.")
 _PRESET = flags.DEFINE_string(
-    "preset", "laptop", "smoke: 2 minutes. laptop: 25 minutes on 2 cores. paper: an accelerator."
+    "preset",
+    "laptop",
+    "smoke (2 minutes), laptop (25 minutes on 2 cores) or paper (an accelerator).",
 )
 _DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder of prepared tensorflow-datasets (default: their own)."
+    "data_dir", None, "Folder of prepared tensorflow-datasets (default: TFDS_DATA_DIR, or theirs)."
 )
 _OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "The run's folder (default: runs/DATASET-PRESET-seedSEED)."
@@ -59,7 +63,11 @@ def parse_flags(arguments: list[str]) -> list[str]:
             _OVERRIDES[name.removeprefix("config.")] = value
         else:
             rest.append(argument)
-    return app.parse_flags_with_usage(rest)
+    rest = app.parse_flags_with_usage(rest)
+    if len(rest) > 1:
+        print(f"error: {rest[1]!r} is no flag: write --name=value", file=sys.stderr)
+        sys.exit(2)
+    return rest
 
 
 def configure() -> configs.Preset:
@@ -73,6 +81,11 @@ def configure() -> configs.Preset:
         changes["variants"] = tuple(_VARIANTS.value)
     config = configs.override(dataclasses.replace(config, **changes), _OVERRIDES)
     configs.one_of("dataset", config.dataset, configs.DATASETS)
+    available = configs.TRAINING_IMAGES[config.dataset]
+    if config.num_train is not None and config.num_train > available:
+        raise ValueError(
+            f"num_train is {config.num_train}: {config.dataset} has {available} training images"
+        )
     if config.learn.variant != "all_layers":
         raise ValueError("config.learn.variant has no effect here: set --variants instead")
     return presets.with_augmentation(config) if _AUGMENT.value else config
@@ -107,6 +120,9 @@ def run_all() -> None:
         size = len(dataset.train.images) + len(dataset.validation.images)
         config = dataclasses.replace(config, dataset=dataset.name, num_train=size)
         print(f"\n*** {notice}\n", file=sys.stderr)
+        if (page := finished_report(folder, config, requested)) is not None:
+            show(page)
+            return
     Run(folder, config, requested)  # refuses another run's folder before anything is computed
     print(plan.describe(plan.make_plan(config), config, str(folder)), flush=True)
     results = pipeline.run(
@@ -125,7 +141,10 @@ def run_all() -> None:
 
 def show(page: Path) -> None:
     """Prints the table and what is above it; pictures, times and settings are in the file."""
-    print(page.read_text().split("## Figures")[0])
+    text = page.read_text().split("## Figures")[0]
+    print(
+        html.unescape(re.sub(r"\\([^\w\s])", r"\1", text))
+    )  # as typed, without Markdown's escapes
     print(f"The whole report: {page} and {page.with_suffix('.html')}")
 
 

@@ -192,6 +192,8 @@ def test_a_dry_run_prints_the_plan_and_makes_nothing(main, tmp_path, capsys):
         (["--preset=huge"], "'huge' is unknown: choose one of smoke, laptop, paper"),
         (["--variants=all"], "variant 'all' is unknown"),
         (["--stage=cook"], "stage 'cook' is unknown"),
+        (["--num_train=999999", "--dry_run"], "num_train is 999999: mnist has 60000"),
+        (["laptop"], "'laptop' is no flag"),
         (["--config.dataset=foo"], "dataset 'foo' is unknown"),
         (["--config.learn.variant=skip_block_0"], "set --variants"),
         (["--config.seed"], "write --config.seed=VALUE"),

@@ -1,0 +1,69 @@
+"""A run's folder: bound to one configuration, and what it remembers."""
+
+import dataclasses
+import json
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dsl_jax import runs
+from dsl_jax.presets import get_preset
+from dsl_jax.runs import Run, finished_report, prepare_folder
+
+CONFIG = get_preset("smoke", "digits")
+
+
+def test_a_run_that_took_another_dataset_is_not_the_run_with_the_real_one(tmp_path):
+    real = get_preset("smoke", "mnist")
+    substitute = dataclasses.replace(real, dataset="mnist_5k")
+    run = Run(tmp_path / "run", substitute, requested="mnist")
+    (run.folder / "report.md").write_text("done")
+    run.write("results", {})
+    assert finished_report(run.folder, real) is None
+    assert finished_report(run.folder, substitute) is None  # asked for by its own name
+    assert finished_report(run.folder, substitute, "mnist") == run.folder / "report.md"
+    with pytest.raises(ValueError, match="dataset: 'mnist_5k' there, 'mnist' here"):
+        Run(run.folder, real)
+
+
+def test_what_is_not_a_run_or_is_damaged_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(ValueError, match="holds no run"):
+        prepare_folder(tmp_path)
+    run = Run(tmp_path / "run", CONFIG)
+    (run.folder / "config.json").write_text("{")
+    with pytest.raises(ValueError, match="is damaged"):
+        Run(run.folder, CONFIG)
+
+
+def test_epochs_that_are_trained_again_are_forgotten_and_no_other_line(tmp_path):
+    run = Run(tmp_path / "run", CONFIG)
+    for epoch in (1, 2, 3):
+        run.log({"training": "a", "epoch": epoch})
+        run.log({"training": "b", "epoch": epoch})
+    with open(run.folder / "metrics.jsonl", "a") as file:
+        file.write('{"training": "a", "ep')  # cut short
+    run.forget("a", after_epoch=1)
+    lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    kept = [(line["training"], line["epoch"]) for line in lines]
+    assert kept == [("a", 1), ("b", 1), ("b", 2), ("b", 3)]
+
+
+def test_checkpoints_give_back_the_last_state_that_was_written(tmp_path, monkeypatch):
+    run = Run(tmp_path / "run", CONFIG)
+    like = {"w": jnp.zeros(3), "inner": [jnp.zeros((), jnp.int32)]}
+    assert run.checkpoints("t").restore(like) is None
+    monkeypatch.setattr(runs, "CHECKPOINT_SECONDS", 0)
+    checkpoints = run.checkpoints("t")
+    history = []
+    for epoch in (1, 2):
+        history.append({"epoch": epoch})
+        state = {"w": jnp.full(3, epoch / 3), "inner": [jnp.int32(epoch)]}
+        checkpoints.save(epoch, state, history, last=False)
+    monkeypatch.setattr(runs, "CHECKPOINT_SECONDS", 1000)
+    checkpoints.save(3, state, [*history, {"epoch": 3}], last=False)  # too soon to be written
+    saved, told = run.checkpoints("t").restore(like)
+    assert told == history
+    np.testing.assert_array_equal(saved["w"], np.full(3, 2 / 3, np.float32))
+    assert int(saved["inner"][0]) == 2
