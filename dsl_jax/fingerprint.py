@@ -11,7 +11,7 @@ import hashlib
 import importlib.metadata
 import logging
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import is_dataclass
 from types import FunctionType, MethodType
 from typing import Any
@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsl_jax.config import LayerSchedule, SearchConfig, differences, to_dict
-from dsl_jax.search import Stages
+from dsl_jax.search import Stages, check_stages, output_shapes
 
 FORMAT = 1
 ACTIVATION_DTYPE = "float16"
@@ -56,6 +56,7 @@ def make_manifest(
     Raises:
       ValueError: the numbers of stages and of layer schedules differ.
     """
+    check_stages(stages, config)
     return {
         "format": FORMAT,
         "fingerprint": {
@@ -69,7 +70,9 @@ def make_manifest(
             "key": [str(jax.random.key_impl(key)), np.asarray(jax.random.key_data(key)).tolist()],
             "dtype": ACTIVATION_DTYPE,
             "chunk_size": int(chunk_size),
-            "layer_shapes": layer_shapes(stages, take(slice(0, 1)).shape[1:], config),
+            "layer_shapes": [
+                list(shape) for shape in output_shapes(stages, take(slice(0, 1)).shape[1:])
+            ],
         },
         "provenance": _provenance(),
     }
@@ -101,27 +104,6 @@ def config_of(manifest: dict[str, Any]) -> SearchConfig:
     values = manifest["fingerprint"]["config"]
     layers = tuple(LayerSchedule(**layer) for layer in values["layers"])
     return SearchConfig(**{**values, "layers": layers})
-
-
-def layer_shapes(
-    stages: Stages, image_shape: Sequence[int], config: SearchConfig
-) -> list[list[int]]:
-    """The shapes of H(0) .. H(L-1) for one image of `image_shape`; nothing is computed.
-
-    Raises:
-      ValueError: the numbers of stages and of layer schedules differ.
-    """
-    if len(stages) != len(config.layers):
-        raise ValueError(
-            f"{len(stages)} stages but {len(config.layers)} layer schedules: "
-            "config.layers needs one for each stage, the last being the logits"
-        )
-    shapes = []
-    value = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    for stage in stages:
-        value = jax.eval_shape(lambda batch: stage(batch), value)
-        shapes.append(list(value.shape[1:]))
-    return shapes
 
 
 def _provenance() -> dict[str, Any]:

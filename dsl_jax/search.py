@@ -67,7 +67,7 @@ def search_image(
 
 def _search_image(key, stages, image, label, config, schedules) -> SearchResult:
     """`search_image` with strength and boost of every layer apart, as they may be traced."""
-    _check_stages(stages, config)
+    check_stages(stages, config)
     key = philox_key(key)
     n = config.population_size
     image_keys = jax.random.split(jax.random.fold_in(key, len(stages)), n)
@@ -164,7 +164,8 @@ def _evolve(
     return algorithm.get_population(state), -jnp.concatenate([first[None], rest])
 
 
-def _check_stages(stages: Stages, config: SearchConfig) -> None:
+def check_stages(stages: Stages, config: SearchConfig) -> None:
+    """Raises ValueError unless there is a layer schedule for each stage."""
     if len(stages) != len(config.layers):
         raise ValueError(
             f"{len(stages)} stages but {len(config.layers)} layer schedules: "
@@ -212,14 +213,14 @@ def search(
     Raises:
       ValueError: sizes that do not fit, no images, labels or ids out of range.
     """
-    _check_stages(stages, config)
+    check_stages(stages, config)
     ids = check_ids(ids, len(images))
     images, labels = jnp.asarray(images), np.asarray(labels)
     if labels.shape != images.shape[:1] or not labels.size:
         raise ValueError(
             f"{len(images)} images and {labels.size} labels: need one each, at least 1"
         )
-    classes = _output_shapes(stages, images.shape[1:])[-1][-1]
+    classes = output_shapes(stages, images.shape[1:])[-1][-1]
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(
             f"labels go from {labels.min()} to {labels.max()}, but the last stage returns "
@@ -337,7 +338,7 @@ def choose_chunk_size(stages: Stages, image_shape: Sequence[int], config: Search
     device = jax.local_devices()[0]
     if device.platform == "cpu":
         return 32
-    largest = max(math.prod(shape) for shape in _output_shapes(stages, image_shape))
+    largest = max(math.prod(shape) for shape in output_shapes(stages, image_shape))
     # A population, and about five arrays of its size while the children are made.
     bytes_per_image = 6 * 4 * config.population_size * largest
     stats = device.memory_stats() or {}
@@ -345,7 +346,7 @@ def choose_chunk_size(stages: Stages, image_shape: Sequence[int], config: Search
     return int(min(256, max(1, free // 2 // bytes_per_image)))
 
 
-def _output_shapes(stages: Stages, image_shape: Sequence[int]) -> list[tuple[int, ...]]:
+def output_shapes(stages: Stages, image_shape: Sequence[int]) -> list[tuple[int, ...]]:
     """The shapes of one image's representations, without computing them."""
     h = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     shapes = []

@@ -29,11 +29,9 @@ from jax.sharding import Mesh
 from dsl_jax import zarr_store
 from dsl_jax.config import SearchConfig
 from dsl_jax.fingerprint import check_same_search, config_of, make_manifest
-from dsl_jax.fingerprint import layer_shapes as layer_shapes
 from dsl_jax.progress import progress_bar
 from dsl_jax.search import SearchResult, Stages, check_ids, choose_chunk_size, search
 from dsl_jax.zarr_store import array_title
-from dsl_jax.zarr_store import estimated_bytes as estimated_bytes
 
 logger = logging.getLogger(__name__)
 

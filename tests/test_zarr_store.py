@@ -10,7 +10,8 @@ import pytest
 from test_targets import IDS, NUM_IMAGES, SHAPES, files, run
 
 from dsl_jax import zarr_store
-from dsl_jax.targets import TargetStore, estimated_bytes
+from dsl_jax.targets import TargetStore
+from dsl_jax.zarr_store import estimated_bytes
 
 
 @pytest.fixture(scope="module")
