@@ -148,11 +148,21 @@ class RepresentationGA(base.PopulationBasedAlgorithm):
         del key, params
         everyone = jnp.concatenate([state.fitness, fitness])
         order = _best_first(everyone, self.num_parents)
-        # Two gathers of k rows instead of a copy of all children beside their parents.
-        survives = (order < self.num_parents)[:, None]
-        old = state.population[jnp.where(survives[:, 0], order, 0)]
-        new = population[jnp.where(survives[:, 0], 0, order - self.num_parents)]
-        return state.replace(population=jnp.where(survives, old, new), fitness=everyone[order])
+        # Explorers and refiners apart, so that XLA need not copy them into one array.
+        explorers, refiners = jnp.split(population, [self.num_explorers])
+        survivors = _take_rows((state.population, explorers, refiners), order)
+        return state.replace(population=survivors, fitness=everyone[order])
+
+
+def _take_rows(groups: tuple[jax.Array, ...], index: jax.Array) -> jax.Array:
+    """Rows [n, D] of arrays [m_i, D], counted through all of them, without joining them."""
+    rows, start = jnp.zeros((len(index), groups[0].shape[1]), groups[0].dtype), 0
+    for group in groups:
+        if len(group):
+            here = (index >= start) & (index < start + len(group))
+            rows = jnp.where(here[:, None], group[jnp.where(here, index - start, 0)], rows)
+            start += len(group)
+    return rows
 
 
 def _best_first(fitness: jax.Array, count: int) -> jax.Array:

@@ -156,7 +156,9 @@ def _evolve(
     def generation(state, number):
         generation_key = jax.random.fold_in(key, number)
         children, state = algorithm.ask(generation_key, state, params)
-        state, _ = algorithm.tell(generation_key, children, -evaluate(children), state, params)
+        parts = jnp.split(children, [config.num_explorers])
+        fitness = jnp.concatenate([evaluate(part) for part in parts if len(part)])
+        state, _ = algorithm.tell(generation_key, children, -fitness, state, params)
         return state, state.fitness[0]
 
     first = state.fitness[0]
