@@ -127,7 +127,7 @@ class SearchConfig:
 class LearnConfig:
     """Training, for searched targets and for SGD alike (paper 4.2 and A.3).
 
-    batch_size: images of a batch, about: see `learning.exact_batch_size`.
+    batch_size: images of a batch, about: see `batches.exact_batch_size`.
     batch_multiple: a batch holds a multiple of so many images, so that as many devices share it
         equally.
     learning_rate: peak, for a loss that is a mean over the batch.

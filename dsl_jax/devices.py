@@ -10,7 +10,6 @@ import logging
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -30,7 +29,7 @@ def device_mesh(batch_size: int | None = None) -> Mesh | None:
         if number < len(devices):
             _warn_once(
                 f"learning uses {number} of {len(devices)} devices: that is how many share a "
-                f"batch of {batch_size} images equally; to use more, set batch_multiple"
+                f"batch of {batch_size} images equally; to use all, set LearnConfig.batch_multiple"
             )
     return Mesh(np.array(devices[:number]), ("images",)) if number > 1 else None
 
@@ -72,9 +71,11 @@ def take(array: Any, rows: np.ndarray, mesh: Mesh | None) -> Any:
     return jax.make_array_from_callback(shape, sharding, lambda index: array[rows[index[0]]])
 
 
-def on_one_device(tree: Any, mesh: Mesh | None) -> Any:
-    """Arrays that `replicate` made, on the default device alone."""
-    return tree if mesh is None else jax.tree.map(lambda x: jnp.asarray(np.asarray(x)), tree)
+def on_one_device(tree: Any) -> Any:
+    """Arrays that `replicate` made, on the first device alone; others as they are."""
+    return jax.tree.map(
+        lambda x: x.addressable_data(0) if len(x.sharding.device_set) > 1 else x, tree
+    )
 
 
 def _sharding(mesh: Mesh, *axes: str) -> NamedSharding:

@@ -17,6 +17,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
+from dsl_jax.batches import exact_batch_size, plan_batches
 from dsl_jax.config import LearnConfig
 from dsl_jax.datasets import Dataset, augment
 from dsl_jax.devices import on_one_device, replicate, take
@@ -84,7 +85,7 @@ def learn(
 
     Returns:
       A `LearnResult`; BatchNorm statistics re-estimated over the training images. The network
-      is on the default device, with a mesh as without.
+      is on one device: the first of a mesh (of this process's).
 
     Raises:
       ValueError: targets are missing, or their shapes are not the network's; or the number of
@@ -113,40 +114,6 @@ def learn_sgd(
     _check_arguments(dataset, config, mesh)
     labels = dataset.train.labels
     return _train(key, network, dataset, labels, sgd_objective, config, mesh, checkpoints, progress)
-
-
-def exact_batch_size(num_images: int, batch_size: int, multiple: int = 1) -> int:
-    """B, the number of images in every batch: a multiple of `multiple`.
-
-    B is near batch_size (within 10 %, or the images in equal parts) and leaves the fewest images
-    out; fewer images than batch_size make one batch. Where none of these is a multiple, B is the
-    multiple nearest to batch_size.
-
-    Raises:
-      ValueError: fewer images than `multiple`.
-    """
-    if num_images < multiple:
-        raise ValueError(
-            f"batch_multiple is {multiple}, but there are {num_images} training images: "
-            "a batch needs at least so many"
-        )
-    batch_size = min(batch_size, num_images)
-    near = range(max(1, round(0.9 * batch_size)), min(num_images, round(1.1 * batch_size)) + 1)
-    equal = num_images // round(num_images / batch_size)
-    sizes = [size for size in (*near, equal) if size % multiple == 0]
-    if sizes:
-        return min(sizes, key=lambda b: (num_images % b, abs(b - batch_size)))
-    below = batch_size // multiple * multiple
-    possible = [size for size in (below, below + multiple) if 0 < size <= num_images]
-    return min(possible, key=lambda b: abs(b - batch_size))
-
-
-def plan_batches(key: jax.Array, num_images: int, batch_size: int, multiple: int = 1) -> np.ndarray:
-    """Rows [steps, B] of each batch, the same in every epoch (paper A.3); `exact_batch_size`."""
-    size = exact_batch_size(num_images, batch_size, multiple)
-    rows = np.asarray(jax.random.permutation(key, num_images))
-    steps = num_images // size
-    return rows[: steps * size].reshape(steps, size)
 
 
 class TrainState(NamedTuple):
@@ -230,7 +197,7 @@ def _train(
 
     best = nnx.merge(graph, state.best_params, rest)
     graph, best = nnx.split(with_training_statistics(best, dataset, batches.ravel()))
-    return LearnResult(nnx.merge(graph, on_one_device(best, mesh)), history)
+    return LearnResult(nnx.merge(graph, on_one_device(best)), history)
 
 
 def _check_arguments(dataset: Dataset, config: LearnConfig, mesh: Mesh | None) -> None:

@@ -10,11 +10,12 @@ import numpy as np
 from flax import nnx
 from jax.tree_util import Partial
 
+from dsl_jax.batches import exact_batch_size
 from dsl_jax.config import Preset, one_of
 from dsl_jax.datasets import Dataset, load_dataset
 from dsl_jax.devices import device_mesh
 from dsl_jax.evaluation import evaluate
-from dsl_jax.learning import exact_batch_size, learn, learn_sgd
+from dsl_jax.learning import learn, learn_sgd
 from dsl_jax.network import WHITENING_IMAGES, ConvNet
 from dsl_jax.probes import linear_probe
 from dsl_jax.progress import progress_bar
