@@ -141,10 +141,13 @@ def test_batchnorm_sees_the_whole_batch():
     config = dataclasses.replace(CONFIG, epochs=1, batch_size=80, augment=False)
     rows = plan_batches(jax.random.fold_in(KEY, 0), 80, 80)[0]
 
+    @jax.jit
+    def loss_of(images, labels):
+        return sgd_objective(nnx.merge(graph, params, rest, copy=True), images, labels, config)
+
     def loss(rows):
         images = DATASET.normalize(DATASET.train.images[rows])
-        network = nnx.merge(graph, params, rest, copy=True)
-        return float(sgd_objective(network, images, DATASET.train.labels[rows], config))
+        return float(loss_of(images, DATASET.train.labels[rows]))
 
     whole, parts = loss(rows), np.mean([loss(part) for part in np.split(rows, 8)])
     assert abs(whole - parts) > 1e-3  # so the two can be told apart
@@ -347,9 +350,14 @@ def test_two_processes_learn_what_one_does(tmp_path):
         )
         for command in commands
     ]
-    for process in started:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
+    try:
+        for process in started:
+            _, errors = process.communicate(timeout=600)
+            assert process.returncode == 0, errors
+    finally:  # where one has failed, the other would wait for it
+        for process in started:
+            process.kill()
+            process.communicate()
     first, second, alone = (np.load(tmp_path / f"{command[3]}.npz") for command in commands)
     for name in alone.files:
         np.testing.assert_array_equal(first[name], second[name])
