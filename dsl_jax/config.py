@@ -127,6 +127,9 @@ class SearchConfig:
 class LearnConfig:
     """Training, for searched targets and for SGD alike (paper 4.2 and A.3).
 
+    batch_size: images of a batch, about: see `batches.exact_batch_size`.
+    batch_multiple: a batch holds a multiple of so many images, so that as many devices share it
+        equally.
     learning_rate: peak, for a loss that is a mean over the batch.
     weight_decay: times the weights (not the biases), added to their gradient.
     bias_rate_factor: BatchNorm biases learn this much faster.
@@ -145,6 +148,7 @@ class LearnConfig:
 
     epochs: int = 90
     batch_size: int = 2000
+    batch_multiple: int = 1
     learning_rate: float = 1.0
     momentum: float = 0.85
     weight_decay: float = 0.0
@@ -165,7 +169,7 @@ class LearnConfig:
 
     def __post_init__(self):
         _at_least(1, batch_size=self.batch_size, validate_every=self.validate_every)
-        _at_least(1, statistics_images=self.statistics_images)
+        _at_least(1, statistics_images=self.statistics_images, batch_multiple=self.batch_multiple)
         _at_least(1, epochs=self.epochs)
         _at_least(0, learning_rate=self.learning_rate)
         _at_least(0, momentum=self.momentum, weight_decay=self.weight_decay)

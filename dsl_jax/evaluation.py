@@ -1,4 +1,7 @@
-"""Evaluation: accuracy and loss of a network, every example counted once (SPEC section 5)."""
+"""Evaluation: accuracy and loss of a network, every example counted once (SPEC section 5).
+
+Where the network or the images lie on a mesh of several devices, its devices share each batch.
+"""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,6 +14,7 @@ from flax import nnx
 
 from dsl_jax.config import EVALUATION_STATISTICS
 from dsl_jax.datasets import Dataset, Split
+from dsl_jax.devices import mesh_of, replicate, take
 
 BATCH_SIZE = 500
 
@@ -66,16 +70,20 @@ def evaluate_images(
     if not count:
         raise ValueError("there are no images to evaluate")
     graph, state = nnx.split(in_mode(network, training=statistics == "batch"))
+    mesh = mesh_of((state, split.images))
+    state = replicate(state, mesh)
     batch_size = min(batch_size, count)
+    if mesh is not None and statistics == "train":  # with padding any size can be shared equally
+        batch_size += -batch_size % mesh.size
     correct = loss = 0.0
     for start in range(0, count, batch_size):
         rows = np.arange(start, min(start + batch_size, count))
         real = len(rows)
         if statistics == "train":  # one shape for all; with "batch" padding would be counted in
             rows = np.pad(rows, (0, batch_size - real), mode="edge")
-        images = dataset.normalize(split.images[rows])
-        weights = np.arange(len(rows)) < real
-        sums = _score(graph, state, images, split.labels[rows], weights)
+        images = dataset.normalize(take(split.images, rows, mesh))
+        labels = take(split.labels, rows, mesh)
+        sums = _score(graph, state, images, labels, np.arange(len(rows)) < real)
         correct, loss = correct + float(sums[0]), loss + float(sums[1])
     return Evaluation(correct / count, loss / count)
 
@@ -108,12 +116,14 @@ def with_training_statistics(
       The copy, set to use these statistics.
     """
     graph, statistics, rest = nnx.split(in_mode(network, training=True), nnx.BatchStat, ...)
+    mesh = mesh_of((statistics, rest, dataset.train.images))
+    statistics, rest = replicate((statistics, rest), mesh)
     if jax.tree.leaves(statistics):
         count = -(-len(rows) // batch_size)
         size = len(rows) // count
         total = None
         for batch in np.asarray(rows)[: count * size].reshape(count, size):
-            images = dataset.normalize(dataset.train.images[batch])
+            images = dataset.normalize(take(dataset.train.images, batch, mesh))
             measured = _batch_statistics(graph, statistics, rest, images)
             total = measured if total is None else jax.tree.map(jnp.add, total, measured)
         statistics = jax.tree.map(lambda x: x / count, total)

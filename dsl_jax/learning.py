@@ -15,9 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 
+from dsl_jax.batches import exact_batch_size, plan_batches
 from dsl_jax.config import LearnConfig
 from dsl_jax.datasets import Dataset, augment
+from dsl_jax.devices import on_one_device, replicate, take
 from dsl_jax.evaluation import evaluate_images, in_mode, with_training_statistics
 from dsl_jax.objectives import head_loss, regression_loss, sgd_objective, target_objective
 from dsl_jax.optimizer import learning_rate, make_optimizer
@@ -41,7 +44,7 @@ class Checkpoints(Protocol):
     """Where training keeps its state; `runs.Checkpoints` is the one on disk."""
 
     def restore(self, like: Any) -> tuple[Any, list[dict[str, float]]] | None:
-        """The last saved (state, history), the state with the structure of `like`."""
+        """The last saved (state, history), the state with the structure and devices of `like`."""
 
     def save(self, epoch: int, state: Any, history: list[dict[str, float]], last: bool) -> None:
         """Keeps the state after an epoch; `last` is the final one."""
@@ -59,31 +62,42 @@ def learn(
     targets: Any,
     config: LearnConfig,
     *,
+    mesh: Mesh | None = None,
     checkpoints: Checkpoints | None = None,
     progress: str | None = None,
 ) -> LearnResult:
     """Trains a copy of `network` on searched representations (paper 4.2).
 
     Args:
-      key: a `jax.random` key.
+      key: a `jax.random` key; from a philox4x32 key a threefry2x32 key is derived.
       network: see the module; not changed.
       dataset: its training images have the targets; its validation images choose the epoch.
       targets: a `SearchResult` with a row for each training image, in order, or a `TargetStore`
         that has the ids of all of them.
       config: a `LearnConfig`; `variant` says which layers have a target.
-      checkpoints: where to keep and find the state of an interrupted training.
+      mesh: a mesh with the one axis "images": its devices share each batch equally, and BatchNorm
+        sees the whole batch. It may span the processes of `jax.distributed`, each of which then
+        calls this with the same arguments. None: one device. The batches are the same on any
+        number of devices, the results but for rounding.
+      checkpoints: where to keep and find the state of an interrupted training, which may go on
+        with another number of devices.
       progress: a name, to show a bar under it.
 
     Returns:
-      A `LearnResult`; BatchNorm statistics re-estimated over the training images.
+      A `LearnResult`; BatchNorm statistics re-estimated over the training images. The network
+      is on one device: the first of a mesh (of this process's).
 
     Raises:
-      ValueError: targets are missing, or their shapes are not the network's.
+      ValueError: targets are missing, or their shapes are not the network's; or the number of
+        devices does not divide that of a batch's images.
       FloatingPointError: the loss is not finite; names the step.
     """
+    _check_arguments(dataset, config, mesh)
     arrays = _target_arrays(targets, dataset.train.ids)
     _check_targets(network, dataset, arrays)
-    return _train(key, network, dataset, arrays, target_objective, config, checkpoints, progress)
+    return _train(
+        key, network, dataset, arrays, target_objective, config, mesh, checkpoints, progress
+    )
 
 
 def learn_sgd(
@@ -92,29 +106,14 @@ def learn_sgd(
     dataset: Dataset,
     config: LearnConfig,
     *,
+    mesh: Mesh | None = None,
     checkpoints: Checkpoints | None = None,
     progress: str | None = None,
 ) -> LearnResult:
     """The baseline: the same loop, cross-entropy end to end (paper A.3); see `learn`."""
+    _check_arguments(dataset, config, mesh)
     labels = dataset.train.labels
-    return _train(key, network, dataset, labels, sgd_objective, config, checkpoints, progress)
-
-
-def plan_batches(key: jax.Array, num_images: int, batch_size: int) -> np.ndarray:
-    """Rows [steps, B] of each batch, the same in every epoch (paper A.3).
-
-    B is near batch_size (within 10 %, or the images in equal parts) and leaves the fewest images
-    out; fewer images than batch_size make one batch.
-    """
-    if num_images <= batch_size:
-        size = num_images
-    else:
-        near = range(max(1, round(0.9 * batch_size)), min(num_images, round(1.1 * batch_size)) + 1)
-        equal = num_images // round(num_images / batch_size)
-        size = min([*near, equal], key=lambda b: (num_images % b, abs(b - batch_size)))
-    rows = np.asarray(jax.random.permutation(key, num_images))
-    steps = num_images // size
-    return rows[: steps * size].reshape(steps, size)
+    return _train(key, network, dataset, labels, sgd_objective, config, mesh, checkpoints, progress)
 
 
 class TrainState(NamedTuple):
@@ -140,6 +139,7 @@ class Task(NamedTuple):
     answers: Any
     objective: Callable
     config: LearnConfig
+    mesh: Mesh | None
 
 
 def _train(
@@ -149,15 +149,20 @@ def _train(
     answers: Any,
     objective: Callable,
     config: LearnConfig,
+    mesh: Mesh | None,
     checkpoints: Checkpoints | None,
     progress: str | None,
 ) -> LearnResult:
     """Epochs of training, each with its validation and its checkpoint."""
-    _check_dataset(dataset, config)
-    batches = plan_batches(jax.random.fold_in(key, 0), len(dataset.train.images), config.batch_size)
+    key = _threefry_key(key)
+    count = len(dataset.train.images)
+    batches = plan_batches(
+        jax.random.fold_in(key, 0), count, config.batch_size, config.batch_multiple
+    )
     epochs_key = jax.random.fold_in(key, 1)
     graph, params, rest = nnx.split(in_mode(network, training=True), nnx.Param, ...)
-    task = Task(graph, rest, dataset, batches, answers, objective, config)
+    rest = replicate(rest, mesh)
+    task = Task(graph, rest, dataset, batches, answers, objective, config, mesh)
     state, history = _start(params, task), []
     if checkpoints is not None and (saved := checkpoints.restore(state)) is not None:
         state, history = saved
@@ -191,10 +196,11 @@ def _train(
                 checkpoints.save(epoch + 1, state, history, last)
 
     best = nnx.merge(graph, state.best_params, rest)
-    return LearnResult(with_training_statistics(best, dataset, batches.ravel()), history)
+    graph, best = nnx.split(with_training_statistics(best, dataset, batches.ravel()))
+    return LearnResult(nnx.merge(graph, on_one_device(best)), history)
 
 
-def _check_dataset(dataset: Dataset, config: LearnConfig) -> None:
+def _check_arguments(dataset: Dataset, config: LearnConfig, mesh: Mesh | None) -> None:
     if not len(dataset.validation.images):
         raise ValueError("the dataset has no validation images: they choose the epoch")
     side = min(dataset.image_shape[:2])
@@ -202,6 +208,21 @@ def _check_dataset(dataset: Dataset, config: LearnConfig) -> None:
         raise ValueError(
             f"crop_padding is {config.crop_padding}: it must be below the images' side, {side}"
         )
+    size = exact_batch_size(len(dataset.train.images), config.batch_size, config.batch_multiple)
+    if mesh is not None and size % mesh.size:
+        raise ValueError(
+            f"a batch has {size} images, which {mesh.size} devices cannot share equally: set "
+            f"batch_multiple={mesh.size}, or choose the devices by dsl_jax.devices.device_mesh"
+            f"({size})"
+        )
+
+
+def _threefry_key(key: jax.Array) -> jax.Array:
+    """The key, or one derived from it: jax 0.10 cannot lower philox keys for several devices."""
+    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and "philox" in str(jax.random.key_impl(key)):
+        words = jax.random.bits(key, (2,), jnp.uint32)
+        return jax.random.wrap_key_data(words, impl="threefry2x32")
+    return key
 
 
 def _start(params: Any, task: Task) -> TrainState:
@@ -209,7 +230,8 @@ def _start(params: Any, task: Task) -> TrainState:
     params = jax.tree.map(jnp.copy, params)
     optimizer = make_optimizer(task.config, len(task.batches))
     best_params = jax.tree.map(jnp.copy, params)
-    return TrainState(params, optimizer.init(params), best_params, jnp.full(2, -jnp.inf))
+    state = TrainState(params, optimizer.init(params), best_params, jnp.full(2, -jnp.inf))
+    return replicate(state, task.mesh)
 
 
 def _run_epoch(
@@ -225,8 +247,8 @@ def _run_epoch(
             params,
             optimizer,
             task.rest,
-            task.dataset.train.images[rows],
-            jax.tree.map(lambda answer: answer[rows], task.answers),
+            take(task.dataset.train.images, rows, task.mesh),
+            jax.tree.map(lambda answer: take(answer, rows, task.mesh), task.answers),
             task.graph,
             task.objective,
             task.config,
@@ -254,7 +276,8 @@ def _validate(task: Task, state: TrainState) -> tuple[TrainState, dict[str, Any]
     is_best = score.tolist() > np.asarray(state.best).tolist()
     if is_best:
         best_params = jax.tree.map(jnp.copy, state.params)
-        state = state._replace(best_params=best_params, best=jnp.asarray(score))
+        best = replicate(jnp.asarray(score), task.mesh)
+        state = state._replace(best_params=best_params, best=best)
     return state, {
         "validation_accuracy": scores.accuracy,
         "validation_loss": scores.loss,

@@ -10,8 +10,10 @@ import numpy as np
 from flax import nnx
 from jax.tree_util import Partial
 
+from dsl_jax.batches import exact_batch_size
 from dsl_jax.config import Preset, one_of
 from dsl_jax.datasets import Dataset, load_dataset
+from dsl_jax.devices import device_mesh
 from dsl_jax.evaluation import evaluate
 from dsl_jax.learning import learn, learn_sgd
 from dsl_jax.network import WHITENING_IMAGES, ConvNet
@@ -41,7 +43,7 @@ def run(
 
     For each seed: an untrained network becomes stages; every training image's representations are
     searched; learners are trained on them, and the same network by SGD. The test split is read
-    once, when all are trained.
+    once, when all are trained. Where this process has several devices, they share the work.
 
     Args:
       config: what to run.
@@ -160,6 +162,7 @@ def search_targets(
         dataset=dataset.name,
         ids=dataset.train.ids,
         chunk_size=record.config.chunk_size,
+        mesh=device_mesh(),
         preprocess=dataset.normalize,
         progress=progress,
         repair=repair,
@@ -208,14 +211,19 @@ def train(
         return
     key = purpose_key(seed, TRAINING)
     network = make_network(config, dataset, seed, training.groups)
+    if training.variant == "sgd":
+        learn_config = config.sgd
+    else:
+        learn_config = dataclasses.replace(config.learn, variant=training.variant)
+    batch_size, multiple = learn_config.batch_size, learn_config.batch_multiple
     options = {
+        "mesh": device_mesh(exact_batch_size(len(dataset.train.images), batch_size, multiple)),
         "checkpoints": record.checkpoints(name),
         "progress": f"{training.name} (G={training.groups})" if progress else None,
     }
     if training.variant == "sgd":
-        learned = learn_sgd(key, network, dataset, config.sgd, **options)
+        learned = learn_sgd(key, network, dataset, learn_config, **options)
     else:
-        learn_config = dataclasses.replace(config.learn, variant=training.variant)
         learned = learn(key, network, dataset, targets, learn_config, **options)
     best = [epoch for epoch in learned.history if epoch.get("best_so_far")][-1]
     result = {

@@ -9,7 +9,7 @@ import dsl_jax
 
 FOLDER = Path(dsl_jax.__file__).parent
 LEVELS = (
-    {"files", "progress", "preparing"},
+    {"files", "progress", "preparing", "devices", "batches"},
     {"config", "evolution", "measures", "representation_ga", "sources"},
     {"datasets", "presets", "network", "plots", "report"},
     {"stages", "search", "evaluation", "optimizer", "objectives"},

@@ -1,0 +1,83 @@
+"""Several devices: how arrays lie on the one-axis mesh `images`.
+
+A batch is split along its first axis, parameters are whole on every device; `jax.jit` does the
+rest, so that a mean over a batch is one over all of it. A mesh of None is one device: arrays stay
+as and where they are.
+"""
+
+import functools
+import logging
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+logger = logging.getLogger(__name__)
+
+
+def device_mesh(batch_size: int | None = None) -> Mesh | None:
+    """A mesh of this process's devices, or None where one is used.
+
+    Args:
+      batch_size: the most devices that share so many images equally; None: all devices.
+    """
+    devices = jax.local_devices()
+    number = len(devices)
+    if batch_size is not None:
+        number = max(n for n in range(1, number + 1) if batch_size % n == 0)
+        if number < len(devices):
+            _warn_once(
+                f"learning uses {number} of {len(devices)} devices: that is how many share a "
+                f"batch of {batch_size} images equally; to use all, set LearnConfig.batch_multiple"
+            )
+    return Mesh(np.array(devices[:number]), ("images",)) if number > 1 else None
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logger.warning(message)
+
+
+def mesh_of(tree: Any) -> Mesh | None:
+    """The mesh over which an array of `tree` lies, the first found; None: there is none."""
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(sharding := getattr(leaf, "sharding", None), NamedSharding):
+            return sharding.mesh
+    return None
+
+
+def replicate(tree: Any, mesh: Mesh | None) -> Any:
+    """The arrays of `tree`, whole on every device."""
+    return tree if mesh is None else jax.device_put(tree, _sharding(mesh))
+
+
+def take(array: Any, rows: np.ndarray, mesh: Mesh | None) -> Any:
+    """`array[rows]`, an equal part on each device; whole on every one if there is no equal part.
+
+    A process takes no more rows than its own devices need, so the mesh may span processes, each of
+    which has the whole array.
+
+    Args:
+      array: [N, ...], on the host or on devices.
+      rows: [B] indices.
+    """
+    if mesh is None:
+        return array[rows]
+    sharding = _sharding(mesh, *(() if len(rows) % mesh.size else mesh.axis_names))
+    if isinstance(array, jax.Array):
+        return jax.device_put(array[rows], sharding)
+    shape = (len(rows), *array.shape[1:])
+    return jax.make_array_from_callback(shape, sharding, lambda index: array[rows[index[0]]])
+
+
+def on_one_device(tree: Any) -> Any:
+    """Arrays that `replicate` made, on the first device alone; others as they are."""
+    return jax.tree.map(
+        lambda x: x.addressable_data(0) if len(x.sharding.device_set) > 1 else x, tree
+    )
+
+
+def _sharding(mesh: Mesh, *axes: str) -> NamedSharding:
+    # `jax.make_mesh` makes axes of type Explicit, for which a program must be written differently.
+    return NamedSharding(Mesh(mesh.devices, mesh.axis_names), PartitionSpec(*axes))
