@@ -61,9 +61,13 @@ def layer_times(width: int, image_shape: tuple[int, ...], index: int, trained: b
         changed = dataclasses.replace(config, layers=layers)
         return lambda: dsl.search(KEY, stages, images[:1], [LABEL], changed)
 
-    shape = dsl.search(
-        KEY, stages, images[:1], [LABEL], dataclasses.replace(config, layers=NO_GENERATIONS)
-    ).representations[index].shape[1:]
+    shape = (
+        dsl.search(
+            KEY, stages, images[:1], [LABEL], dataclasses.replace(config, layers=NO_GENERATIONS)
+        )
+        .representations[index]
+        .shape[1:]
+    )
     layer = config.layers[index]
     works = {"few": ours(few), "more": ours(more)}
     works["draws"] = draws(shape, layer, config)

@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from dsl_jax.config import REPRESENTATIONS
+from dsl_jax.convolution import convolve, convolve_same
 from dsl_jax.evolution import normalize
 
 WHITENING_IMAGES = 5000
@@ -36,6 +37,12 @@ class Frozen(nnx.Variable):
 # --------------------------------------------------------------------------------------------
 
 
+def _convolution(x, kernel, strides, padding, **options):
+    """`convolve_same` with the signature that nnx.Conv calls; the rest is as it has it."""
+    del strides, padding, options
+    return convolve_same(x, kernel)
+
+
 class ConvGroup(nnx.Module):
     """conv 3x3, max-pool 2x2 (if `pool`), BatchNorm, GELU, conv 3x3, BatchNorm; no GELU after it.
 
@@ -53,6 +60,7 @@ class ConvGroup(nnx.Module):
                 padding="SAME",
                 use_bias=False,
                 kernel_init=dirac_or_uniform,
+                conv_general_dilated=_convolution,
                 rngs=rngs,
             )
 
@@ -224,13 +232,6 @@ class ConvNet(nnx.Module):
     def __call__(self, images: jax.Array) -> jax.Array:
         """Logits [N, classes] from normalised images [N, H, W, C]."""
         return self.head(self.representations(images)[-1])
-
-
-def convolve(x: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:
-    """Stride 1: [N, h, w, C_in] and [kh, kw, C_in, C_out] -> [N, h', w', C_out]."""
-    return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
 
 
 def max_pool(x: jax.Array) -> jax.Array:

@@ -11,8 +11,9 @@ from flax import nnx
 from jax.tree_util import Partial
 
 from dsl_jax.config import LayerSchedule, SearchConfig
+from dsl_jax.convolution import convolve, convolve_same
 from dsl_jax.evolution import perturb_image, philox_key, reproduce
-from dsl_jax.network import Block, ConvNet, convolve, finish_block, gelu
+from dsl_jax.network import Block, ConvNet, finish_block, gelu
 
 STATISTICS_IMAGES = 2000
 VARIANCE_FLOOR = 1e-3
@@ -130,7 +131,7 @@ def is_identity(kernel: jax.Array) -> bool:
 
 
 def _convolve_and_pool(kernel: jax.Array | None, pool: bool, x: jax.Array) -> jax.Array:
-    x = x if kernel is None else convolve(x, kernel, "SAME")
+    x = x if kernel is None else convolve_same(x, kernel)
     # Windowed, unlike the network's own: what comes before is computed once, not once a slice.
     return nnx.max_pool(x, (2, 2), (2, 2)) if pool else x
 

@@ -10,7 +10,7 @@ import dsl_jax
 FOLDER = Path(dsl_jax.__file__).parent
 LEVELS = (
     {"files", "progress", "preparing", "devices", "batches"},
-    {"config", "evolution", "measures", "representation_ga", "sources"},
+    {"config", "convolution", "evolution", "measures", "representation_ga", "sources"},
     {"datasets", "presets", "network", "plots", "report"},
     {"stages", "search", "evaluation", "optimizer", "objectives"},
     {"learning", "probes", "fingerprint"},

@@ -1,0 +1,113 @@
+"""A step of learning from searched targets against the same step in plain PyTorch.
+
+    pip install -e '.[bench]' && python benchmarks/learning.py
+
+Both make normalised images of bytes, then a step of Nesterov momentum on the regression to three
+layers' targets and the head's divergence. Compilation is reported apart.
+"""
+
+import time
+
+import jax
+import numpy as np
+import timing
+import torch
+import torch_learning
+from absl import app, flags
+from flax import nnx
+
+import dsl_jax as dsl
+from dsl_jax.evaluation import in_mode
+from dsl_jax.learning import _step
+from dsl_jax.objectives import target_objective
+from dsl_jax.optimizer import make_optimizer
+
+_ROUNDS = flags.DEFINE_integer("rounds", 11, "How often each step is timed; medians count.")
+_WIDTHS = flags.DEFINE_multi_integer("width", [64], "Channels of each block; may be repeated.")
+_GROUPS = flags.DEFINE_integer("groups", 2, "ConvGroups a block, G.")
+_BATCH = flags.DEFINE_integer("batch", 256, "Images of a batch.")
+_JSON = flags.DEFINE_string("json", None, "Where the results go.")
+
+IMAGE_SHAPE = (28, 28, 1)
+MOMENTS = ((0.13,), (0.31,))
+
+
+def batch(network):
+    """Images as bytes, targets of every layer and logits, as arrays on the host."""
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (_BATCH.value, *IMAGE_SHAPE), np.uint8)
+    last = jax.eval_shape(
+        in_mode(network, training=False).representations,
+        jax.ShapeDtypeStruct(images.shape, np.float32),
+    )
+    shapes = [*(h.shape for h in last), (_BATCH.value, 10)]
+    return images, [generator.normal(size=shape).astype(np.float16) for shape in shapes]
+
+
+def our_step(network, images, targets):
+    """A function that does a step, and the seconds until the first one is done."""
+    config = dsl.LearnConfig(batch_size=_BATCH.value, learning_rate=0.05)
+    graph, params, rest = nnx.split(in_mode(network, training=True), nnx.Param, ...)
+    state = {"params": params, "optimizer": make_optimizer(config, 20).init(params)}
+    key = jax.random.key(0)
+
+    def step():
+        state["params"], state["optimizer"], loss = _step(
+            key,
+            state["params"],
+            state["optimizer"],
+            rest,
+            images,
+            tuple(targets),
+            graph,
+            target_objective,
+            config,
+            20,
+            MOMENTS,
+        )
+        return loss
+
+    started = time.perf_counter()
+    jax.block_until_ready(step())
+    return step, time.perf_counter() - started
+
+
+def torch_step(width, images, targets):
+    """The same in PyTorch."""
+    torch.manual_seed(0)
+    network = torch_learning.Network(1, width, IMAGE_SHAPE[0], 10, _GROUPS.value)
+    step = torch_learning.make_step(network)
+    channels_first = [torch.from_numpy(np.moveaxis(h, -1, 1).copy()) for h in targets[:-1]]
+    logits = torch.from_numpy(targets[-1])
+    (mean,), (std,) = MOMENTS
+
+    def one():
+        x = (torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255 - mean) / std
+        step(x.contiguous(), [h.float() for h in channels_first], logits.float())
+
+    return one
+
+
+def main(_) -> None:
+    rows = []
+    for width in _WIDTHS.value:
+        network = dsl.ConvNet(IMAGE_SHAPE, 10, (width,) * 3, _GROUPS.value, rngs=nnx.Rngs(0))
+        images, targets = batch(network)
+        network.whiten(images / np.float32(255))
+        ours, compile_seconds = our_step(network, images, targets)
+        works = {"ours": ours, "torch": torch_step(width, images, targets)}
+        times = timing.side_by_side(works, _ROUNDS.value)
+        rows.append(
+            {
+                "what": f"{width}-{width}-{width}, G = {_GROUPS.value}, batch {_BATCH.value}",
+                "ours, ms": 1e3 * times["ours"],
+                "torch, ms": 1e3 * times["torch"],
+                "times torch": times["torch"] / times["ours"],
+                "first step, s": compile_seconds,
+            }
+        )
+    timing.report(rows, timing.machine("flax", "optax", "torch"), _JSON.value)
+
+
+if __name__ == "__main__":
+    app.run(main)
