@@ -5,11 +5,12 @@
 For each layer, one image: the seconds that a generation takes here and in `torch_search`, those
 that drawing its random numbers takes, and those that the network takes for its children alone.
 The rows of whole searches are made of these, weighted by the paper's generations. A generation's
-seconds are the difference between a search of few generations and one of more, so that what is
-done once an image is left out on both sides.
+seconds are the difference between few generations and more, so that what is done once a layer is
+left out.
 """
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +23,8 @@ from flax import nnx
 
 import dsl_jax as dsl
 from dsl_jax.config import PAPER_LAYERS, LayerSchedule
-from dsl_jax.evolution import noise_basis, philox_key
-from dsl_jax.search import log_likelihood
+from dsl_jax.evolution import kind_of, noise_basis, philox_key
+from dsl_jax.search import _evolve, log_likelihood
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "How often each piece is timed; medians count.")
 _SMALL = flags.DEFINE_bool("small", False, "Small networks alone, to see that it runs.")
@@ -50,39 +51,35 @@ def make_stages(width: int, image_shape: tuple[int, ...], trained: bool, config)
 def layer_times(width: int, image_shape: tuple[int, ...], index: int, trained: bool = False):
     """Seconds of a generation of one layer: {"ours", "torch", "draws", "forward"}."""
     config = dsl.SearchConfig()
+    layer = config.layers[index]
     stages, images = make_stages(width, image_shape, trained, config)
-    few, more = 1, (11 if index < 3 else 51)
+    population = jax.numpy.resize(images, (config.population_size, *image_shape))
+    for stage in stages[: index + 1]:
+        population = jax.jit(stage)(population)
+    shape, rest = population.shape[1:], stages[index + 1 :]
+    few, more = 1, ((4, 11, 21, 101) if trained else (11, 21, 51, 101))[index]
 
     def ours(generations):
-        layers = tuple(
-            dataclasses.replace(layer, generations=generations if i == index else 0)
-            for i, layer in enumerate(config.layers)
-        )
-        changed = dataclasses.replace(config, layers=layers)
-        return lambda: dsl.search(KEY, stages, images[:1], [LABEL], changed)
+        changed = dataclasses.replace(layer, generations=generations)
 
-    shape = (
-        dsl.search(
-            KEY, stages, images[:1], [LABEL], dataclasses.replace(config, layers=NO_GENERATIONS)
-        )
-        .representations[index]
-        .shape[1:]
-    )
-    layer = config.layers[index]
-    works = {"few": ours(few), "more": ours(more)}
-    works["draws"] = draws(shape, layer, config)
-    if index < 3:
-        rest = stages[index + 1 :]
+        @jax.jit
+        def evolve(key, rest, population):
+            evaluate = partial(log_likelihood, rest, LABEL)
+            strengths = layer.mutation_strength, layer.exploration_boost
+            kind = kind_of(shape, last=index == len(stages) - 1)
+            return _evolve(key, population, evaluate, changed, *strengths, config, kind)
+
+        return lambda: evolve(philox_key(KEY), rest, population)
+
+    works = {"few": ours(few), "more": ours(more), "draws": draws(shape, layer, config)}
+    if rest:
         children = jax.random.normal(KEY, (config.num_children, *shape))
         forward = jax.jit(log_likelihood)
         works["forward"] = lambda: forward(rest, jnp.int32(LABEL), children)
     works["torch"] = torch_generation(width, image_shape, index, config)
     times = timing.side_by_side(works, _ROUNDS.value)
     times["ours"] = (times.pop("more") - times.pop("few")) / (more - few)
-    return {"forward": float("nan")} | times
-
-
-NO_GENERATIONS = tuple(dataclasses.replace(layer, generations=0) for layer in PAPER_LAYERS)
+    return {"forward": 0.0} | times
 
 
 def draws(shape: tuple[int, ...], layer: LayerSchedule, config):
@@ -123,7 +120,7 @@ def row(name: str, times: dict[str, float], candidates: int) -> dict:
         "torch, candidates/s": candidates / times["torch"],
         "times torch": times["torch"] / times["ours"],
         "times draws": times["ours"] / times["draws"],
-        "times forward": times["ours"] / times["forward"],
+        "times forward": times["ours"] / (times["forward"] or float("nan")),
     }
 
 
@@ -131,9 +128,7 @@ def whole(times: list[dict[str, float]]) -> dict[str, float]:
     """The paper's generations of every layer together."""
     return {
         name: sum(
-            layer.generations * each[name]
-            for layer, each in zip(PAPER_LAYERS, times, strict=True)
-            if not np.isnan(each[name])
+            layer.generations * each[name] for layer, each in zip(PAPER_LAYERS, times, strict=True)
         )
         for name in times[0]
     }

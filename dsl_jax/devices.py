@@ -49,7 +49,7 @@ def mesh_of(tree: Any) -> Mesh | None:
 
 def replicate(tree: Any, mesh: Mesh | None) -> Any:
     """The arrays of `tree`, whole on every device."""
-    return tree if mesh is None else jax.device_put(tree, _sharding(mesh))
+    return tree if mesh is None else jax.device_put(tree, sharding(mesh))
 
 
 def take(array: Any, rows: np.ndarray, mesh: Mesh | None) -> Any:
@@ -64,11 +64,25 @@ def take(array: Any, rows: np.ndarray, mesh: Mesh | None) -> Any:
     """
     if mesh is None:
         return array[rows]
-    sharding = _sharding(mesh, *(() if len(rows) % mesh.size else mesh.axis_names))
+    place = sharding(mesh, *(() if len(rows) % mesh.size else mesh.axis_names))
     if isinstance(array, jax.Array):
-        return jax.device_put(array[rows], sharding)
+        return jax.device_put(array[rows], place)
     shape = (len(rows), *array.shape[1:])
-    return jax.make_array_from_callback(shape, sharding, lambda index: array[rows[index[0]]])
+    return jax.make_array_from_callback(shape, place, lambda index: array[rows[index[0]]])
+
+
+def join(parts: Any, mesh: Mesh) -> Any:
+    """One array of the parts [n, ...] that lie on the mesh's devices of this process, in order.
+
+    Nothing is copied.
+    """
+    place = sharding(mesh, *mesh.axis_names)
+
+    def joined(*parts):
+        shape = (mesh.size * parts[0].shape[0], *parts[0].shape[1:])
+        return jax.make_array_from_single_device_arrays(shape, place, list(parts))
+
+    return jax.tree.map(joined, *parts)
 
 
 def on_one_device(tree: Any) -> Any:
@@ -78,6 +92,7 @@ def on_one_device(tree: Any) -> Any:
     )
 
 
-def _sharding(mesh: Mesh, *axes: str) -> NamedSharding:
+def sharding(mesh: Mesh, *axes: str) -> NamedSharding:
+    """Arrays cut along their leading axes as `axes` say; none: whole on every device."""
     # `jax.make_mesh` makes axes of type Explicit, for which a program must be written differently.
     return NamedSharding(Mesh(mesh.devices, mesh.axis_names), PartitionSpec(*axes))

@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dsl_jax.config import LayerSchedule, SearchConfig
+from dsl_jax.devices import join
 from dsl_jax.evolution import kind_of, perturb_image, philox_key, reproduce, standardize
 from dsl_jax.progress import progress_bar
 
@@ -206,7 +207,9 @@ def search(
       config: a `SearchConfig` with L layers.
       ids: [N] integers from 0 to 2**32 - 1, the images' rows in their source; None: 0 .. N-1.
       chunk_size: images in one call, on each device; None: `choose_chunk_size`, or N if fewer.
-      mesh: a mesh with the one axis "images": its devices share each chunk; None: one device.
+      mesh: a mesh with the one axis "images": its devices share each chunk, and the result stays
+        where it was found, its first axis over the mesh; it may span the processes of
+        `jax.distributed`, each of which calls this with the same arguments. None: one device.
       progress: show a bar with rate and time left.
 
     Returns:
@@ -217,7 +220,8 @@ def search(
     """
     check_stages(stages, config)
     ids = check_ids(ids, len(images))
-    images, labels = jnp.asarray(images), np.asarray(labels)
+    images = images if isinstance(images, jax.Array) else np.asarray(images)
+    labels = np.asarray(labels)
     if labels.shape != images.shape[:1] or not labels.size:
         raise ValueError(
             f"{len(images)} images and {labels.size} labels: need one each, at least 1"
@@ -233,11 +237,10 @@ def search(
     if chunk_size < 1:
         raise ValueError(f"chunk_size is {chunk_size}: it must be at least 1")
 
-    devices = mesh.size if mesh is not None else 1
-    per_call = chunk_size * devices
-    stages = as_pytrees(stages)
+    per_call = chunk_size * (1 if mesh is None else mesh.size)
     static, schedules = _split_schedules(config)
-    key = philox_key(key)
+    shared = (philox_key(key), as_pytrees(stages), schedules)
+    each = (images, labels.astype(np.int32), ids.astype(np.uint32))
     results = []
     bar = progress_bar(len(images), unit="image", description="search", show=progress)
     with bar:
@@ -245,44 +248,35 @@ def search(
             size = min(per_call, len(images) - start)
             # Rows past the end repeat the last image, so that every call has one shape.
             rows = np.minimum(np.arange(start, start + per_call), len(images) - 1)
-            chunk = _search_chunk(
-                key,
-                stages,
-                images[rows],
-                jnp.asarray(labels[rows], jnp.int32),
-                jnp.asarray(ids[rows], jnp.uint32),
-                schedules,
-                static,
-                mesh,
-            )
-            results.append(jax.tree.map(lambda x: x[:size], jax.block_until_ready(chunk)))
+            chunk = jax.block_until_ready(_search_chunk(shared, each, rows, static, mesh))
+            results.append(chunk if size == per_call else jax.tree.map(lambda x: x[:size], chunk))
             bar.update(size)
     if len(results) == 1:
         return results[0]
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *results)
 
 
-def _search_chunk(key, stages, images, labels, ids, schedules, config, mesh):
-    """A chunk [M, ...], M = chunk size times devices."""
+def _search_chunk(shared, each, rows, config, mesh):
+    """The rows of a chunk, chunk size times devices; on a mesh, each device keeps its part."""
     if mesh is None:
-        return _search_device(key, stages, images, labels, ids, schedules, config)
+        return _search_device(shared, tuple(array[rows] for array in each), config)
     # A call for each device, which run side by side: jax 0.10 cannot lower philox keys in a
     # program for several devices (neither jit with shardings, nor shard_map, nor pmap).
-    devices = list(mesh.devices.flat)
     parts = []
-    for device, *arrays in zip(
-        devices,
-        *(np.split(np.asarray(x), len(devices)) for x in (images, labels, ids)),
-        strict=True,
-    ):
-        local = jax.device_put((key, stages, *arrays, schedules), device)
-        parts.append(_search_device(*local, config))
-    return jax.tree.map(lambda *xs: np.concatenate([np.asarray(x) for x in xs]), *parts)
+    for device, part in zip(mesh.devices.flat, np.split(rows, mesh.size), strict=True):
+        if device.process_index == jax.process_index():
+            local = jax.device_put((shared, tuple(array[part] for array in each)), device)
+            parts.append(_search_device(*local, config))
+    return join(parts, mesh)
 
 
 @partial(jax.jit, static_argnames="config")
-def _search_device(key, stages, images, labels, ids, schedules, config):
-    """A device's part of a chunk, the same program whatever the number of devices."""
+def _search_device(shared, each, config):
+    """A device's part of a chunk, the same program whatever the number of devices.
+
+    shared: key, stages, schedules; each: images, labels and ids of the part.
+    """
+    key, stages, schedules = shared
 
     def one(image, label, number):
         image_key = jax.random.fold_in(key, number)
@@ -290,8 +284,8 @@ def _search_device(key, stages, images, labels, ids, schedules, config):
 
     # On a CPU one image at a time stays in the cache, and its bits cannot depend on its place.
     if jax.default_backend() == "cpu":
-        return jax.lax.map(lambda arguments: one(*arguments), (images, labels, ids))
-    return jax.vmap(one)(images, labels, ids)
+        return jax.lax.map(lambda arguments: one(*arguments), each)
+    return jax.vmap(one)(*each)
 
 
 def _split_schedules(config: SearchConfig):

@@ -13,6 +13,7 @@ import pytest
 
 from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.evolution import philox_key
+from dsl_jax.measures import effective_solutions
 from dsl_jax.search import _search_device, as_pytrees, search, search_image
 
 KEY = jax.random.key(7)
@@ -178,6 +179,7 @@ def test_it_compiles_once_whatever_the_key_number_strength_and_weights():
     search(KEY, stages(1.0), images, labels, CONFIG, chunk_size=4)  # the last chunk is shorter
     compiled = _search_device._cache_size()
     stronger = tuple(dataclasses.replace(layer, mutation_strength=0.9) for layer in CONFIG.layers)
+    stronger = (*stronger[:2], dataclasses.replace(stronger[2], exploration_boost=7.0))
     strong = dataclasses.replace(CONFIG, layers=stronger)
     search(jax.random.key(1), stages(0.5), images[:5], labels[:5], strong, chunk_size=4)
     assert _search_device._cache_size() == compiled
@@ -207,12 +209,26 @@ def test_no_key_is_used_twice():
         search(KEY, STAGES, images, labels, CONFIG, chunk_size=2)
 
 
-def test_devices_change_no_bit():
+def test_devices_change_no_bit_and_keep_what_they_found():
     images, labels = data(7)
     mesh = jax.make_mesh((2,), ("images",))
     one = search(KEY, STAGES, images, labels, CONFIG, chunk_size=2)
     many = search(KEY, STAGES, images, labels, CONFIG, chunk_size=2, mesh=mesh)
     assert_same(one, many)
+    whole = search(
+        KEY, STAGES, jnp.asarray(images[:4]), labels[:4], CONFIG, chunk_size=2, mesh=mesh
+    )
+    for array, expected in zip(jax.tree.leaves(whole), jax.tree.leaves(one), strict=True):
+        np.testing.assert_array_equal(array, expected[:4])
+        for shard, device in zip(array.addressable_shards, mesh.devices.flat, strict=True):
+            assert shard.device == device
+            assert shard.data.shape[0] == 2
+    # What follows takes it as it lies.
+    first, *_ = whole.representations
+    assert effective_solutions(first) == pytest.approx(
+        float(effective_solutions(np.asarray(first))), rel=1e-5
+    )
+    np.testing.assert_allclose(vector_stage(first), vector_stage(np.asarray(first)), atol=1e-5)
 
 
 @pytest.mark.parametrize(
