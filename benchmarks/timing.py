@@ -1,6 +1,7 @@
 """Times of several pieces of work, taken in turns in one run, and what they were taken on."""
 
 import json
+import os
 import platform
 import statistics
 import time
@@ -56,15 +57,8 @@ def _cell(value: Any) -> str:
 
 
 def _processor() -> str:
-    """The CPU's name and the cores that this process may use."""
-    name = platform.processor() or platform.machine()
+    """The CPU's name, as far as it is told, and the cores there are."""
     info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = [x for x in info.read_text().splitlines() if x.startswith("model name")]
-        name = lines[0].partition(":")[2].strip() if lines else name
-    try:
-        import os
-
-        return f"{name}, {len(os.sched_getaffinity(0))} cores"
-    except AttributeError:  # not on macOS
-        return name
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{(names or [platform.machine()])[0]}, {os.cpu_count()} cores"
