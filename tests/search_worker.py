@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -18,6 +19,7 @@ def arguments():
     parser.add_argument("--pause", type=float, default=0.0, help="added to every search")
     parser.add_argument("--go", type=Path, help="wait for this file after the imports")
     parser.add_argument("--job", help="port, number of processes, number of this one")
+    parser.add_argument("--die", help="a function of zarr_store; SIGKILL when it is called")
     return parser.parse_args()
 
 
@@ -53,9 +55,17 @@ def main():
     if given.job:
         port, count, number = map(int, given.job.split(","))
         jax.distributed.initialize(f"localhost:{port}", count, number)
-    import test_targets  # noqa: F401  (all imports before the others are waited for)
+    import test_targets  # noqa: F401  (imported before the others are waited for)
+
+    from dsl_jax import zarr_store
 
     jax.random.key(0).block_until_ready()
+    if given.die:
+
+        def die(*_, **__):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        setattr(zarr_store, given.die, die)
 
     def note(*words):
         with open(given.log, "a") as file:

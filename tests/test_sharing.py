@@ -8,7 +8,7 @@ import pytest
 import tensorstore as ts
 from test_targets import IDS, files, run
 
-from dsl_jax import targets, zarr_store
+from dsl_jax import sharing, targets, zarr_store
 from dsl_jax.sharing import CLAIMS, Claims, working_order
 from dsl_jax.targets import TargetStore
 
@@ -102,14 +102,17 @@ def test_a_chunk_completed_since_we_looked_is_not_taken(kvstore, monkeypatch):
 
 def test_threads_make_one_store_and_search_nothing_twice(undisturbed, tmp_path, monkeypatch):
     path, errors, searched = tmp_path / "shared", [], []
-    search = targets.search
+    search, barrier, begun = targets.search, threading.Barrier(3), threading.local()
 
     def told(*arguments, ids, **options):
         searched.append(ids[0])
-        time.sleep(0.05)
+        if not hasattr(begun, "first"):  # each has a chunk before one of them goes on
+            begun.first = ids[0]
+            barrier.wait()
         return search(*arguments, ids=ids, **options)
 
     monkeypatch.setattr(targets, "search", told)
+    monkeypatch.setattr(sharing, "PATIENCE", FOREVER)
 
     def work():
         try:
