@@ -1,5 +1,6 @@
 """Processes that share a search: who takes which chunk, and what becomes of claims."""
 
+import shutil
 import threading
 import time
 
@@ -53,7 +54,7 @@ def test_of_several_that_claim_at_once_one_is_first(kvstore, monkeypatch):
 
     def look_together(self, chunks):
         look(self, chunks)
-        barrier.wait()
+        barrier.wait(60)
 
     monkeypatch.setattr(Claims, "_look", look_together)
     threads = [
@@ -108,7 +109,7 @@ def test_threads_make_one_store_and_search_nothing_twice(undisturbed, tmp_path, 
         searched.append(ids[0])
         if not hasattr(begun, "first"):  # each has a chunk before one of them goes on
             begun.first = ids[0]
-            barrier.wait()
+            barrier.wait(60)
         return search(*arguments, ids=ids, **options)
 
     monkeypatch.setattr(targets, "search", told)
@@ -158,6 +159,17 @@ def test_an_interrupted_search_gives_its_claims_back(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "store")
     assert not [name for name in files(tmp_path / "store") if name.startswith(CLAIMS)]
+
+
+def test_claims_on_complete_chunks_are_removed(undisturbed, tmp_path):
+    """Left by a process that was killed between a chunk's marker and giving its claim back."""
+    path = tmp_path / "store"
+    shutil.copytree(undisturbed, path)
+    assert Claims(zarr_store.open_kvstore(path)).take([3], 1, 0.0) == []  # it is complete
+    (path / CLAIMS).mkdir(exist_ok=True)
+    (path / CLAIMS / "00000003").touch()
+    run(path)
+    assert files(path) == files(undisturbed)
 
 
 def test_a_store_that_begins_while_it_is_looked_for_is_found(undisturbed, tmp_path, monkeypatch):
