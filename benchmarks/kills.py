@@ -4,8 +4,8 @@
 
 Every restart must go on; at the end the targets must be the same byte for byte, the trained
 networks bit for bit, and the test results equal. The moments are spread over the start of the
-program, search, learning, evaluation and report. The run that is killed writes a checkpoint after
-every epoch, so that kills meet checkpoints, too.
+program, compiling of the search, search, learning, evaluation and report. The run that is killed
+writes a checkpoint after every epoch, so that kills meet checkpoints, too.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from dsl_jax.targets import TargetStore
 MAIN = Path(__file__).parents[1] / "experiments" / "main.py"
 RUN = ["--dataset=mnist_5k", "--preset=smoke"]
 # The phases of a run in their order, each with its share of the kills.
-SHARES = {"start": 3, "search": 6, "learning": 6, "evaluation": 2, "report": 3}
+SHARES = {"start": 2, "compiling": 2, "search": 6, "learning": 6, "evaluation": 2, "report": 2}
 OFTEN = """
 import runpy, sys
 import dsl_jax.runs
@@ -44,10 +44,11 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 class Kill(NamedTuple):
-    """phase: what the run was doing. seconds: since the process was started."""
+    """phase: what the run was doing. seconds: since the start of the process. chunks: done then."""
 
     phase: str
     seconds: float
+    chunks: int
 
 
 # --------------------------------------------------------------------------------------------
@@ -55,8 +56,19 @@ class Kill(NamedTuple):
 # --------------------------------------------------------------------------------------------
 
 
-def phase(folder: Path, output: Path) -> str:
-    """What a run is doing, told from its folder and what this process has printed so far."""
+def chunks(folder: Path) -> int:
+    """How many chunks of targets a run has."""
+    return len(list(folder.glob("seed_*/targets/committed/*")))
+
+
+def phase(folder: Path, output: Path, chunks_before: int) -> str:
+    """What a run is doing.
+
+    Args:
+      folder: the run's.
+      output: the file with what this process has printed so far.
+      chunks_before: those that were there when it was started; with another one, it searches.
+    """
     if "\nfolder " not in output.read_text():  # the plan's last line
         return "start"
     if (folder / "report.md").exists():
@@ -68,7 +80,9 @@ def phase(folder: Path, output: Path) -> str:
     if len(list(folder.glob("seed_*/*/result.json"))) == wanted:
         return "evaluation"
     begun = any(folder.glob("seed_*/*/checkpoints")) or any(folder.glob("seed_*/*/result.json"))
-    return "learning" if begun else "search"
+    if begun:
+        return "learning"
+    return "search" if chunks(folder) > chunks_before else "compiling"
 
 
 def start(arguments: Sequence[str], folder: Path, often: bool) -> tuple[subprocess.Popen, Path]:
@@ -99,7 +113,7 @@ def run_undisturbed(arguments: Sequence[str], folder: Path) -> dict[str, float]:
     seconds, before = dict.fromkeys(SHARES, 0.0), time.monotonic()
     while process.poll() is None:
         time.sleep(0.05)
-        now, where = time.monotonic(), phase(folder / "run", output)
+        now, where = time.monotonic(), phase(folder / "run", output, 0)
         if where in seconds:
             seconds[where] += now - before
         before = now
@@ -135,10 +149,11 @@ def run_killed(
     for number, wanted in enumerate(plan(kills)):
         # Together they take about as long as the phase: some of them end up in the next one.
         delay = chance.uniform(0, 2 * seconds[wanted] / (plan(kills).count(wanted) + 1))
+        there = chunks(folder / "run")
         process, output = start(arguments, folder, often=True)
         started, reached = time.monotonic(), None
         while process.poll() is None:
-            now, where = time.monotonic(), phase(folder / "run", output)
+            now, where = time.monotonic(), phase(folder / "run", output, there)
             if reached is None and (
                 where == "finished" or order.index(where) >= order.index(wanted)
             ):
@@ -151,8 +166,11 @@ def run_killed(
             _check_end(process.returncode, output)
             say(f"the run has ended before kill {number + 1}")
             return done
-        done.append(Kill(where, round(now - started, 2)))
-        say(f"kill {number + 1:2d}: {where}, {now - started:.1f} s after the start")
+        done.append(Kill(where, round(now - started, 2), chunks(folder / "run")))
+        say(
+            f"kill {number + 1:2d}: {where}, {now - started:.1f} s after the start, "
+            f"{done[-1].chunks} chunks done"
+        )
     process, output = start(arguments, folder, often=True)
     _check_end(process.wait(), output)
     return done
