@@ -79,6 +79,7 @@ def test_a_claim_is_taken_over_once_when_patience_ends(kvstore):
     assert other.take([7], 1, 0.2) == []  # a new claim, which it has just seen
     dead.give_back([7])  # it was alive after all, but the claim is no longer its own
     assert claimed(kvstore) == [f"{CLAIMS}00000007"]
+    assert other.take([7], 1, 0.0) == [7]  # who took over may die as well
 
 
 def test_the_oldest_claims_are_taken_over_first(kvstore):
