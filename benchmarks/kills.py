@@ -85,7 +85,9 @@ def phase(folder: Path, output: Path, chunks_before: int) -> str:
     return "search" if chunks(folder) > chunks_before else "compiling"
 
 
-def start(arguments: Sequence[str], folder: Path, often: bool) -> tuple[subprocess.Popen, Path]:
+def start(
+    arguments: Sequence[str], folder: Path, often: bool, cache: Path | None
+) -> tuple[subprocess.Popen, Path]:
     """Starts a run, in `folder`/run; its process, and the file with what it prints."""
     folder.mkdir(parents=True, exist_ok=True)
     output = folder / "output.txt"
@@ -101,15 +103,17 @@ def start(arguments: Sequence[str], folder: Path, often: bool) -> tuple[subproce
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join(paths),
                 "PYTHONUNBUFFERED": "1",
-                "DSL_JAX_CACHE": str(folder / "cache"),  # killed while it is written, too
+                "DSL_JAX_CACHE": str(cache or folder / "cache"),
             },
         )
     return process, output
 
 
-def run_undisturbed(arguments: Sequence[str], folder: Path) -> dict[str, float]:
+def run_undisturbed(
+    arguments: Sequence[str], folder: Path, cache: Path | None = None
+) -> dict[str, float]:
     """Runs to the end; the seconds that each phase took. Raises RuntimeError if it fails."""
-    process, output = start(arguments, folder, often=False)
+    process, output = start(arguments, folder, False, cache)
     seconds, before = dict.fromkeys(SHARES, 0.0), time.monotonic()
     while process.poll() is None:
         time.sleep(0.05)
@@ -128,6 +132,7 @@ def run_killed(
     kills: int,
     seed: int,
     say: Callable[[str], None] = print,
+    cache: Path | None = None,
 ) -> list[Kill]:
     """Runs with kills, then to the end.
 
@@ -138,6 +143,7 @@ def run_killed(
       kills: how many; fewer happen if the run ends before.
       seed: of the moments.
       say: is told what happens.
+      cache: of compiled programs; None: one of its own, so that kills meet compiling, too.
 
     Returns:
       The kills.
@@ -145,20 +151,20 @@ def run_killed(
     Raises:
       RuntimeError: a start ended with an error, instead of going on.
     """
-    chance, order, done = random.Random(seed), list(SHARES), []
+    chance, order, done = random.Random(seed), [*SHARES, "finished"], []
     for number, wanted in enumerate(plan(kills)):
-        # Together they take about as long as the phase: some of them end up in the next one.
+        # Together they take about as long as the phase: some of them end up in the next one, but
+        # none later than that, for the sake of phases that a compiled program makes short.
         delay = chance.uniform(0, 2 * seconds[wanted] / (plan(kills).count(wanted) + 1))
         there = chunks(folder / "run")
-        process, output = start(arguments, folder, often=True)
+        process, output = start(arguments, folder, True, cache)
         started, reached = time.monotonic(), None
         while process.poll() is None:
             now, where = time.monotonic(), phase(folder / "run", output, there)
-            if reached is None and (
-                where == "finished" or order.index(where) >= order.index(wanted)
-            ):
+            ahead = order.index(where) - order.index(wanted)
+            if reached is None and ahead >= 0:
                 reached = now
-            if reached is not None and now - reached >= delay:
+            if reached is not None and (now - reached >= delay or ahead > 1):
                 process.kill()
                 break
             time.sleep(0.01)
@@ -171,7 +177,7 @@ def run_killed(
             f"kill {number + 1:2d}: {where}, {now - started:.1f} s after the start, "
             f"{done[-1].chunks} chunks done"
         )
-    process, output = start(arguments, folder, often=True)
+    process, output = start(arguments, folder, True, cache)
     _check_end(process.wait(), output)
     return done
 

@@ -23,14 +23,18 @@ ARGUMENTS = [*TINY, "--variants=all_layers"]
 def runs(tmp_path_factory):
     """The folders of a run left alone and of one that was killed, and the kills."""
     folder = tmp_path_factory.mktemp("kills")
-    seconds = kills.run_undisturbed(ARGUMENTS, folder / "undisturbed")
-    done = kills.run_killed(ARGUMENTS, folder / "killed", seconds, kills=5, seed=0)
+    cache = folder / "cache"  # one for both: restarts are then quick
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        patch.setenv("XLA_FLAGS", "")
+        seconds = kills.run_undisturbed(ARGUMENTS, folder / "undisturbed", cache)
+        done = kills.run_killed(ARGUMENTS, folder / "killed", seconds, 4, seed=0, cache=cache)
     return folder / "undisturbed" / "run", folder / "killed" / "run", done
 
 
 def test_a_killed_run_ends_the_same(runs):
     one, other, done = runs
-    assert len(done) >= 4  # the last may come after the end
+    assert len(done) >= 3  # the last may come after the end
     assert kills.compare(one, other) == []
     assert len(kills.network_bytes(one)) > 10 and len(kills.target_files(one)) > 10
     assert (other / "report.md").exists() and (other / "report.html").exists()
@@ -39,7 +43,7 @@ def test_a_killed_run_ends_the_same(runs):
 def test_what_differs_is_named(runs, tmp_path):
     one = runs[0]
     other = Path(shutil.copytree(one, tmp_path / "other"))
-    path = next(other.glob("seed_0/targets/layer_1/c/*/*"))
+    path = next(p for p in other.glob("seed_0/targets/layer_1/c/**/*") if p.is_file())
     content = bytearray(path.read_bytes())
     content[0] ^= 1
     path.write_bytes(content)
@@ -56,4 +60,4 @@ def test_what_differs_is_named(runs, tmp_path):
 
 def test_kills_are_spread_over_all_phases():
     assert [kills.plan(20).count(name) for name in kills.SHARES] == [2, 2, 6, 6, 2, 2]
-    assert kills.plan(5) == ["start", "search", "search", "learning", "evaluation"]
+    assert kills.plan(4) == ["compiling", "search", "learning", "evaluation"]
