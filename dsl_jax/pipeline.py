@@ -2,7 +2,9 @@
 
 import dataclasses
 import os
+import platform
 import time
+import uuid
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +21,7 @@ from dsl_jax.learning import learn, learn_sgd
 from dsl_jax.network import WHITENING_IMAGES, ConvNet
 from dsl_jax.probes import linear_probe
 from dsl_jax.progress import progress_bar
-from dsl_jax.runs import Run, load_network
+from dsl_jax.runs import Run, load_network, search_seconds
 from dsl_jax.stages import STATISTICS_IMAGES, frozen_stages
 from dsl_jax.targets import TargetStore, search_to_store
 
@@ -145,14 +147,12 @@ def search_targets(
     record: Run, dataset: Dataset, seed: int, stages: Any, repair: bool, progress: bool
 ) -> TargetStore:
     """Searches the training images that are not yet in the seed's store."""
-    name = f"seed_{seed}/search"
-    spent = (record.read(name) or {"seconds": 0.0})["seconds"]
-    started = time.monotonic()
+    process, started = f"{platform.node()}-{uuid.uuid4().hex[:8]}", time.monotonic()
 
-    def note_seconds(_=None):
-        record.write(name, {"seconds": spent + time.monotonic() - started})
+    def note_seconds(_):
+        record.note_search(seed, process, time.monotonic() - started)
 
-    store = search_to_store(
+    return search_to_store(
         record.folder / f"seed_{seed}" / "targets",
         purpose_key(seed, SEARCH),
         stages,
@@ -168,8 +168,6 @@ def search_targets(
         repair=repair,
         on_chunk=note_seconds,
     )
-    note_seconds()
-    return store
 
 
 # --------------------------------------------------------------------------------------------
@@ -281,7 +279,11 @@ def evaluate_all(record: Run, dataset: Dataset, seeds: range, progress: bool) ->
         fitness = open_targets(record, seed).fitness()
         final = [float(np.mean(layer[:, -1])) for layer in fitness]
         record.log(
-            {"search": f"seed_{seed}", **record.read(f"seed_{seed}/search"), "fitness": final}
+            {
+                "search": f"seed_{seed}",
+                "seconds": search_seconds(record.folder, seed),
+                "fitness": final,
+            }
         )
     for name, result in results.items():
         record.log({"result": name, **result})

@@ -98,7 +98,8 @@ def write_report(report: Report, folder: str | os.PathLike) -> tuple[Path, Path]
       FileNotFoundError, ValueError: a figure is missing or is no PNG; nothing is written then.
     """
     folder = Path(folder)
-    pages = {"report.md": to_markdown(report), "report.html": to_html(report, folder)}
+    # The Markdown last: where it is, the run counts as finished.
+    pages = {"report.html": to_html(report, folder), "report.md": to_markdown(report)}
     for name, text in pages.items():
         write_text(folder / name, text)
     return folder / "report.md", folder / "report.html"

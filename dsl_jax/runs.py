@@ -3,6 +3,7 @@
 config.json       what is run, and on which data
 metrics.jsonl     a record an epoch of every training, and one a result
 seed_S/targets    the searched representations
+seed_S/search-*.json    seconds that a process spent on them
 seed_S/NAME/      a training: checkpoints while it runs, then model/ and result.json
 report.md, report.html, *.png
 """
@@ -10,7 +11,6 @@ report.md, report.html, *.png
 import json
 import os
 import shutil
-import tempfile
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ import jax
 from flax import nnx
 
 from dsl_jax.config import Preset, differences, from_dict, to_dict
-from dsl_jax.files import read_json, write_text
+from dsl_jax.files import is_temporary, read_json, temporary_name, write_text
 from dsl_jax.network import ConvNet
 from dsl_jax.targets import TargetStore
 
@@ -47,7 +47,8 @@ class Run:
         theirs = _read_config(self.folder)
         if theirs is None:
             write_text(self.folder / "config.json", json.dumps(ours, indent=2))
-        elif changed := differences(ours, theirs):
+            theirs = _read_config(self.folder)  # that of another process, if it began as well
+        if changed := differences(ours, theirs):
             raise ValueError(
                 f"{self.folder} holds another run: {'; '.join(changed)}. "
                 "Choose another --output_dir, or repeat that run's settings"
@@ -98,6 +99,12 @@ class Run:
         """Where a training keeps its state."""
         return Checkpoints(self, name)
 
+    # ---- search
+
+    def note_search(self, seed: int, process: str, seconds: float) -> None:
+        """Notes how long one process, known by a name of its own, has searched."""
+        self.write(f"seed_{seed}/search-{process}", {"seconds": seconds})
+
     # ---- other results
 
     def read(self, name: str) -> Any:
@@ -109,6 +116,12 @@ class Run:
         write_text(self.folder / f"{name}.json", json.dumps(values, indent=2))
 
 
+def search_seconds(folder: Path, seed: int) -> float:
+    """Seconds that all processes together spent on a seed's search, interrupted ones included."""
+    notes = (folder / f"seed_{seed}").glob("search*.json")
+    return sum(read_json(path)["seconds"] for path in notes)
+
+
 def prepare_folder(folder: str | os.PathLike) -> None:
     """Makes a run's folder.
 
@@ -118,13 +131,16 @@ def prepare_folder(folder: str | os.PathLike) -> None:
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        probe = temporary_name(folder / "probe")
+        probe.touch()
+        probe.unlink()
     except OSError as error:
         raise ValueError(
             f"cannot write the folder {folder} ({error.strerror}): choose another --output_dir"
         ) from error
-    if not (folder / "config.json").exists() and any(folder.iterdir()):
+    # Listed first: config.json is a run's first file, and another process may just begin it.
+    names = [path for path in folder.iterdir() if not is_temporary(path)]
+    if names and not (folder / "config.json").exists():
         raise ValueError(f"{folder} is not empty and holds no run: choose another --output_dir")
 
 

@@ -12,7 +12,7 @@ from dsl_jax.config import Preset, to_dict
 from dsl_jax.datasets import Dataset
 from dsl_jax.pipeline import is_searched, make_stages, trainings
 from dsl_jax.report import Report, Row
-from dsl_jax.runs import environment, read_json
+from dsl_jax.runs import environment, read_json, search_seconds
 from dsl_jax.targets import TargetStore
 
 GALLERY_IMAGES = 3
@@ -47,7 +47,7 @@ def summarize(
     folder = Path(folder)
     first = folder / f"seed_{config.seed}"
     rows = [_row(name, result, config) for name, result in results.items()]
-    seeds = [folder / f"seed_{config.seed + number}" for number in range(config.num_seeds)]
+    seeds = range(config.seed, config.seed + config.num_seeds)
     trained = {t.name: read_json(first / t.name / "result.json") for t in trainings(config)}
     trained = {name: result for name, result in trained.items() if result is not None}
     left_out = max(result["images_left_out"] for result in trained.values())
@@ -76,7 +76,7 @@ def summarize(
         candidates = len(targets.ids) * config.search.candidates_per_image * config.num_seeds
         final = ", ".join(f"{float(np.mean(f[:, -1])):.3f}" for f in fitness)
         searched = (("candidates", f"{candidates:,}"), ("final log-likelihood by layer", final))
-        seconds = sum(read_json(seed / "search.json")["seconds"] for seed in seeds)
+        seconds = sum(search_seconds(folder, seed) for seed in seeds)
         timings.insert(0, ("search, all seeds", seconds))
     for name, (figure, _) in figures.items():
         figure.savefig(folder / f"{name}.png")

@@ -7,6 +7,7 @@ A store is a folder, local or in a bucket, in Zarr v3 format:
     layer_0 ..      H(l), [N, ...] each; float16, the last (the logits) float32
     fitness_0 ..    float32 [N, generations_l + 1], the best of every generation
     committed/      one marker for each chunk that is complete
+    claims/         chunks that a process works on, see `sharing`; nothing once all are complete
 
 All arrays but ids are cut into the same chunks of images, each with a checksum. A chunk's marker
 is written when all its parts are on disk: a chunk without one counts as absent, so that a process
@@ -17,7 +18,6 @@ Letters: N images, L layers.
 import functools
 import logging
 import os
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -29,8 +29,8 @@ from jax.sharding import Mesh
 from dsl_jax import zarr_store
 from dsl_jax.config import SearchConfig
 from dsl_jax.fingerprint import check_same_search, config_of, make_manifest
-from dsl_jax.progress import progress_bar
 from dsl_jax.search import SearchResult, Stages, check_ids, choose_chunk_size, search
+from dsl_jax.sharing import Claims, search_missing
 from dsl_jax.zarr_store import array_title
 
 logger = logging.getLogger(__name__)
@@ -272,8 +272,9 @@ def search_to_store(
     """Searches a whole split into a store (paper 3.1 and 4.2); begins or resumes.
 
     Only absent chunks are searched, so a run that was interrupted goes on where it was, and
-    several processes may work on one store. The result is that of `search`, with activations
-    rounded to float16. Memory does not grow with N as long as `images` is not in memory.
+    several processes may work on one store: each returns when all of it is complete. The result
+    is that of `search`, with activations rounded to float16. Memory does not grow with N as long
+    as `images` is not in memory.
 
     Args:
       path: a local folder, a bucket URL, or a tensorstore kvstore spec; see `TargetStore.open`.
@@ -330,8 +331,9 @@ def search_to_store(
     store = TargetStore.open(path, "a")
     if repair and (damaged := store.discard_damaged()):
         logger.warning("%s: searching damaged chunks again: %s", path, damaged)
-    _search_missing(
+    search_missing(
         store,
+        Claims(kvstore),
         lambda rows: search(
             key,
             stages,
@@ -347,52 +349,6 @@ def search_to_store(
         on_chunk=on_chunk,
     )
     return store
-
-
-def _search_missing(
-    store: TargetStore,
-    search_rows: Callable[[np.ndarray], SearchResult],
-    chunks_per_call: int,
-    progress: bool,
-    on_chunk: Callable[[int], None] | None,
-) -> None:
-    """Searches and writes absent chunks until there are none."""
-    missing = store.missing_chunks()
-    sizes = [rows.stop - rows.start for rows in map(store.rows, range(store.num_chunks))]
-    done = store.num_images - sum(sizes[chunk] for chunk in missing)
-    pending = deque(_working_order(missing, store.num_chunks))
-    bar = progress_bar(
-        store.num_images, unit="image", description="search", show=progress, done=done
-    )
-    with bar:
-        while pending:
-            chunks = [pending.popleft() for _ in range(min(chunks_per_call, len(pending)))]
-            # Another process may have done some of them since.
-            absent = set(store.missing_chunks())
-            wanted = [chunk for chunk in chunks if chunk in absent]
-            bar.update(sum(sizes[chunk] for chunk in chunks if chunk not in absent))
-            if not wanted:
-                continue
-            rows = np.concatenate([np.arange(r.start, r.stop) for r in map(store.rows, wanted)])
-            result = jax.tree.map(np.asarray, search_rows(rows))
-            overtaken, start = False, 0
-            for chunk in wanted:
-                stop = start + sizes[chunk]
-                part = jax.tree.map(lambda x: x[start:stop], result)
-                written = store.write(chunk, part)
-                overtaken, start = overtaken or not written, stop
-                bar.update(sizes[chunk])
-                if written and on_chunk is not None:
-                    on_chunk(chunk)
-            if overtaken:  # another process does the same chunks: begin at the other end
-                pending.reverse()
-
-
-def _working_order(missing: Sequence[int], num_chunks: int) -> list[int]:
-    """A process of `jax.distributed` does its own range first, then the others' from the end."""
-    process, count = jax.process_index(), jax.process_count()
-    own = range(process * num_chunks // count, (process + 1) * num_chunks // count)
-    return [c for c in missing if c in own] + [c for c in reversed(missing) if c not in own]
 
 
 def _take(

@@ -47,12 +47,15 @@ def read_manifest(kvstore: ts.KvStore, path: Any) -> dict | None:
         raise ValueError(f"{path} is a file, not a folder of targets: give another path")
     read = kvstore.read(MANIFEST).result()
     if read.state == "missing":
-        if names := kvstore.list().result():
-            raise ValueError(
-                f"{path} is not a target store: there is no {MANIFEST}, but {len(names)} other "
-                f"files such as {sorted(names)[0].decode()}; give another path"
-            )
-        return None
+        if not (names := kvstore.list().result()):
+            return None
+        # Another process may have begun a store in between; its manifest is there first.
+        read = kvstore.read(MANIFEST).result()
+    if read.state == "missing":
+        raise ValueError(
+            f"{path} is not a target store: there is no {MANIFEST}, but {len(names)} other "
+            f"files such as {sorted(names)[0].decode()}; give another path"
+        )
     try:
         manifest = json.loads(read.value)
         number = manifest["format"]

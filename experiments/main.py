@@ -47,6 +47,16 @@ _AUGMENT = flags.DEFINE_bool("augment", False, "Train on random crops, and flips
 _STAGE = flags.DEFINE_string("stage", "all", f"One of {', '.join(pipeline.STAGES)}.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and its cost, and stop.")
 _REPAIR = flags.DEFINE_bool("repair", False, "Search damaged parts of the targets again.")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed",
+    False,
+    "Search as one of the processes of a TPU pod slice, Slurm or Open MPI job (jax.distributed).",
+)
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "HOST:PORT of process 0, for --distributed in no such job."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: this one's number.")
 
 _OVERRIDES: dict[str, str] = {}
 
@@ -91,6 +101,29 @@ def configure() -> configs.Preset:
     return presets.with_augmentation(config) if _AUGMENT.value else config
 
 
+def join_job() -> None:
+    """Makes this process one of several, if the flags say so; before JAX is used."""
+    given = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+    if any(value is not None for value in given) and (None in given or not _DISTRIBUTED.value):
+        raise ValueError(
+            "--coordinator, --num_processes and --process_id go together, with --distributed"
+        )
+    if not _DISTRIBUTED.value:
+        return
+    if _STAGE.value not in ("all", "search"):
+        raise ValueError(
+            f"--distributed shares the search: run --stage={_STAGE.value} in one process without it"
+        )
+    try:
+        jax.distributed.initialize(*given)
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"--distributed found no job that it could join ({error}): give --coordinator, "
+            "--num_processes and --process_id, or leave it out: processes that are started "
+            "with one --output_dir share the search as well"
+        ) from error
+
+
 def run_all() -> None:
     """Plan, search, learning, evaluation, report."""
     if _STAGE.value not in pipeline.STAGES:
@@ -98,6 +131,7 @@ def run_all() -> None:
             f"stage {_STAGE.value!r} is unknown: choose one of {', '.join(pipeline.STAGES)}"
         )
     config = configure()
+    join_job()
     default = f"runs/{config.dataset}-{config.name}-seed{config.seed}"
     folder = Path(_OUTPUT_DIR.value or default)
     if _DRY_RUN.value:
@@ -125,11 +159,21 @@ def run_all() -> None:
             return
     Run(folder, config, requested)  # refuses another run's folder before anything is computed
     print(plan.describe(plan.make_plan(config), config, str(folder)), flush=True)
+    several = jax.process_count() > 1
+    stage = "search" if several else _STAGE.value
     results = pipeline.run(
-        config, folder, dataset, requested=requested, stage=_STAGE.value, repair=_REPAIR.value
+        config,
+        folder,
+        dataset,
+        requested=requested,
+        stage=stage,
+        repair=_REPAIR.value,
+        progress=jax.process_index() == 0,
     )
     if not results:
-        print(f"--stage={_STAGE.value} is done; the folder is {folder}")
+        print(f"--stage={stage} is done; the folder is {folder}")
+        if several and _STAGE.value == "all":
+            print("The rest is for one process: run the same command without --distributed.")
         return
     command = shlex.join(["python", "experiments/main.py", *sys.argv[1:]])
     page, _ = report.write_report(

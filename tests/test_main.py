@@ -42,7 +42,8 @@ def main():
         """Runs the command; its exit code."""
         module._OVERRIDES.clear()
         for name in ("dataset", "preset", "data_dir", "output_dir", "seed", "num_seeds",
-                     "num_train", "variants", "augment", "stage", "dry_run", "repair"):  # fmt: skip
+                     "num_train", "variants", "augment", "stage", "dry_run", "repair",
+                     "distributed", "coordinator", "num_processes", "process_id"):  # fmt: skip
             flags.FLAGS[name].unparse()
         try:
             module.parse_flags(["main.py", *arguments])
@@ -206,6 +207,12 @@ def test_a_dry_run_prints_the_plan_and_makes_nothing(main, tmp_path, capsys):
         (["--num_seeds=0"], "num_seeds is 0"),
         (["--data_dir=/nowhere"], "/nowhere"),
         (["--dataset=digits", "--output_dir=/proc/run"], "/proc/run"),
+        (
+            ["--coordinator=localhost:1", "--num_processes=2", "--process_id=0"],
+            "with --distributed",
+        ),
+        (["--distributed", "--coordinator=a:1"], "--process_id go together"),
+        (["--distributed", "--stage=learn"], "run --stage=learn in one process"),
     ],
 )
 def test_wrong_input_is_one_line_and_code_2(main, arguments, message, capsys):

@@ -2,14 +2,16 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dsl_jax import runs
+from dsl_jax.files import temporary_name
 from dsl_jax.presets import get_preset
-from dsl_jax.runs import Run, finished_report, prepare_folder
+from dsl_jax.runs import Run, finished_report, prepare_folder, search_seconds
 
 CONFIG = get_preset("smoke", "digits")
 
@@ -67,3 +69,52 @@ def test_checkpoints_give_back_the_last_state_that_was_written(tmp_path, monkeyp
     assert told == history
     np.testing.assert_array_equal(saved["w"], np.full(3, 2 / 3, np.float32))
     assert int(saved["inner"][0]) == 2
+
+
+def test_what_a_killed_process_was_writing_is_in_nobodys_way(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    temporary_name(folder / "config.json").write_text('{"conf')
+    Run(folder, CONFIG)
+    (folder / "config.json").unlink()
+    (folder / ".hidden").touch()
+    with pytest.raises(ValueError, match="holds no run"):
+        prepare_folder(folder)
+
+
+def test_a_run_that_another_process_just_begins_is_not_refused(tmp_path, monkeypatch):
+    exists = Path.exists
+
+    def then_begun(self, **options):
+        there = exists(self, **options)
+        if self.name == "config.json" and not there:
+            monkeypatch.undo()
+            Run(tmp_path / "run", CONFIG)
+        return there
+
+    monkeypatch.setattr(Path, "exists", then_begun)
+    prepare_folder(tmp_path / "run")
+    Run(tmp_path / "run", CONFIG)
+
+
+def test_of_two_runs_that_begin_at_once_the_one_that_came_first_is_refused(tmp_path, monkeypatch):
+    """Both have seen an empty folder; the second to write its configuration keeps it."""
+    write = runs.write_text
+
+    def then_overwritten(path, text):
+        write(path, text)
+        write(path, text.replace('"seed": 0', '"seed": 7'))
+
+    monkeypatch.setattr(runs, "write_text", then_overwritten)
+    with pytest.raises(ValueError, match="seed: 7 there, 0 here"):
+        Run(tmp_path / "run", CONFIG)
+
+
+def test_seconds_of_all_processes_count(tmp_path):
+    run = Run(tmp_path / "run", CONFIG)
+    assert search_seconds(run.folder, 0) == 0
+    for process, seconds in (("a", 1.0), ("b", 2.0), ("a", 4.0)):
+        run.note_search(0, process, seconds)
+    run.note_search(1, "a", 100.0)
+    run.write("seed_0/search", {"seconds": 10.0})  # as earlier versions wrote it
+    assert search_seconds(run.folder, 0) == 16.0

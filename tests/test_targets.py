@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import jax
@@ -297,7 +296,8 @@ def test_a_process_killed_before_the_marker_leaves_the_chunk_absent(
     assert (path / "layer_0/c/2/0/0/0").exists()  # its arrays are there, its marker is not
     assert TargetStore.open(path).missing_chunks() == [2, 3, 4]
     run(path)
-    assert [ids[0] for ids in searched] == IDS[[4, 6, 8]].tolist()
+    # The chunk that was being searched comes last: another process might be at it.
+    assert [ids[0] for ids in searched] == IDS[[6, 8, 4]].tolist()
     assert files(path) == files(undisturbed)
 
 
@@ -332,24 +332,6 @@ def test_the_chunk_size_may_exceed_the_images(undisturbed, tmp_path):
     assert equal(store.read(), TargetStore.open(undisturbed).read([0]))
 
 
-def test_two_processes_make_one_store(undisturbed, tmp_path):
-    path, errors = tmp_path / "shared", []
-
-    def work():
-        try:
-            run(path)
-        except Exception as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert errors == []
-    assert files(path) == files(undisturbed)
-
-
 def test_of_two_searches_that_begin_at_once_one_is_refused(tmp_path, monkeypatch):
     path, check = tmp_path / "raced", zarr_store.check_disk_space
 
@@ -362,34 +344,6 @@ def test_of_two_searches_that_begin_at_once_one_is_refused(tmp_path, monkeypatch
     with pytest.raises(ValueError, match="dataset: 'other' there, 'toy' here"):
         run(path)
     assert TargetStore.open(path).manifest["fingerprint"]["dataset"] == "other"
-
-
-def test_a_process_that_was_overtaken_begins_at_the_other_end(
-    undisturbed, tmp_path, monkeypatch, searched
-):
-    path = tmp_path / "overtaken"
-    recorded, theirs = targets.search, TargetStore.open(undisturbed)
-
-    def overtaken(*arguments, **options):
-        if not searched:  # another process is faster with chunk 0, and does chunk 1 as well
-            other = TargetStore.open(path, "a")
-            for chunk in (0, 1):
-                assert other.write(chunk, theirs.read(other.rows(chunk)))
-        return recorded(*arguments, **options)
-
-    monkeypatch.setattr(targets, "search", overtaken)
-    written = []
-    run(path, on_chunk=written.append)
-    assert written == [4, 3, 2]
-    assert [ids[0] for ids in searched] == IDS[[0, 8, 6, 4]].tolist()
-
-
-def test_processes_of_one_job_begin_with_their_own_range(monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(jax, "process_index", lambda: 0)
-    assert targets._working_order([0, 1, 3, 4, 5], 6) == [0, 1, 5, 4, 3]
-    monkeypatch.setattr(jax, "process_index", lambda: 1)
-    assert targets._working_order([0, 1, 3, 4, 5], 6) == [3, 4, 5, 1, 0]
 
 
 # --------------------------------------------------------------------------------------------
