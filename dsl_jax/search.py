@@ -73,7 +73,7 @@ def _search_image(key, stages, image, label, config, schedules) -> SearchResult:
     n = config.population_size
     image_keys = jax.random.split(jax.random.fold_in(key, len(stages)), n)
     noisy = jax.vmap(perturb_image, (0, None, None))(image_keys, image, config.initial_noise)
-    population = stages[0](noisy)
+    population = _in_parts(stages[0], noisy)
 
     targets, traces = [], []
     for index, (layer, (strength, boost)) in enumerate(zip(config.layers, schedules, strict=True)):
@@ -103,6 +103,13 @@ def _search_image(key, stages, image, label, config, schedules) -> SearchResult:
         if index + 1 < len(stages):
             population = stages[index + 1](parents[:1])
     return SearchResult(tuple(targets), tuple(traces))
+
+
+def _in_parts(stage: Callable, batch: jax.Array, most: int = 32) -> jax.Array:
+    """stage(batch), a part at a time: what a network has inside is larger than what it returns."""
+    size = max(n for n in range(1, most + 1) if len(batch) % n == 0)
+    parts = jax.lax.map(stage, batch.reshape(-1, size, *batch.shape[1:]))
+    return parts.reshape(len(batch), *parts.shape[2:])
 
 
 def log_likelihood(stages: Stages, label: jax.Array, candidates: jax.Array) -> jax.Array:
