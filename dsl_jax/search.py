@@ -164,6 +164,7 @@ def _evolve(
     def generation(state, number):
         generation_key = jax.random.fold_in(key, number)
         children, state = algorithm.ask(generation_key, state, params)
+        # Explorers and refiners apart, here as in `tell`, so that XLA need not join them.
         parts = jnp.split(children, [config.num_explorers])
         fitness = jnp.concatenate([evaluate(part) for part in parts if len(part)])
         state, _ = algorithm.tell(generation_key, children, -fitness, state, params)

@@ -15,6 +15,7 @@ LEVELS = (
     {"stages", "search", "evaluation", "optimizer", "objectives"},
     {"learning", "probes", "fingerprint"},
     {"zarr_store"},
+    {"sharing"},
     {"targets"},
     {"runs"},
     {"pipeline", "plan"},
