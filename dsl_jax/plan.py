@@ -16,9 +16,9 @@ from dsl_jax.evolution import philox_key
 from dsl_jax.zarr_store import estimated_bytes
 
 # Seconds on the machine where the factors were measured, and what the probes took there.
-SECONDS_PER_CANDIDATE = 5e-6
-SECONDS_PER_CANDIDATE_ELEMENT = 2e-9
-SECONDS_PER_FLOP = 1 / 38e9
+SECONDS_PER_CANDIDATE = 1.5e-6
+SECONDS_PER_CANDIDATE_ELEMENT = 3.1e-9
+SECONDS_PER_FLOP = 1 / 44e9
 COMPILE_SECONDS_PER_SEARCH = 20.0
 COMPILE_SECONDS_PER_TRAINING = 12.0
 NORMALS_PROBE_SECONDS = 3.5e-3
