@@ -1,7 +1,9 @@
 """Strict settings for every test: warnings are errors, no silent broadcasting, eight devices."""
 
 import os
+import shutil
 import tempfile
+from pathlib import Path
 
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
@@ -10,5 +12,37 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["DSL_JAX_CACHE"] = tempfile.mkdtemp(prefix="dsl_jax_test_cache_")
 
 import jax
+import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory):
+    """A complete store of `toy_targets`, not to be changed."""
+    from toy_targets import run
+
+    path = tmp_path_factory.mktemp("targets") / "undisturbed"
+    run(path)
+    return path
+
+
+@pytest.fixture
+def folder(undisturbed, tmp_path):
+    """A copy of the complete store."""
+    return Path(shutil.copytree(undisturbed, tmp_path / "copy"))
+
+
+@pytest.fixture
+def searched(monkeypatch):
+    """The ids that each call of `search` was given."""
+    from dsl_jax import targets
+
+    search, calls = targets.search, []
+
+    def recorded(*arguments, ids, **options):
+        calls.append(ids.tolist())
+        return search(*arguments, ids=ids, **options)
+
+    monkeypatch.setattr(targets, "search", recorded)
+    return calls

@@ -25,7 +25,7 @@ def arguments():
 
 def search_toy(store, num_chunks, on_search=lambda chunk: None, **options):
     """Searches `num_chunks` chunks of two images; `on_search` is told each chunk it searches."""
-    from test_targets import CHUNK, CONFIG, STAGES
+    from toy_targets import CHUNK, CONFIG, STAGES
 
     from dsl_jax import targets
 
@@ -55,7 +55,7 @@ def main():
     if given.job:
         port, count, number = map(int, given.job.split(","))
         jax.distributed.initialize(f"localhost:{port}", count, number)
-    import test_targets  # noqa: F401  (imported before the others are waited for)
+    import toy_targets  # noqa: F401  (imported before the others are waited for)
 
     from dsl_jax import zarr_store
 

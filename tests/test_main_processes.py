@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from test_main import MAIN, TINY
-from test_targets import files
+from toy_targets import files
 
 import dsl_jax
 from dsl_jax.runs import search_seconds

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from search_worker import search_toy
-from test_targets import files
+from toy_targets import files
 
 import dsl_jax
 from dsl_jax import zarr_store
@@ -108,14 +108,19 @@ def check(store, undisturbed, workers, repeated):
     assert len(written) <= CHUNKS + repeated, written
 
 
-def test_processes_that_begin_at_once_share_one_store(undisturbed, start, tmp_path):
-    go = tmp_path / "go"
-    workers = [start(f"--go={go}", "--pause=0.3") for _ in range(3)]
+def run_together(start, go, options_of_each):
+    """Workers that begin to search at one moment, when all have started; finished."""
+    workers = [start(f"--go={go}", "--pause=0.3", *options) for options in options_of_each]
     for worker in workers:
         worker.wait_for("ready")
     go.touch()
     for worker in workers:
         worker.finish()
+    return workers
+
+
+def test_processes_that_begin_at_once_share_one_store(undisturbed, start, tmp_path):
+    workers = run_together(start, tmp_path / "go", [()] * 3)
     check(tmp_path / "store", undisturbed, workers, repeated=2)
     assert all(worker.noted("wrote") for worker in workers)
 
@@ -124,13 +129,7 @@ def test_a_job_of_jax_distributed_splits_the_chunks(undisturbed, start, tmp_path
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    go = tmp_path / "go"
-    workers = [start(f"--job={port},2,{i}", f"--go={go}", "--pause=0.3") for i in range(2)]
-    for worker in workers:
-        worker.wait_for("ready")
-    go.touch()
-    for worker in workers:
-        worker.finish()
+    workers = run_together(start, tmp_path / "go", [[f"--job={port},2,{i}"] for i in range(2)])
     check(tmp_path / "store", undisturbed, workers, repeated=1)
     first = [worker.noted("searched")[0] for worker in workers]
     assert first == [0, CHUNKS // 2]

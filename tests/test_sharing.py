@@ -7,7 +7,7 @@ import time
 import jax
 import pytest
 import tensorstore as ts
-from test_targets import IDS, files, run
+from toy_targets import IDS, files, run
 
 from dsl_jax import sharing, targets, zarr_store
 from dsl_jax.sharing import CLAIMS, Claims, working_order

@@ -1,11 +1,9 @@
-"""Targets on disk: round trip, resuming, refusal of other searches, damage."""
+"""Targets on disk: round trip, refusal of other searches, writing."""
 
 import dataclasses
 import functools
 import json
 import os
-import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,100 +12,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from toy_targets import (
+    CHUNK,
+    CONFIG,
+    IDS,
+    IMAGES,
+    LABELS,
+    NUM_IMAGES,
+    SHAPES,
+    STAGES,
+    WEIGHTS,
+    equal,
+    files,
+    run,
+    stages_of,
+)
 
 from dsl_jax import fingerprint, targets, zarr_store
-from dsl_jax.config import LayerSchedule, SearchConfig
+from dsl_jax.config import LayerSchedule
 from dsl_jax.search import SearchResult, search
-from dsl_jax.targets import TargetStore, search_to_store
-
-NUM_IMAGES, CHUNK = 9, 2  # five chunks, the last one with one image
-CONFIG = SearchConfig(
-    layers=(LayerSchedule(2, 0.3), LayerSchedule(0, 0.2), LayerSchedule(0, 0.1)),
-    num_parents=2,
-    num_explorers=2,
-    num_refiners=2,
-)
-RANDOM = np.random.default_rng(0)
-WEIGHTS = tuple(
-    RANDOM.normal(size=shape).astype(np.float32) for shape in ((16, 12), (12, 6), (6, 3))
-)
-IMAGES = RANDOM.normal(size=(NUM_IMAGES, 4, 4, 1)).astype(np.float32)
-LABELS = np.arange(NUM_IMAGES) % 3
-IDS = np.array([0, 3, 4, 7, 11, 12, 40, 41, 2**32 - 1])
-
-
-def block(weights, images):
-    return jnp.tanh(images.reshape(len(images), -1) @ weights).reshape(-1, 2, 2, 3)
-
-
-def dense(weights, hidden):
-    return jnp.tanh(hidden.reshape(len(hidden), -1) @ weights)
-
-
-def head(weights, hidden):
-    return hidden @ weights
-
-
-def stages_of(*weights):
-    return tuple(map(jax.tree_util.Partial, (block, dense, head), weights))
-
-
-STAGES = stages_of(*WEIGHTS)
-SHAPES = [(2, 2, 3), (6,), (3,)]
-
-
-def run(path, **changes):
-    arguments = {
-        "key": jax.random.key(0),
-        "stages": STAGES,
-        "images": IMAGES,
-        "labels": LABELS,
-        "config": CONFIG,
-        "dataset": "toy",
-        "ids": IDS,
-        "chunk_size": CHUNK,
-    }
-    return search_to_store(path, **{**arguments, **changes})
-
-
-def files(folder):
-    """Name -> bytes of everything in a store; a killed process may leave its locks behind."""
-    return {
-        str(path.relative_to(folder)): path.read_bytes()
-        for path in Path(folder).rglob("*")
-        if path.is_file() and not path.name.endswith(".__lock")
-    }
-
-
-def equal(a, b):
-    return jax.tree.all(jax.tree.map(lambda x, y: np.array_equal(x, y), a, b))
-
-
-@pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory):
-    """A complete store, not to be changed."""
-    path = tmp_path_factory.mktemp("targets") / "undisturbed"
-    run(path)
-    return path
-
-
-@pytest.fixture
-def folder(undisturbed, tmp_path):
-    """A copy of the complete store."""
-    return Path(shutil.copytree(undisturbed, tmp_path / "copy"))
-
-
-@pytest.fixture
-def searched(monkeypatch):
-    """The ids that each call of `search` was given."""
-    calls = []
-
-    def recorded(*arguments, ids, **options):
-        calls.append(ids.tolist())
-        return search(*arguments, ids=ids, **options)
-
-    monkeypatch.setattr(targets, "search", recorded)
-    return calls
+from dsl_jax.targets import TargetStore
 
 
 @pytest.fixture(scope="session")
@@ -232,118 +156,6 @@ def test_progress_starts_at_what_is_done(folder, capsys):
     run(folder, progress=True)
     bar = capsys.readouterr().err
     assert "7/9" in bar and "9/9" in bar and "image/s" in bar
-
-
-# --------------------------------------------------------------------------------------------
-# Resuming
-# --------------------------------------------------------------------------------------------
-
-
-def test_an_interrupted_run_goes_on_where_it_was(undisturbed, tmp_path, monkeypatch, searched):
-    recorded = targets.search
-
-    def interrupted(*arguments, **options):
-        if len(searched) == 2:
-            raise KeyboardInterrupt
-        return recorded(*arguments, **options)
-
-    path = tmp_path / "interrupted"
-    monkeypatch.setattr(targets, "search", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        run(path)
-    store = TargetStore.open(path)
-    assert store.missing_chunks() == [2, 3, 4] and not store.is_complete
-    assert equal(store.read(slice(0, 4)), TargetStore.open(undisturbed).read(slice(0, 4)))
-    with pytest.raises(ValueError, match=r"1 of 5 chunks .* chunk 2 \(rows 4 to 5\)"):
-        store.read([0, 5])
-    assert "chunk 4 (rows 8 to 8): not searched yet" in store.verify()
-
-    monkeypatch.setattr(targets, "search", recorded)
-    searched.clear()
-    written = []
-    assert run(path, on_chunk=written.append).is_complete
-    assert searched == [IDS[4:6].tolist(), IDS[6:8].tolist(), IDS[8:].tolist()]
-    assert written == [2, 3, 4]
-    assert files(path) == files(undisturbed)
-
-
-KILLED = """
-import os, signal, sys
-sys.path.insert(0, sys.argv[1])
-import test_targets
-from dsl_jax import zarr_store
-
-def killed(kvstore, chunk, rows):
-    if chunk == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    commit(kvstore, chunk, rows)
-
-commit, zarr_store.commit = zarr_store.commit, killed
-test_targets.run(sys.argv[2])
-"""
-
-
-def test_a_process_killed_before_the_marker_leaves_the_chunk_absent(
-    undisturbed, tmp_path, searched
-):
-    path = tmp_path / "killed"
-    command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(path)]
-    root = str(Path(targets.__file__).parents[1])
-    finished = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True
-    )
-    assert finished.returncode == -signal.SIGKILL, finished.stderr
-    assert (path / "layer_0/c/2/0/0/0").exists()  # its arrays are there, its marker is not
-    assert TargetStore.open(path).missing_chunks() == [2, 3, 4]
-    run(path)
-    # The chunk that was being searched comes last: another process might be at it.
-    assert [ids[0] for ids in searched] == IDS[[6, 8, 4]].tolist()
-    assert files(path) == files(undisturbed)
-
-
-def test_a_complete_store_is_left_alone(folder, searched):
-    def times():
-        return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-
-    before = times()
-    assert run(folder).is_complete
-    assert searched == [] and times() == before
-
-
-def test_a_run_killed_after_the_manifest_can_go_on(undisturbed, folder):
-    for path in folder.iterdir():
-        if path.name != zarr_store.MANIFEST:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with pytest.raises(ValueError, match=r"array ids \(ids/zarr.json\) is absent"):
-        TargetStore.open(folder)
-    run(folder)
-    assert files(folder) == files(undisturbed)
-
-
-def test_the_chunk_size_of_the_store_is_taken_over(folder, searched):
-    TargetStore.open(folder, "a").discard(4)
-    assert run(folder, chunk_size=None).chunk_size == CHUNK
-    assert searched == [IDS[8:].tolist()]
-
-
-def test_the_chunk_size_may_exceed_the_images(undisturbed, tmp_path):
-    store = run(tmp_path / "one", images=IMAGES[:1], labels=LABELS[:1], ids=IDS[:1])
-    assert store.num_chunks == 1
-    assert equal(store.read(), TargetStore.open(undisturbed).read([0]))
-
-
-def test_of_two_searches_that_begin_at_once_one_is_refused(tmp_path, monkeypatch):
-    path, check = tmp_path / "raced", zarr_store.check_disk_space
-
-    def other_process_is_first(*arguments):
-        monkeypatch.setattr(zarr_store, "check_disk_space", check)
-        run(path, dataset="other")
-        check(*arguments)
-
-    monkeypatch.setattr(zarr_store, "check_disk_space", other_process_is_first)
-    with pytest.raises(ValueError, match="dataset: 'other' there, 'toy' here"):
-        run(path)
-    assert TargetStore.open(path).manifest["fingerprint"]["dataset"] == "other"
 
 
 # --------------------------------------------------------------------------------------------

@@ -7,25 +7,11 @@ from pathlib import Path
 
 import jax
 import pytest
-from test_targets import IDS, NUM_IMAGES, SHAPES, files, run
+from toy_targets import IDS, NUM_IMAGES, SHAPES, files, run
 
 from dsl_jax import zarr_store
 from dsl_jax.targets import TargetStore
 from dsl_jax.zarr_store import estimated_bytes
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """A complete store, not to be changed."""
-    path = tmp_path_factory.mktemp("zarr_store") / "undisturbed"
-    run(path)
-    return path
-
-
-@pytest.fixture
-def folder(undisturbed, tmp_path):
-    """A copy of the complete store."""
-    return Path(shutil.copytree(undisturbed, tmp_path / "copy"))
 
 
 def flip_byte(path):
