@@ -35,8 +35,7 @@ def measure_store(num_images: int) -> dict[str, int]:
         path = Path(folder) / "images"
         write_images(path, num_images, SHAPE)
         images = np.memmap(path, np.float32, "r", shape=(num_images, *SHAPE))
-        network = ConvNet(image_shape=SHAPE, num_classes=10, widths=(WIDTH,) * 3,
-                          rngs=nnx.Rngs(0))  # fmt: skip
+        network = ConvNet(image_shape=SHAPE, num_classes=10, widths=(WIDTH,) * 3, rngs=nnx.Rngs(0))
         config = SearchConfig(
             layers=(LayerSchedule(1, 0.1), *(LayerSchedule(0, 0.1) for _ in range(3))),
             num_parents=2,
@@ -65,8 +64,9 @@ def measure_image() -> dict[str, int]:
     layers = tuple(dataclasses.replace(layer, generations=2) for layer in preset.search.layers)
     config = dataclasses.replace(preset.search, layers=layers)
     images = np.random.default_rng(0).normal(size=(64, 32, 32, 3)).astype(np.float32)
-    network = ConvNet(image_shape=(32, 32, 3), num_classes=10, widths=preset.widths,
-                      rngs=nnx.Rngs(0))  # fmt: skip
+    network = ConvNet(
+        image_shape=(32, 32, 3), num_classes=10, widths=preset.widths, rngs=nnx.Rngs(0)
+    )
     network.whiten(images)
     stages = frozen_stages(network, images, config, key=jax.random.key(1))
     before = peaks()["peak_bytes"]
@@ -132,8 +132,11 @@ def measure_all(cache: str) -> dict[str, Any]:
     for number in NUMBERS:
         stores[number] = in_process(cache, f"--store={number}")
         peak, files = stores[number]["peak_bytes"], stores[number]["file_bytes"]
-        print(f"{number:5d} images: peak {peak / 2**20:.1f} MiB, "
-              f"without mapped files {(peak - files) / 2**20:.1f} MiB", flush=True)  # fmt: skip
+        print(
+            f"{number:5d} images: peak {peak / 2**20:.1f} MiB, "
+            f"without mapped files {(peak - files) / 2**20:.1f} MiB",
+            flush=True,
+        )
 
     def slope(*names):
         numbers = [number for number in NUMBERS if number > BLOCK]
@@ -148,16 +151,23 @@ def measure_all(cache: str) -> dict[str, Any]:
         "slope_bytes": slope(),
         "slope_without_files_bytes": slope("file_bytes"),
     }
-    print(f"slope above {BLOCK} images: {result['slope_bytes']:.0f} bytes an image, "
-          f"without mapped files {result['slope_without_files_bytes']:.0f}; "
-          f"an image has {image_bytes}", flush=True)  # fmt: skip
+    print(
+        f"slope above {BLOCK} images: {result['slope_bytes']:.0f} bytes an image, "
+        f"without mapped files {result['slope_without_files_bytes']:.0f}; "
+        f"an image has {image_bytes}",
+        flush=True,
+    )
     for name in ("one_image_compiling", "one_image"):
         result[name] = in_process(cache, "--image")
-        peak, search, before = (result[name][f"{k}_bytes"]
-                                for k in ("peak", "peak_of_search", "before_search"))  # fmt: skip
-        print(f"{name}, 256-256-256, the paper's population: peak of the search "
-              f"{search / 1e9:.2f} GB, of which {before / 1e9:.2f} GB before it; "
-              f"of the process {peak / 1e9:.2f} GB", flush=True)  # fmt: skip
+        peak, search, before = (
+            result[name][f"{k}_bytes"] for k in ("peak", "peak_of_search", "before_search")
+        )
+        print(
+            f"{name}, 256-256-256, the paper's population: peak of the search "
+            f"{search / 1e9:.2f} GB, of which {before / 1e9:.2f} GB before it; "
+            f"of the process {peak / 1e9:.2f} GB",
+            flush=True,
+        )
     return result
 
 

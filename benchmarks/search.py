@@ -53,7 +53,7 @@ def layer_times(width: int, image_shape: tuple[int, ...], index: int, trained: b
     config = dsl.SearchConfig()
     layer = config.layers[index]
     stages, images = make_stages(width, image_shape, trained, config)
-    population = jax.numpy.resize(images, (config.population_size, *image_shape))
+    population = jnp.resize(images, (config.population_size, *image_shape))
     for stage in stages[: index + 1]:
         population = jax.jit(stage)(population)
     shape, rest = population.shape[1:], stages[index + 1 :]

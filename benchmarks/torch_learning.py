@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional as F
 
 
-def conv_group(in_channels: int, channels: int, pool: bool, last: bool) -> nn.Sequential:
+def conv_group(in_channels: int, channels: int, pool: bool) -> nn.Sequential:
     """conv 3x3, max-pool, BatchNorm, GELU, conv 3x3, BatchNorm, GELU; no scales."""
     layers = [
         nn.Conv2d(in_channels, channels, 3, padding=1, bias=False),
@@ -35,7 +35,7 @@ class Network(nn.Module):
         self.stem.weight.requires_grad_(False)
         self.blocks = nn.ModuleList(
             nn.Sequential(
-                *(conv_group(width if g else before, width, g == 0, True) for g in range(groups))
+                *(conv_group(width if g else before, width, g == 0) for g in range(groups))
             )
             for before in (8 * channels, width, width)
         )

@@ -1,7 +1,12 @@
-"""Batches of training: how many images each holds, and which."""
+"""Equal parts: how many images a batch of training holds, and which."""
 
 import jax
 import numpy as np
+
+
+def largest_divisor(number: int, most: int) -> int:
+    """The largest divisor of `number` that is at most `most`; both at least 1."""
+    return max(n for n in range(1, min(number, most) + 1) if number % n == 0)
 
 
 def exact_batch_size(num_images: int, batch_size: int, multiple: int = 1) -> int:

@@ -8,6 +8,8 @@ docs/performance.md has the figures.
 import jax
 import jax.numpy as jnp
 
+from dsl_jax.batches import largest_divisor
+
 BLOCK_BYTES = 4 * 2**20  # of patches at a time
 
 
@@ -84,10 +86,9 @@ def _kernel_gradient_by_blocks(x, cotangent, shape):
 
 def _blocks(array, x, size):
     """[N, ...] -> [N / n, n, ...]; the patches of n images of x make at most BLOCK_BYTES."""
-    count = x.shape[0]
     fitting = max(1, BLOCK_BYTES // (x[0].nbytes * size[0] * size[1]))
-    number = max(n for n in range(1, min(fitting, count) + 1) if count % n == 0)
-    return array.reshape(count // number, number, *array.shape[1:])
+    number = largest_divisor(x.shape[0], fitting)
+    return array.reshape(-1, number, *array.shape[1:])
 
 
 def _patches(images, size):

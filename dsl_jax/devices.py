@@ -13,6 +13,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from dsl_jax.batches import largest_divisor
+
 logger = logging.getLogger(__name__)
 
 
@@ -25,7 +27,7 @@ def device_mesh(batch_size: int | None = None) -> Mesh | None:
     devices = jax.local_devices()
     number = len(devices)
     if batch_size is not None:
-        number = max(n for n in range(1, number + 1) if batch_size % n == 0)
+        number = largest_divisor(batch_size, number)
         if number < len(devices):
             _warn_once(
                 f"learning uses {number} of {len(devices)} devices: that is how many share a "

@@ -261,13 +261,20 @@ def reproduce(
     return jax.vmap(child)(noise, parents[mothers], parents[fathers], sigmas)
 
 
+def is_philox(key: jax.Array) -> bool:
+    """Whether a key is a philox key; a raw uint32 key is not."""
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        return False
+    return "philox" in str(jax.random.key_impl(key))
+
+
 def philox_key(key: jax.Array) -> jax.Array:
     """A philox4x32 key derived from any `jax.random` key; one that is philox stays as it is.
 
     Normals from philox are several times as fast as from threefry under vmap on a CPU, and unlike
     rbg's a vmapped draw equals the looped one.
     """
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and "philox" in str(jax.random.key_impl(key)):
+    if is_philox(key):
         return key
     words = jax.random.key_data(jax.random.key(0, impl="philox4x32")).shape
     return jax.random.wrap_key_data(jax.random.bits(key, words, jnp.uint32), impl="philox4x32")

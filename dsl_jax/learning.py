@@ -22,6 +22,7 @@ from dsl_jax.config import LearnConfig
 from dsl_jax.datasets import Dataset, augment
 from dsl_jax.devices import on_one_device, replicate, take
 from dsl_jax.evaluation import evaluate_images, in_mode, with_training_statistics
+from dsl_jax.evolution import is_philox
 from dsl_jax.objectives import head_loss, regression_loss, sgd_objective, target_objective
 from dsl_jax.optimizer import learning_rate, make_optimizer
 from dsl_jax.progress import progress_bar
@@ -219,10 +220,10 @@ def _check_arguments(dataset: Dataset, config: LearnConfig, mesh: Mesh | None) -
 
 def _threefry_key(key: jax.Array) -> jax.Array:
     """The key, or one derived from it: jax 0.10 cannot lower philox keys for several devices."""
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and "philox" in str(jax.random.key_impl(key)):
-        words = jax.random.bits(key, (2,), jnp.uint32)
-        return jax.random.wrap_key_data(words, impl="threefry2x32")
-    return key
+    if not is_philox(key):
+        return key
+    words = jax.random.bits(key, (2,), jnp.uint32)
+    return jax.random.wrap_key_data(words, impl="threefry2x32")
 
 
 def _start(params: Any, task: Task) -> TrainState:

@@ -13,7 +13,7 @@ from flax import nnx
 from jax.tree_util import Partial
 
 from dsl_jax.batches import exact_batch_size
-from dsl_jax.config import Preset, one_of
+from dsl_jax.config import LearnConfig, Preset, one_of
 from dsl_jax.datasets import Dataset, load_dataset
 from dsl_jax.devices import device_mesh
 from dsl_jax.evaluation import evaluate
@@ -186,6 +186,12 @@ class Training(NamedTuple):
         """The name of its folder."""
         return f"sgd_g{self.groups}" if self.variant == "sgd" else self.variant
 
+    def config(self, preset: Preset) -> LearnConfig:
+        """How the preset trains it."""
+        if self.variant == "sgd":
+            return preset.sgd
+        return dataclasses.replace(preset.learn, variant=self.variant)
+
 
 def trainings(config: Preset) -> list[Training]:
     """All that a seed trains: the variants, and SGD with each number of groups."""
@@ -209,10 +215,7 @@ def train(
         return
     key = purpose_key(seed, TRAINING)
     network = make_network(config, dataset, seed, training.groups)
-    if training.variant == "sgd":
-        learn_config = config.sgd
-    else:
-        learn_config = dataclasses.replace(config.learn, variant=training.variant)
+    learn_config = training.config(config)
     batch_size, multiple = learn_config.batch_size, learn_config.batch_multiple
     options = {
         "mesh": device_mesh(exact_batch_size(len(dataset.train.images), batch_size, multiple)),
@@ -257,9 +260,7 @@ def evaluate_all(record: Run, dataset: Dataset, seeds: range, progress: bool) ->
     )
     results = {}
     for training, is_best in chosen:
-        statistics = (
-            config.sgd if training.variant == "sgd" else config.learn
-        ).evaluation_statistics
+        statistics = training.config(config).evaluation_statistics
         rows = []
         for seed in seeds:
             result = _finished(record, seed, training)

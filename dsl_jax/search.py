@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from dsl_jax.batches import largest_divisor
 from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.devices import join
 from dsl_jax.evolution import kind_of, perturb_image, philox_key, reproduce, standardize
@@ -107,7 +108,7 @@ def _search_image(key, stages, image, label, config, schedules) -> SearchResult:
 
 def _in_parts(stage: Callable, batch: jax.Array, most: int = 32) -> jax.Array:
     """stage(batch), a part at a time: what a network has inside is larger than what it returns."""
-    size = max(n for n in range(1, most + 1) if len(batch) % n == 0)
+    size = largest_divisor(len(batch), most)
     parts = jax.lax.map(stage, batch.reshape(-1, size, *batch.shape[1:]))
     return parts.reshape(len(batch), *parts.shape[2:])
 

@@ -9,8 +9,8 @@ import dsl_jax
 
 FOLDER = Path(dsl_jax.__file__).parent
 LEVELS = (
-    {"files", "progress", "preparing", "devices", "batches"},
-    {"config", "convolution", "evolution", "measures", "representation_ga", "sources"},
+    {"files", "progress", "preparing", "batches"},
+    {"config", "convolution", "devices", "evolution", "measures", "representation_ga", "sources"},
     {"datasets", "presets", "network", "plots", "report"},
     {"stages", "search", "evaluation", "optimizer", "objectives"},
     {"learning", "probes", "fingerprint"},
