@@ -93,7 +93,7 @@ def start(
     output = folder / "output.txt"
     command = [sys.executable, *(["-c", OFTEN] if often else []), str(MAIN), *arguments]
     root = str(Path(dsl_jax.__file__).parents[1])
-    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [root, str(MAIN.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     with open(output, "w") as file:
         process = subprocess.Popen(
             [*command, f"--output_dir={folder / 'run'}"],

@@ -98,6 +98,33 @@ def _score(graph, state, images, labels, weights):
     return jnp.sum(right & weights), jnp.sum(jnp.where(weights, losses, 0))
 
 
+def representations_of(
+    network: nnx.Module, dataset: Dataset, split: Split, batch_size: int = BATCH_SIZE
+) -> tuple[np.ndarray, ...]:
+    """What a network, with the statistics that it holds, makes of a split's images.
+
+    Returns:
+      Its representations and, last, its logits: a float32 [N, ...] each, on the host.
+    """
+    graph, state = nnx.split(in_mode(network, training=False))
+    count = len(split.images)
+    batch_size = min(batch_size, count)
+    batches = []
+    for start in range(0, count, batch_size):
+        rows = np.minimum(np.arange(start, start + batch_size), count - 1)  # one shape for all
+        outputs = _outputs(graph, state, dataset.normalize(split.images[rows]))
+        batches.append([np.asarray(h)[: count - start] for h in outputs])
+    return tuple(np.concatenate(parts) for parts in zip(*batches, strict=True))
+
+
+@partial(jax.jit, static_argnames="graph")
+def _outputs(graph, state, images):
+    """Representations and logits of a batch."""
+    network = nnx.merge(graph, state)
+    representations = network.representations(images)
+    return (*representations, network.head(representations[-1]))
+
+
 def with_training_statistics(
     network: nnx.Module, dataset: Dataset, rows: Any, batch_size: int = BATCH_SIZE
 ) -> nnx.Module:

@@ -41,6 +41,9 @@ class LearnResult(NamedTuple):
     history: list[dict[str, float]]
 
 
+Measure = Callable[[nnx.Module], dict[str, Any]]
+
+
 class Checkpoints(Protocol):
     """Where training keeps its state; `runs.Checkpoints` is the one on disk."""
 
@@ -65,6 +68,7 @@ def learn(
     *,
     mesh: Mesh | None = None,
     checkpoints: Checkpoints | None = None,
+    measure: Measure | None = None,
     progress: str | None = None,
 ) -> LearnResult:
     """Trains a copy of `network` on searched representations (paper 4.2).
@@ -82,6 +86,8 @@ def learn(
         number of devices, the results but for rounding.
       checkpoints: where to keep and find the state of an interrupted training, which may go on
         with another number of devices.
+      measure: called with the network after each validated epoch, in evaluation mode; what it
+        returns joins the epoch's record.
       progress: a name, to show a bar under it.
 
     Returns:
@@ -96,9 +102,8 @@ def learn(
     _check_arguments(dataset, config, mesh)
     arrays = _target_arrays(targets, dataset.train.ids)
     _check_targets(network, dataset, arrays)
-    return _train(
-        key, network, dataset, arrays, target_objective, config, mesh, checkpoints, progress
-    )
+    answers = Answers(arrays, target_objective)
+    return _train(key, network, dataset, answers, config, mesh, checkpoints, measure, progress)
 
 
 def learn_sgd(
@@ -109,12 +114,13 @@ def learn_sgd(
     *,
     mesh: Mesh | None = None,
     checkpoints: Checkpoints | None = None,
+    measure: Measure | None = None,
     progress: str | None = None,
 ) -> LearnResult:
     """The baseline: the same loop, cross-entropy end to end (paper A.3); see `learn`."""
     _check_arguments(dataset, config, mesh)
-    labels = dataset.train.labels
-    return _train(key, network, dataset, labels, sgd_objective, config, mesh, checkpoints, progress)
+    answers = Answers(dataset.train.labels, sgd_objective)
+    return _train(key, network, dataset, answers, config, mesh, checkpoints, measure, progress)
 
 
 class TrainState(NamedTuple):
@@ -126,19 +132,24 @@ class TrainState(NamedTuple):
     best: jax.Array  # [2]: validation accuracy, minus validation loss
 
 
+class Answers(NamedTuple):
+    """What the network should give: a pytree of arrays [N, ...] on the host, and the loss."""
+
+    arrays: Any
+    objective: Callable
+
+
 class Task(NamedTuple):
     """All that stays: what is trained, on what, and how.
 
-    graph, rest: the network but for its parameters; batches: rows [steps, B]; answers: a pytree of
-    arrays [N, ...] on the host, with which the objective compares.
+    graph, rest: the network but for its parameters; batches: rows [steps, B].
     """
 
     graph: Any
     rest: Any
     dataset: Dataset
     batches: np.ndarray
-    answers: Any
-    objective: Callable
+    answers: Answers
     config: LearnConfig
     mesh: Mesh | None
 
@@ -147,11 +158,11 @@ def _train(
     key: jax.Array,
     network: nnx.Module,
     dataset: Dataset,
-    answers: Any,
-    objective: Callable,
+    answers: Answers,
     config: LearnConfig,
     mesh: Mesh | None,
     checkpoints: Checkpoints | None,
+    measure: Measure | None,
     progress: str | None,
 ) -> LearnResult:
     """Epochs of training, each with its validation and its checkpoint."""
@@ -163,7 +174,7 @@ def _train(
     epochs_key = jax.random.fold_in(key, 1)
     graph, params, rest = nnx.split(in_mode(network, training=True), nnx.Param, ...)
     rest = replicate(rest, mesh)
-    task = Task(graph, rest, dataset, batches, answers, objective, config, mesh)
+    task = Task(graph, rest, dataset, batches, answers, config, mesh)
     state, history = _start(params, task), []
     if checkpoints is not None and (saved := checkpoints.restore(state)) is not None:
         state, history = saved
@@ -188,7 +199,7 @@ def _train(
                 "learning_rate": float(rate((epoch + 1) * steps - 1)),
             }
             if last or (epoch + 1) % config.validate_every == 0:
-                state, scores = _validate(task, state)
+                state, scores = _validate(task, state, measure)
                 record |= scores
                 accuracy = f"{scores['validation_accuracy']:.2%}"
                 bar.set_postfix(refresh=False, loss=f"{loss:.4g}", validation=accuracy)
@@ -249,9 +260,9 @@ def _run_epoch(
             optimizer,
             task.rest,
             take(task.dataset.train.images, rows, task.mesh),
-            jax.tree.map(lambda answer: take(answer, rows, task.mesh), task.answers),
+            jax.tree.map(lambda answer: take(answer, rows, task.mesh), task.answers.arrays),
             task.graph,
-            task.objective,
+            task.answers.objective,
             task.config,
             len(task.batches),
             (task.dataset.mean, task.dataset.std),
@@ -263,7 +274,9 @@ def _run_epoch(
     return state._replace(params=params, optimizer=optimizer), float(losses.mean())
 
 
-def _validate(task: Task, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
+def _validate(
+    task: Task, state: TrainState, measure: Measure | None
+) -> tuple[TrainState, dict[str, Any]]:
     """Scores on the validation images; the state keeps the best parameters so far.
 
     Higher accuracy wins, between equals the lower loss.
@@ -283,6 +296,7 @@ def _validate(task: Task, state: TrainState) -> tuple[TrainState, dict[str, Any]
         "validation_accuracy": scores.accuracy,
         "validation_loss": scores.loss,
         "best_so_far": is_best,
+        **(measure(network) if measure else {}),
     }
 
 

@@ -66,6 +66,75 @@ def effective_solutions(reps: Array) -> Array:
     return jnp.exp(collision_entropy(reps))
 
 
+def vendi_score(reps: Array) -> Array:
+    """The effective number of order 1: exp of the entropy of the spectrum of K / n (Vendi score).
+
+    `effective_solutions` is the same of order 2, which counts what is common and passes over what
+    is rare; the two agree where all representations are alike or all orthogonal.
+
+    Args:
+      reps: [n, ...].
+
+    Returns:
+      float32 scalar between 1 (all alike) and n (all orthogonal); at least `effective_solutions`.
+
+    Raises:
+      ValueError: `reps` has fewer than two axes, or an empty one.
+    """
+    gram = cosine_gram(reps)
+    n = gram.shape[0]
+    # eigvalsh runs forever on NaN on some backends; the score is NaN all the same.
+    finite = jnp.isfinite(gram).all()
+    spectrum = jnp.clip(jnp.linalg.eigvalsh(jnp.where(finite, gram, jnp.eye(n)) / n), 0)
+    score = jnp.exp(-jnp.sum(jax.scipy.special.xlogy(spectrum, spectrum)))
+    return jnp.where(finite, jnp.clip(score, 1, n), jnp.nan)
+
+
+def centered(reps: Array) -> Array:
+    """The representations less their mean: their directions then say how they differ.
+
+    Args:
+      reps: [n, ...].
+
+    Returns:
+      float32 [n, d], flattened; of n representations that differ, n - 1 at most are orthogonal.
+
+    Raises:
+      ValueError: `reps` has fewer than two axes, or an empty one.
+    """
+    flat = _flatten(reps, "reps")
+    return flat - jnp.mean(flat, axis=0, keepdims=True)
+
+
+def linear_cka(a: Array, b: Array) -> Array:
+    """Linear centred kernel alignment of two networks' representations of the same inputs.
+
+    ||A^T B||^2 / (||A^T A|| ||B^T B||) in Frobenius norms, the features of A and B centred; blind
+    to rotations and to scale. Memory: two float32 [n, n] arrays.
+
+    Args:
+      a, b: [n, ...], row i of both from the same input; the other axes may differ.
+
+    Returns:
+      float32 scalar between 0 and 1, 1 where one is the other rotated and scaled; NaN where the
+      representations of one do not differ at all.
+
+    Raises:
+      ValueError: another number of rows in a than in b, fewer than two axes, or an empty one.
+    """
+    a, b = centered(a), centered(b)
+    if len(a) != len(b):
+        raise ValueError(f"a has {len(a)} rows, b {len(b)}: need one for each input in both")
+    # Scale does not count, but squares of squares could overflow.
+    grams = []
+    for x in (a, b):
+        x = x / jnp.max(jnp.abs(x))
+        grams.append(jnp.matmul(x, x.T, precision=_PRECISION))
+    first, second = grams
+    alike = jnp.sum(first * second) / (jnp.linalg.norm(first) * jnp.linalg.norm(second))
+    return jnp.clip(alike, 0, 1)
+
+
 def cosine_distance(a: Array, b: Array) -> Array:
     """1 - cosine similarity of a[i] and b[i], for every i (paper 4.5).
 

@@ -17,7 +17,7 @@ from dsl_jax.config import LearnConfig, Preset, one_of
 from dsl_jax.datasets import Dataset, load_dataset
 from dsl_jax.devices import device_mesh
 from dsl_jax.evaluation import evaluate
-from dsl_jax.learning import learn, learn_sgd
+from dsl_jax.learning import Measure, learn, learn_sgd
 from dsl_jax.network import WHITENING_IMAGES, ConvNet
 from dsl_jax.probes import linear_probe
 from dsl_jax.progress import progress_bar
@@ -208,6 +208,7 @@ def train(
     training: Training,
     targets: TargetStore | None,
     progress: bool,
+    measure: Measure | None = None,
 ) -> None:
     """Trains one network, unless it is trained, and keeps it with its history."""
     config, name = record.config, f"seed_{seed}/{training.name}"
@@ -220,6 +221,7 @@ def train(
     options = {
         "mesh": device_mesh(exact_batch_size(len(dataset.train.images), batch_size, multiple)),
         "checkpoints": record.checkpoints(name),
+        "measure": measure,
         "progress": f"{training.name} (G={training.groups})" if progress else None,
     }
     if training.variant == "sgd":

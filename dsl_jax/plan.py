@@ -4,6 +4,7 @@ The time is an estimate: a model of the work, with factors measured once on two 
 scaled by how fast this machine does a short piece of the same kind of work now.
 """
 
+import functools
 import math
 import time
 from typing import NamedTuple
@@ -48,35 +49,47 @@ def make_plan(config: Preset) -> Plan:
     seeds = config.num_seeds
     sizes = representation_sizes(config)
 
-    per_image, first = 0.0, config.search.population_size
-    for layer, size in zip(config.search.layers, sizes, strict=True):
-        candidates = first + config.search.num_children * layer.generations
-        per_image += candidates * (SECONDS_PER_CANDIDATE + SECONDS_PER_CANDIDATE_ELEMENT * size)
-    normals_speed, product_speed = _machine_speed()
-    learned = [(config.learner_groups, config.learn) for v in config.variants if v != "sgd"]
-    search = candidates_of_a_seed = disk = 0
-    if learned:
-        search = COMPILE_SECONDS_PER_SEARCH + images * per_image / normals_speed
-        candidates_of_a_seed = images * config.search.candidates_per_image
+    search = candidates = disk = 0
+    if any(variant != "sgd" for variant in config.variants):
+        candidates, search = search_cost(config, images)
         generations = [layer.generations for layer in config.search.layers]
         disk = estimated_bytes([(size,) for size in sizes], images, generations)
-    if "sgd" in config.variants:
-        learned += [(g, config.sgd) for g in {config.learner_groups, *config.sgd_groups}]
-    learning = 0.0
-    for groups, learn in learned:
-        # Three forward passes' worth a step, and a forward pass for statistics and validation.
-        passes = 3 * images + (min(learn.statistics_images, images) + validation)
-        flops = forward_flops(config, groups) * passes * learn.epochs
-        learning += COMPILE_SECONDS_PER_TRAINING + flops * SECONDS_PER_FLOP / product_speed
-
+    learning = learning_seconds(config, images, validation)
     return Plan(
         images,
         validation,
-        seeds * candidates_of_a_seed,
+        seeds * candidates,
         seeds * search,
         seeds * learning,
         seeds * disk,
     )
+
+
+def search_cost(config: Preset, images: int) -> tuple[int, float]:
+    """Candidates and seconds of the search of so many images, compilation included."""
+    per_image, first = 0.0, config.search.population_size
+    sizes = representation_sizes(config)
+    for number, (layer, size) in enumerate(zip(config.search.layers, sizes, strict=True)):
+        if number and not layer.generations:
+            continue
+        candidates = first + config.search.num_children * layer.generations
+        per_image += candidates * (SECONDS_PER_CANDIDATE + SECONDS_PER_CANDIDATE_ELEMENT * size)
+    seconds = COMPILE_SECONDS_PER_SEARCH + images * per_image / _machine_speed()[0]
+    return images * config.search.candidates_per_image, seconds
+
+
+def learning_seconds(config: Preset, images: int, validation: int) -> float:
+    """Seconds of all trainings of a seed, compilation included."""
+    learned = [(config.learner_groups, config.learn) for v in config.variants if v != "sgd"]
+    if "sgd" in config.variants:
+        learned += [(g, config.sgd) for g in {config.learner_groups, *config.sgd_groups}]
+    total = 0.0
+    for groups, learn in learned:
+        # Three forward passes' worth a step, and a forward pass for statistics and validation.
+        passes = 3 * images + (min(learn.statistics_images, images) + validation)
+        flops = forward_flops(config, groups) * passes * learn.epochs
+        total += COMPILE_SECONDS_PER_TRAINING + flops * SECONDS_PER_FLOP / _machine_speed()[1]
+    return total
 
 
 def describe(plan: Plan, config: Preset, folder: str) -> str:
@@ -85,7 +98,7 @@ def describe(plan: Plan, config: Preset, folder: str) -> str:
     if plan.candidates:
         search = (
             f"{plan.candidates:,} candidates, {config.search.candidates_per_image:,} an image; "
-            f"about {_duration(plan.search_seconds)}"
+            f"about {duration(plan.search_seconds)}"
         )
     seeds = "" if config.num_seeds == 1 else f", {config.num_seeds} seeds"
     return "\n".join(
@@ -95,14 +108,14 @@ def describe(plan: Plan, config: Preset, folder: str) -> str:
             f"preset      {config.name}{seeds}, on {jax.devices()[0].device_kind} "
             f"({jax.default_backend()})",
             f"search      {search}",
-            f"learning    {', '.join(config.variants)}; about {_duration(plan.learning_seconds)}",
+            f"learning    {', '.join(config.variants)}; about {duration(plan.learning_seconds)}",
             f"disk        {plan.disk_bytes / 1e6:,.0f} MB of targets",
             f"folder      {folder}",
         ]
     )
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """In the largest unit of which there are at least two."""
     for unit, size in (("days", 86_400), ("hours", 3_600)):
         if seconds >= 2 * size:
@@ -133,6 +146,7 @@ def forward_flops(config: Preset, groups: int) -> float:
     return total + 2 * math.prod((height, width, previous)) * NUM_CLASSES.get(config.dataset, 10)
 
 
+@functools.cache
 def _machine_speed() -> tuple[float, float]:
     """How many times as fast as the reference normals and matrix products come here."""
     key = philox_key(jax.random.key(0))

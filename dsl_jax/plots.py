@@ -5,7 +5,7 @@ They need no display and no pyplot state; save a figure with `figure.savefig(pat
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib as mpl
 import numpy as np
@@ -17,6 +17,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 # yellow and the pale blue, which are hard to see on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000")
 LINES = ("-", "--", "-.", ":")
+MARKERS = ("o", "s", "^", "D", "v", "x")
 GREY = "#666666"
 
 
@@ -112,8 +113,8 @@ def plot_learning(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figur
     return figure
 
 
-def plot_accuracy(rows: Sequence[Any]) -> Figure:
-    """Test accuracy of every row: a dot at the mean, a bar of one sample standard deviation.
+def plot_accuracy(rows: Sequence[Any], split: str = "test") -> Figure:
+    """Accuracy of every row: a dot at the mean, a bar of one sample standard deviation.
 
     Dots and not bars, since the axis does not start at 0; its label says where it does. With
     several seeds each is drawn as a faint mark, too. Reference rows are grey and hollow.
@@ -121,6 +122,7 @@ def plot_accuracy(rows: Sequence[Any]) -> Figure:
     Args:
       rows: `report.Row`s, or anything with name, test_accuracy (fractions, one a seed) and
         is_reference. Rows without a test accuracy are left out.
+      split: whose accuracy it is, for the axis.
 
     Raises:
       ValueError: no row has a test accuracy.
@@ -155,8 +157,80 @@ def plot_accuracy(rows: Sequence[Any]) -> Figure:
         notes.append("bars: one standard deviation over seeds")
     if any(row.is_reference for row in rows):
         notes.append("hollow: reference")
-    axes.set_xlabel(f"test accuracy, %{cut}\n{'; '.join(notes)}".rstrip())
+    axes.set_xlabel(f"{split} accuracy, %{cut}\n{'; '.join(notes)}".rstrip())
     return figure
+
+
+class Panel(NamedTuple):
+    """One pair of axes of `plot_curves`.
+
+    lines: from a name to (x, y) or (x, y, spread): one line each, in one colour and shape of marker
+      by its place; the spread is drawn as bars, one up and one down.
+    x_scale: "linear", "log", or "symlog" (logarithmic, but with a place for 0).
+    """
+
+    lines: Mapping[str, tuple]
+    x_label: str
+    y_label: str
+    title: str = ""
+    x_scale: str = "linear"
+    y_scale: str = "linear"
+
+
+def plot_curves(panels: Sequence[Panel], title: str = "", legend: str = "") -> Figure:
+    """Panels side by side, or in rows of three, with one legend under them.
+
+    Args:
+      panels: see `Panel`; a line's name has the same look in all panels.
+      title: of the whole figure.
+      legend: title of the legend.
+
+    Raises:
+      ValueError: there is no panel, or one without lines.
+    """
+    if not panels or not all(panel.lines for panel in panels):
+        raise ValueError("plot_curves needs at least one panel, each with at least one line")
+    rows, columns = -(-len(panels) // 3), min(len(panels), 3)
+    figure = Figure(figsize=(1 + 3.6 * columns, 0.9 + 3.3 * rows), dpi=150, layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).flat
+    names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
+    every_look = itertools.product(LINES, zip(COLORS, MARKERS, strict=True))
+    looks = dict(zip(names, itertools.cycle(every_look), strict=False))
+    handles = {}
+    for axes, panel in itertools.zip_longest(grid, panels):
+        if panel is None:
+            axes.set_axis_off()
+            continue
+        for name, (x, y, *spread) in panel.lines.items():
+            line, (color, marker) = looks[name]
+            handles[name] = axes.errorbar(
+                x, y, *spread, color=color, linestyle=line, marker=marker, markersize=4, capsize=2
+            )
+        axes.set(xlabel=panel.x_label, ylabel=panel.y_label, yscale=panel.y_scale)
+        axes.set_title(panel.title, fontsize="medium")
+        _scale_x(axes, panel)
+        _tidy(axes)
+    figure.legend(
+        handles.values(), handles, loc="outside lower center", ncols=4, title=legend or None
+    )
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def _scale_x(axes: Axes, panel: Panel) -> None:
+    """A logarithmic axis has its ticks where the points are."""
+    places = sorted({x for line in panel.lines.values() for x in np.asarray(line[0]).tolist()})
+    if panel.x_scale == "linear":
+        if all(float(x).is_integer() for x in places):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        return
+    smallest = min((x for x in places if x > 0), default=1)
+    options = {"linthresh": smallest} if panel.x_scale == "symlog" else {}
+    axes.set_xscale(panel.x_scale, **options)
+    step = -(-len(places) // 7)
+    axes.set_xticks(places[::-1][::step], [f"{x:g}" for x in places[::-1][::step]])
+    axes.minorticks_off()
 
 
 def plot_representations(

@@ -1,140 +1,126 @@
-"""Tries the options that the method leaves open, each against the same base, on validation.
+"""What the method leaves open: each option against the preset, on validation images.
 
-    python experiments/choices.py --dataset=mnist --num_train=1500 --options=base,smoothing_child
+    python experiments/choices.py --dataset=mnist
 
-Searches are shared between options that differ in learning alone. Prints a table and writes
-choices.json into --output_dir; rows that are there already are not run again.
+An option changes fields of the configuration. Options that search alike share their targets. No
+test image is read. Settings, each --sweep.NAME=VALUE: options (names, see OPTIONS), more (further
+ones, such as "rate_2:learn.learning_rate=2;learn.epochs=20|..."), num_seeds, num_train,
+validation_size.
 """
 
 import dataclasses
-import hashlib
-import json
-import time
-from pathlib import Path
+from dataclasses import dataclass
+from types import SimpleNamespace
 
-import jax
+import command_line
 import numpy as np
-from absl import app, flags
+import sweeps
 
-from dsl_jax import config as configs
-from dsl_jax.config import DATASETS, PRESETS, override
-from dsl_jax.datasets import load_dataset
-from dsl_jax.learning import learn, learn_sgd
-from dsl_jax.pipeline import SEARCH, TRAINING, make_network, make_stages, purpose_key
-from dsl_jax.presets import get_preset
-from dsl_jax.search import search
+from dsl_jax import plots
+from dsl_jax.config import Preset, one_of, override
 
+NOT_NORMALIZED = {"normalize_blocks": "False"}
+SGD = {"variants": "('sgd',)"}
 OPTIONS = {
-    "base": {},
-    # Learning alone: these share the search of base.
-    "skip_block_0": {"learn.variant": "skip_block_0"},
+    "preset": {},
+    "skip_block_0": {"variants": "('skip_block_0',)"},
+    "smoothing_noise": {"search.smoothing": "noise"},
+    "smoothing_child": {"search.smoothing": "child"},
+    "target_best": {"search.target": "best"},
+    "not_normalized": NOT_NORMALIZED,
+    "not_normalized_rate_0.2": NOT_NORMALIZED | {"learn.learning_rate": "0.2"},
+    "not_normalized_matching": NOT_NORMALIZED | {"learn.matching": "normalized"},
+    "pre_gelu": {"representation": "pre_gelu"},
+    "statistics_batch": {"learn.evaluation_statistics": "batch"},
+    "initial_noise_0": {"search.initial_noise": "0"},
+    "initial_noise_0.3": {"search.initial_noise": "0.3"},
     "groups_1": {"learner_groups": "1"},
     "groups_3": {"learner_groups": "3"},
-    "head_weight_0.3": {"learn.head_weight": "0.3"},
-    # Search and representation.
-    "parent_mean": {"search.target": "parent_mean"},
-    "smoothing_child": {"search.smoothing": "child"},
-    "child_parent_mean": {"search.smoothing": "child", "search.target": "parent_mean"},
-    "smoothing_rescaled": {"search.smoothing": "noise_rescaled"},
-    "not_normalized": {"normalize_blocks": "False"},
-    "matching_normalized": {"normalize_blocks": "False", "learn.matching": "normalized"},
-    "pre_gelu": {"representation": "pre_gelu"},
-    "pre_gelu_not_normalized": {"representation": "pre_gelu", "normalize_blocks": "False"},
-    "twice_the_generations": {
-        "search.layers[0].generations": "40",
-        "search.layers[1].generations": "20",
-        "search.layers[2].generations": "20",
-    },
-    "strength_0.1": {
-        "search.layers[0].mutation_strength": "0.1",
-        "search.layers[1].mutation_strength": "0.1",
-    },
+    "lambda_0.003": {"learn.head_weight": "0.003"},
+    "lambda_0.3": {"learn.head_weight": "0.3"},
+    "rate_1": {"learn.learning_rate": "1"},
+    "rate_8": {"learn.learning_rate": "8"},
+    "bias_rate_1": {"learn.bias_rate_factor": "1"},
+    "sgd": SGD,
+    "sgd_rate_0.02": SGD | {"sgd.learning_rate": "0.02"},
+    "sgd_rate_0.2": SGD | {"sgd.learning_rate": "0.2"},
+    "sgd_bias_rate_16": SGD | {"sgd.bias_rate_factor": "16"},
 }
 
-_DATASET = flags.DEFINE_enum("dataset", "mnist", DATASETS, "Dataset.")
-_PRESET = flags.DEFINE_enum("preset", "laptop", PRESETS, "Preset that the options change.")
-_DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of prepared tensorflow-datasets.")
-_OUTPUT_DIR = flags.DEFINE_string("output_dir", "runs/choices", "Where choices.json goes.")
-_NUM_TRAIN = flags.DEFINE_integer("num_train", None, "Training images, with validation.")
-_SEED = flags.DEFINE_integer("seed", 0, "Seed.")
-_OPTION = flags.DEFINE_list("options", list(OPTIONS), "Names of options, see the source.")
-_SET = flags.DEFINE_multi_string(
-    "set", [], "field=value for all; or name:field=value;... as one more option."
-)
-_SGD = flags.DEFINE_bool("sgd", False, "Train by SGD instead.")
+
+@dataclass(frozen=True)
+class Settings(sweeps.Settings):
+    """What is swept."""
+
+    options: tuple[str, ...] = tuple(OPTIONS)
+    more: str = ""
 
 
-def main(_):
-    """Runs the options that are not in choices.json yet."""
-    folder = Path(_OUTPUT_DIR.value)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "choices.json"
-    rows = json.loads(path.read_text()) if path.exists() else {}
-    options = {name: OPTIONS[name] for name in _OPTION.value if name}
-    base = get_preset(_PRESET.value, _DATASET.value)
-    if _NUM_TRAIN.value:
-        base = dataclasses.replace(base, num_train=_NUM_TRAIN.value)
-    for text in _SET.value:
-        name, colon, rest = text.partition(":")
-        if colon:
-            options[name] = dict(pair.split("=", 1) for pair in rest.split(";"))
-        else:
-            base = override(base, dict([text.split("=", 1)]))
-    dataset = load_dataset(
-        base.dataset,
-        data_dir=_DATA_DIR.value,
-        num_train=base.num_train,
-        validation_size=base.validation_size,
-    )
-    searches = {}
+SCALES = {
+    "smoke": Settings(options=("preset", "target_best", "lambda_0.3", "sgd")),
+    "laptop": Settings(num_train=2000, validation_size=1000, num_seeds=2),
+    "paper": Settings(),
+}
+
+
+def define(config: Preset, settings: Settings) -> sweeps.Sweep:
+    """A point an option."""
+    for name in settings.options:
+        one_of("option", name, tuple(OPTIONS))
+    options = {name: OPTIONS[name] for name in settings.options}
+    for text in filter(None, settings.more.split("|")):
+        name, colon, pairs = text.partition(":")
+        if not colon or "=" not in pairs:
+            raise ValueError(f"sweep.more: {text!r} should read NAME:FIELD=VALUE;FIELD=VALUE")
+        options[name] = dict(pair.split("=", 1) for pair in pairs.split(";"))
+    base = dataclasses.replace(config, variants=("all_layers",))
+    points, searched = [], set()
     for name, assignments in options.items():
-        config = override(base, assignments)
-        everything = json.dumps([configs.to_dict(config), _SGD.value], sort_keys=True)
-        digest = hashlib.sha256(everything.encode()).hexdigest()[:6]
-        row_name = f"{'sgd ' if _SGD.value else ''}{name} seed {_SEED.value} ({digest})"
-        if row_name not in rows:
-            rows[row_name] = try_option(config, dataset, _SEED.value, searches, _SGD.value)
-            path.write_text(json.dumps(rows, indent=1))
-        print(f"{row_name:40s}", json.dumps(rows[row_name]), flush=True)
+        chosen = override(base, assignments)
+        chosen = dataclasses.replace(chosen, sgd_groups=(chosen.learner_groups,))
+        digest = sweeps.search_digest(chosen)
+        columns = {"option": name, "changes": "; ".join(f"{k}={v}" for k, v in assignments.items())}
+        points.append(sweeps.run_point(name, columns, chosen, is_searched=digest not in searched))
+        searched |= set() if chosen.variants == ("sgd",) else {digest}
+    return sweeps.Sweep(points, sweeps.validation_rows, draw, table)
 
 
-def try_option(config, dataset, seed, searches, sgd):
-    """Final fitness of each layer, validation accuracy, seconds of search and of learning."""
-    row = {}
-    learner = make_network(config, dataset, seed, config.learner_groups)
-    key = purpose_key(seed, TRAINING)
-    started = time.monotonic()
-    if sgd:
-        result = learn_sgd(key, learner, dataset, config.sgd)
-    else:
-        found_by = (config.search, config.widths, config.normalize_blocks, config.representation)
-        if found_by not in searches:
-            stages = make_stages(config, dataset, seed)
-            images = dataset.normalize(dataset.train.images)
-            searches.clear()
-            searches[found_by] = jax.tree.map(
-                np.asarray,
-                search(
-                    purpose_key(seed, SEARCH),
-                    stages,
-                    images,
-                    dataset.train.labels,
-                    config.search,
-                    ids=dataset.train.ids,
-                ),
-            )
-        targets = searches[found_by]
-        row["fitness"] = [round(float(f[:, -1].mean()), 4) for f in targets.fitness]
-        row["search_seconds"] = round(time.monotonic() - started, 1)
-        started = time.monotonic()
-        result = learn(key, learner, dataset, targets, config.learn)
-    best = max(r.get("validation_accuracy", 0) for r in result.history)
-    row["validation_accuracy"] = round(best, 4)
-    row["last_epochs"] = [round(r.get("validation_accuracy", 0), 4) for r in result.history[-3:]]
-    row["train_loss"] = round(result.history[-1]["train_loss"], 5)
-    row["learn_seconds"] = round(time.monotonic() - started, 1)
-    return row
+def table(rows: sweeps.Rows) -> str:
+    """A row an option."""
+    lines = []
+    for option in dict.fromkeys(row["option"] for row in rows):
+        chosen = [row for row in rows if row["option"] == option]
+        fitness = "none"
+        if "cross_entropy_0" in chosen[0]:
+            means = [np.mean([row[f"cross_entropy_{i}"] for row in chosen]) for i in range(4)]
+            fitness = ", ".join(f"{mean:.3f}" for mean in means)
+        best, last = (
+            ", ".join(f"{row[name]:.1%}" for row in chosen)
+            for name in ("validation_accuracy", "last_accuracy")
+        )
+        lines.append([option, f"`{chosen[0]['changes'] or 'none'}`", fitness, best, last])
+    header = ["option", "changes", "cross-entropy after each layer", "best epoch", "last epoch"]
+    return (
+        "Mean cross-entropy (nats) of the best candidates; validation accuracy, a number a "
+        "seed:\n\n" + sweeps.markdown(header, lines)
+    )
+
+
+def draw(rows: sweeps.Rows):
+    """A dot an option."""
+    dots = []
+    for option in dict.fromkeys(row["option"] for row in rows):
+        accuracies = [row["validation_accuracy"] for row in rows if row["option"] == option]
+        reference = option.startswith("sgd")
+        dots.append(SimpleNamespace(name=option, test_accuracy=accuracies, is_reference=reference))
+    caption = f"Validation accuracy on {rows[0]['dataset']}, best epoch; a mark for each seed."
+    return {"choices": (plots.plot_accuracy(dots, "validation"), caption)}
+
+
+def run_all() -> None:
+    """The sweep, as the command line says."""
+    sweeps.run("choices", SCALES, define)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    command_line.start(run_all)

@@ -9,43 +9,22 @@ configuration can be set: --config.search.num_parents=20 '--config.search.layers
 import dataclasses
 import html
 import re
-import shlex
-import signal
 import sys
-import traceback
 from pathlib import Path
 
+import command_line
 import jax
-from absl import app, flags, logging
+from absl import flags
+from command_line import DATA_DIR, DRY_RUN, OUTPUT_DIR
 
-import dsl_jax
 from dsl_jax import config as configs
 from dsl_jax import pipeline, plan, presets, report, summary
 from dsl_jax.datasets import load_or_substitute
-from dsl_jax.files import cache_dir
 from dsl_jax.runs import Run, finished_report, prepare_folder
 
-_DATASET = flags.DEFINE_string("dataset", "mnist", f"One of {', '.join(configs.DATASETS)}.")
-_PRESET = flags.DEFINE_string(
-    "preset",
-    "laptop",
-    "smoke (2 minutes), laptop (25 minutes on 2 cores) or paper (an accelerator).",
-)
-_DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder of prepared tensorflow-datasets (default: TFDS_DATA_DIR, or theirs)."
-)
-_OUTPUT_DIR = flags.DEFINE_string(
-    "output_dir", None, "The run's folder (default: runs/DATASET-PRESET-seedSEED)."
-)
-_SEED = flags.DEFINE_integer("seed", 0, "The first seed.")
-_NUM_SEEDS = flags.DEFINE_integer("num_seeds", None, "Number of seeds (default: the preset's).")
-_NUM_TRAIN = flags.DEFINE_integer(
-    "num_train", None, "Training images, before validation is held out (default: the preset's)."
-)
 _VARIANTS = flags.DEFINE_list("variants", None, f"Of {','.join(configs.VARIANTS)} (default: all).")
 _AUGMENT = flags.DEFINE_bool("augment", False, "Train on random crops, and flips where allowed.")
 _STAGE = flags.DEFINE_string("stage", "all", f"One of {', '.join(pipeline.STAGES)}.")
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and its cost, and stop.")
 _REPAIR = flags.DEFINE_bool("repair", False, "Search damaged parts of the targets again.")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
@@ -58,46 +37,11 @@ _COORDINATOR = flags.DEFINE_string(
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: this one's number.")
 
-_OVERRIDES: dict[str, str] = {}
-
-
-def parse_flags(arguments: list[str]) -> list[str]:
-    """absl's flags, with --config.FIELD=VALUE taken out before."""
-    rest = []
-    for argument in arguments:
-        name, equals, value = argument.lstrip("-").partition("=")
-        if argument.startswith("--config."):
-            if not equals:
-                print(f"error: {argument}: write --{name}=VALUE", file=sys.stderr)
-                sys.exit(2)
-            _OVERRIDES[name.removeprefix("config.")] = value
-        else:
-            rest.append(argument)
-    rest = app.parse_flags_with_usage(rest)
-    if len(rest) > 1:
-        print(f"error: {rest[1]!r} is no flag: write --name=value", file=sys.stderr)
-        sys.exit(2)
-    return rest
-
 
 def configure() -> configs.Preset:
     """The preset with what the flags change."""
-    config = presets.get_preset(_PRESET.value, _DATASET.value)
-    changes = {"seed": _SEED.value}
-    for name, flag in (("num_seeds", _NUM_SEEDS), ("num_train", _NUM_TRAIN)):
-        if flag.value is not None:
-            changes[name] = flag.value
-    if _VARIANTS.value is not None:
-        changes["variants"] = tuple(_VARIANTS.value)
-    config = configs.override(dataclasses.replace(config, **changes), _OVERRIDES)
-    configs.one_of("dataset", config.dataset, configs.DATASETS)
-    available = configs.TRAINING_IMAGES[config.dataset]
-    if config.num_train is not None and config.num_train > available:
-        raise ValueError(
-            f"num_train is {config.num_train}: {config.dataset} has {available} training images"
-        )
-    if config.learn.variant != "all_layers":
-        raise ValueError("config.learn.variant has no effect here: set --variants instead")
+    variants = {} if _VARIANTS.value is None else {"variants": tuple(_VARIANTS.value)}
+    config = command_line.configure(**variants)
     return presets.with_augmentation(config) if _AUGMENT.value else config
 
 
@@ -133,8 +77,8 @@ def run_all() -> None:
     config = configure()
     join_job()
     default = f"runs/{config.dataset}-{config.name}-seed{config.seed}"
-    folder = Path(_OUTPUT_DIR.value or default)
-    if _DRY_RUN.value:
+    folder = Path(OUTPUT_DIR.value or default)
+    if DRY_RUN.value:
         print(plan.describe(plan.make_plan(config), config, str(folder)))
         return
     if (page := finished_report(folder, config)) is not None:
@@ -144,7 +88,7 @@ def run_all() -> None:
     print(f"loading {config.dataset} ...", flush=True)
     dataset, notice = load_or_substitute(
         config.dataset,
-        data_dir=_DATA_DIR.value,
+        data_dir=DATA_DIR.value,
         preset=config.name,
         num_train=config.num_train,
         validation_size=config.validation_size,
@@ -175,7 +119,7 @@ def run_all() -> None:
         if several and _STAGE.value == "all":
             print("The rest is for one process: run the same command without --distributed.")
         return
-    command = shlex.join(["python", "experiments/main.py", *sys.argv[1:]])
+    command = command_line.command()
     page, _ = report.write_report(
         summary.summarize(config, folder, dataset, results, notice=notice, command=command),
         folder,
@@ -192,25 +136,5 @@ def show(page: Path) -> None:
     print(f"The whole report: {page} and {page.with_suffix('.html')}")
 
 
-def main(_) -> None:
-    """Turns a wrong input into one line and exit code 2, an interruption into what to do next."""
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # not what JAX tells of devices that are not there
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        run_all()
-    except KeyboardInterrupt:
-        print("\nStopped. The same command goes on from here.", file=sys.stderr)
-        sys.exit(130)
-    except (ValueError, OSError, FloatingPointError) as error:
-        # One of our own messages says all there is to say; anything else is a fault to be seen.
-        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-        if Path(dsl_jax.__file__).parent not in raised_in.parents and raised_in != Path(__file__):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-
-
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_flags)
+    command_line.start(run_all)

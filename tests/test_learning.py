@@ -12,7 +12,13 @@ from flax import nnx
 from dsl_jax import learning, objectives
 from dsl_jax.config import LearnConfig
 from dsl_jax.datasets import Dataset
-from dsl_jax.evaluation import Evaluation, evaluate, evaluate_images, with_training_statistics
+from dsl_jax.evaluation import (
+    Evaluation,
+    evaluate,
+    evaluate_images,
+    representations_of,
+    with_training_statistics,
+)
 from dsl_jax.learning import head_loss, learn, learn_sgd, plan_batches, regression_loss
 from dsl_jax.network import ConvNet
 from dsl_jax.optimizer import learning_rate, make_optimizer
@@ -234,6 +240,26 @@ def test_the_network_kept_is_the_best_epochs_by_validation(monkeypatch):
     result = learn_sgd(KEY, make(), DATASET, CONFIG)
     for kept, best in zip(leaves(result.network, nnx.Param), seen[1], strict=True):
         np.testing.assert_array_equal(kept, best)
+
+
+def test_a_measure_sees_each_validated_epochs_network_and_joins_its_record():
+    split, seen = DATASET.validation, []
+
+    def measure(network):
+        reps = representations_of(network, DATASET, split, batch_size=10)
+        seen.append(reps)
+        return {"accuracy_again": float(np.mean(reps[-1].argmax(axis=1) == split.labels))}
+
+    config = dataclasses.replace(CONFIG, validate_every=2)
+    plain = learn(KEY, make(), DATASET, targets(), config)
+    measured = learn(KEY, make(), DATASET, targets(), config, measure=measure)
+    for a, b in zip(leaves(plain.network), leaves(measured.network), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert ["accuracy_again" in record for record in measured.history] == [False, True, True]
+    for record in measured.history[1:]:
+        assert record["accuracy_again"] == record["validation_accuracy"]
+    assert [h.shape for h in seen[0]] == [(16, 5, 5, 4), (16, 2, 2, 4), (16, 1, 1, 4), (16, 3)]
+    assert np.abs(seen[0][0] - seen[1][0]).max() > 0
 
 
 class Memory:

@@ -1,18 +1,14 @@
 """The main job as a user runs it: a tiny run, again, interrupted, and with wrong input."""
 
-import importlib.util
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
-from absl import flags
 
 import dsl_jax
 from dsl_jax import learning, runs, targets
 
-MAIN = Path(__file__).parent.parent / "experiments" / "main.py"
 TINY = [
     "--dataset=digits",
     "--preset=smoke",
@@ -33,26 +29,8 @@ TINY = [
 
 
 @pytest.fixture(scope="module")
-def main():
-    spec = importlib.util.spec_from_file_location("experiments_main", MAIN)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-
-    def run(*arguments):
-        """Runs the command; its exit code."""
-        module._OVERRIDES.clear()
-        for name in ("dataset", "preset", "data_dir", "output_dir", "seed", "num_seeds",
-                     "num_train", "variants", "augment", "stage", "dry_run", "repair",
-                     "distributed", "coordinator", "num_processes", "process_id"):  # fmt: skip
-            flags.FLAGS[name].unparse()
-        try:
-            module.parse_flags(["main.py", *arguments])
-            module.main([])
-        except SystemExit as stop:
-            return stop.code
-        return 0
-
-    return run
+def main(experiment):
+    return experiment("main")
 
 
 @pytest.fixture(scope="module")

@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_main import MAIN, TINY
+from test_main import TINY
 from toy_targets import files
 
 import dsl_jax
 from dsl_jax.runs import search_seconds
 from dsl_jax.targets import TargetStore
 
+MAIN = Path(__file__).parent.parent / "experiments" / "main.py"
 ARGUMENTS = [*TINY, "--config.chunk_size=8", "--config.learn.epochs=1"]
 
 

@@ -194,6 +194,52 @@ def test_labels_out_of_range_are_left_out(measure):
 
 
 # --------------------------------------------------------------------------------------------
+# Order 1, centred features, alignment of two networks
+# --------------------------------------------------------------------------------------------
+
+
+def test_vendi_score_is_the_entropy_of_the_shares():
+    reps = np.array([[1.0, 0.0]] * 3 + [[0.0, 1.0]])
+    expected = np.exp(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25)))
+    assert measures.vendi_score(reps) == pytest.approx(expected, rel=1e-5)
+    assert measures.vendi_score(np.eye(5)) == pytest.approx(5, rel=1e-5)
+    assert measures.vendi_score(np.ones((5, 2))) == pytest.approx(1, rel=1e-5)
+    assert np.isnan(measures.vendi_score(np.full((2, 2), np.nan)))
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(arrays)
+def test_order_one_counts_at_least_what_order_two_does(reps):
+    two = float(measures.effective_solutions(reps))
+    assert two <= measures.vendi_score(reps) * (1 + 1e-4) <= len(reps) * (1 + 1e-3)
+
+
+def test_centred_opposites_are_one_direction_and_a_simplex_is_n_minus_one():
+    assert measures.effective_solutions(measures.centered([[5.0, 1], [5, 3]])) == pytest.approx(1)
+    simplex = measures.centered(np.eye(4))  # cosines of -1/3: the spectrum is 3 times 1/3
+    assert measures.effective_solutions(simplex) == pytest.approx(3, rel=1e-5)
+
+
+def test_alignment_of_orthogonal_features_has_a_closed_form():
+    u = np.float32([1, -1, 0, 0]) / np.sqrt(2)
+    v = np.float32([0, 0, 1, -1]) / np.sqrt(2)
+    both = np.stack([u, v], axis=1)
+    assert measures.linear_cka(both, u[:, None]) == pytest.approx(np.sqrt(0.5), rel=1e-5)
+    assert measures.linear_cka(v[:, None], u[:, None]) == pytest.approx(0, abs=1e-6)
+    # Shares of 3 and 1 along the same two features: (9 + 1) / (sqrt(81 + 1) sqrt(1 + 1)).
+    assert measures.linear_cka(both * [3, 1], both) == pytest.approx(10 / np.sqrt(164), rel=1e-5)
+
+
+def test_alignment_is_blind_to_rotation_scale_and_offset():
+    reps = random_reps(20, (2, 2, 3))
+    rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(12, 12)))[0]
+    turned = 1e3 * (reps.reshape(20, 12) @ rotation) + 7
+    assert measures.linear_cka(reps, turned) == pytest.approx(1, abs=1e-4)
+    assert measures.linear_cka(reps, random_reps(20, (8,), seed=3)) < 0.8
+    assert np.isnan(measures.linear_cka(reps, np.ones((20, 3))))
+
+
+# --------------------------------------------------------------------------------------------
 # jit, and errors
 # --------------------------------------------------------------------------------------------
 
@@ -206,6 +252,9 @@ def test_all_measures_can_be_jitted_and_compile_once():
         (measures.collision_entropy, (reps,)),
         (measures.effective_solutions, (reps,)),
         (measures.cosine_distance, (reps, reps + 1)),
+        (measures.vendi_score, (reps,)),
+        (measures.centered, (reps,)),
+        (measures.linear_cka, (reps, reps[..., :2])),
         (lambda reps, labels: within(reps, labels, num_classes=4), (reps, LABELS)),
         (lambda reps, labels: between(reps, labels, num_classes=4), (reps, LABELS)),
     ]
@@ -227,6 +276,8 @@ def test_bad_arguments_are_named():
         measures.cosine_gram(np.ones((0, 3)))
     with pytest.raises(ValueError, match=r"a has shape \(2, 3\), b \(3, 2\)"):
         measures.cosine_distance(np.ones((2, 3)), np.ones((3, 2)))
+    with pytest.raises(ValueError, match="a has 2 rows, b 3"):
+        measures.linear_cka(np.ones((2, 3)), np.ones((3, 3)))
     with pytest.raises(ValueError, match=r"labels have shape \(3,\): expected \(2,\)"):
         measures.between_class_entropy(np.ones((2, 3)), np.zeros(3, int))
     with pytest.raises(ValueError, match="float32: expected integers"):

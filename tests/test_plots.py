@@ -135,6 +135,41 @@ def test_no_history_is_an_error():
 
 
 # --------------------------------------------------------------------------------------------
+# Curves
+# --------------------------------------------------------------------------------------------
+
+
+def test_curves_keep_their_look_from_panel_to_panel_and_their_values():
+    line = ([0, 1, 10, 100], [4.0, 3.0, 2.0, 1.0], [0.1, 0.2, 0.3, 0.4])
+    panels = [
+        plots.Panel({"a": line, "b": line[:2]}, "generations", "loss, nats", "first", "symlog"),
+        plots.Panel({"b": line}, "generations", "loss, nats", x_scale="linear"),
+    ]
+    figure = plots.plot_curves(panels, "title", "layer")
+    first, second = figure.axes
+    (mean, caps, (bars,)), _ = first.containers
+    np.testing.assert_array_equal(mean.get_xydata(), np.transpose(line[:2]))
+    lows = [segment[0, 1] for segment in bars.get_segments()]
+    np.testing.assert_allclose(lows, [3.9, 2.8, 1.7, 0.6])
+    assert len(caps) == 2
+    looks = [(c[0].get_color(), c[0].get_marker()) for c in (*first.containers, *second.containers)]
+    assert looks[0] != looks[1] == looks[2]
+    assert [tick.get_text() for tick in first.get_xticklabels()] == ["100", "10", "1", "0"]
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
+    assert png(figure)
+
+
+def test_four_panels_fill_two_rows_and_none_is_an_error():
+    panel = plots.Panel({"a": ([1, 2], [1.0, 2.0])}, "x", "y")
+    figure = plots.plot_curves([panel] * 4)
+    assert sum(axes.axison for axes in figure.axes) == 4 and len(figure.axes) == 6
+    for bad in ([], [plots.Panel({}, "x", "y")]):
+        with pytest.raises(ValueError, match="at least one"):
+            plots.plot_curves(bad)
+
+
+# --------------------------------------------------------------------------------------------
 # Accuracy
 # --------------------------------------------------------------------------------------------
 

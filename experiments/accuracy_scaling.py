@@ -1,0 +1,136 @@
+"""Accuracy after learning against the size of the search: figure 4 of the paper.
+
+    python experiments/accuracy_scaling.py --dataset=mnist
+
+Populations are in the paper's proportions of parents, explorers and refiners, 20 : 100 : 120; the
+generations of all layers grow by one factor. Every point is searched and learned anew, and judged
+on the validation images; no test image is read. Settings, each --sweep.NAME=VALUE: populations
+(multiples of 12), factors, population (with which the factors are swept), num_train,
+validation_size, num_seeds.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import command_line
+import numpy as np
+import sweeps
+from fitness_scaling import with_population
+
+from dsl_jax import plots
+from dsl_jax.config import Preset, SearchConfig
+
+
+@dataclass(frozen=True)
+class Settings(sweeps.Settings):
+    """What is swept. Factor 0 searches nothing: the best of the noisy images, propagated."""
+
+    populations: tuple[int, ...] = (12, 24, 48, 96, 192)
+    factors: tuple[float, ...] = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+    population: int = 96
+
+
+SCALES = {
+    "smoke": Settings(populations=(12, 24), factors=(0.0, 1.0), population=24),
+    "laptop": Settings(num_train=2000, validation_size=1000),
+    "paper": Settings(
+        num_seeds=1,
+        populations=(24, 60, 120, 240, 480),
+        factors=(0.0, 0.1, 0.25, 0.5, 1.0),
+        population=240,
+    ),
+}
+
+
+def with_generations(config: SearchConfig, factor: float) -> SearchConfig:
+    """The search with all layers' generations times a factor, rounded."""
+    layers = tuple(
+        dataclasses.replace(schedule, generations=round(schedule.generations * factor))
+        for schedule in config.layers
+    )
+    return dataclasses.replace(config, layers=layers)
+
+
+def define(config: Preset, settings: Settings) -> sweeps.Sweep:
+    """A point for every population, and one for every factor."""
+    base = (settings.population, 1.0)
+    wanted = [(n, 1.0) for n in settings.populations]
+    wanted += [(settings.population, factor) for factor in settings.factors]
+    points = []
+    for population, factor in dict.fromkeys([*wanted, base]):
+        search = with_generations(with_population(config.search, population), factor)
+        points.append(
+            sweeps.run_point(
+                f"population{population}-generations_x{factor:g}",
+                {
+                    "population": population,
+                    "factor": factor,
+                    "generations": "-".join(str(layer.generations) for layer in search.layers),
+                },
+                dataclasses.replace(config, search=search, variants=("all_layers",)),
+            )
+        )
+
+    def draw(rows):
+        by_population = [row for row in rows if row["factor"] == 1.0]
+        by_factor = [row for row in rows if row["population"] == settings.population]
+        generations = by_factor[0]["generations"]
+        full = next(row["generations"] for row in by_factor if row["factor"] == 1.0)
+        assert generations
+        panels = [
+            plots.Panel(
+                {"searched targets, all layers": curve(by_population, "population")},
+                "population",
+                "validation accuracy, %",
+                f"generations {full}",
+                "log",
+            ),
+            plots.Panel(
+                {"searched targets, all layers": curve(by_factor, "factor")},
+                f"generations, times {full}",
+                "validation accuracy, %",
+                f"population {settings.population}",
+                "symlog",
+            ),
+        ]
+        caption = (
+            f"Validation accuracy after learning, {rows[0]['dataset']}, "
+            f"{len({row['seed'] for row in rows})} seeds; bars: standard deviation over seeds."
+        )
+        return {"accuracy_scaling": (plots.plot_curves(panels), caption)}
+
+    return sweeps.Sweep(points, sweeps.validation_rows, draw, table)
+
+
+def curve(rows: sweeps.Rows, along: str) -> tuple[list, list, list]:
+    """Values of an axis, mean accuracy in percent and its standard deviation over seeds."""
+    places = sorted({row[along] for row in rows})
+    values = [[100 * row["validation_accuracy"] for row in rows if row[along] == x] for x in places]
+    spreads = [float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in values]
+    return places, [float(np.mean(v)) for v in values], spreads
+
+
+def table(rows: sweeps.Rows) -> str:
+    """A row a point: what was searched, how fit the targets are, how well they teach."""
+    lines = []
+    for population, factor in dict.fromkeys((row["population"], row["factor"]) for row in rows):
+        chosen = [r for r in rows if (r["population"], r["factor"]) == (population, factor)]
+        means = [
+            float(np.mean([row[f"cross_entropy_{layer}"] for row in chosen])) for layer in range(4)
+        ]
+        accuracies = ", ".join(f"{row['validation_accuracy']:.2%}" for row in chosen)
+        lines.append([population, chosen[0]["generations"], *means, accuracies])
+    header = ["population", "generations", *(f"layer {i}" for i in range(3)), "logits"]
+    return (
+        "Mean cross-entropy (nats) of the best after each layer; best validation accuracy, a "
+        "number a seed:\n\n" + sweeps.markdown([*header, "accuracy"], lines)
+    )
+
+
+def run_all() -> None:
+    """The sweep, as the command line says."""
+    sweeps.run("accuracy_scaling", SCALES, define)
+
+
+if __name__ == "__main__":
+    command_line.start(run_all)

@@ -1,0 +1,118 @@
+"""What the experiments' command lines share: flags, settings by name, faults told in a line."""
+
+import dataclasses
+import os
+import shlex
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+
+import dsl_jax
+from dsl_jax import config as configs
+from dsl_jax import presets
+from dsl_jax.files import cache_dir
+
+DATASET = flags.DEFINE_string("dataset", "mnist", f"One of {', '.join(configs.DATASETS)}.")
+PRESET = flags.DEFINE_string(
+    "preset",
+    "laptop",
+    "smoke (2 minutes), laptop (2 CPU cores, under half an hour) or paper (an accelerator).",
+)
+DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Folder of prepared tensorflow-datasets (default: TFDS_DATA_DIR, or theirs)."
+)
+OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "The folder (default: one in runs/).")
+SEED = flags.DEFINE_integer("seed", 0, "The first seed.")
+NUM_SEEDS = flags.DEFINE_integer("num_seeds", None, "Number of seeds (default: the preset's).")
+NUM_TRAIN = flags.DEFINE_integer(
+    "num_train", None, "Training images, before validation is held out (default: the preset's)."
+)
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and its cost, and stop.")
+
+_assignments: dict[str, dict[str, str]] = {}
+
+
+def parse_flags(arguments: Sequence[str]) -> list[str]:
+    """absl's flags; --config.FIELD=VALUE and --sweep.FIELD=VALUE are kept for `assigned`."""
+    _assignments.clear()
+    rest = []
+    for argument in arguments:
+        name, equals, value = argument.lstrip("-").partition("=")
+        group, dot, path = name.partition(".")
+        if argument.startswith("--") and dot and group in ("config", "sweep"):
+            if not equals:
+                print(f"error: {argument}: write --{name}=VALUE", file=sys.stderr)
+                sys.exit(2)
+            _assignments.setdefault(group, {})[path] = value
+        else:
+            rest.append(argument)
+    rest = app.parse_flags_with_usage(rest)
+    if len(rest) > 1:
+        print(f"error: {rest[1]!r} is no flag: write --name=value", file=sys.stderr)
+        sys.exit(2)
+    return rest
+
+
+def assigned(group: str) -> dict[str, str]:
+    """Values by name that were given as --GROUP.NAME=VALUE."""
+    return _assignments.get(group, {})
+
+
+def configure(**changes) -> configs.Preset:
+    """The preset, with these changes, then with what the flags change."""
+    config = presets.get_preset(PRESET.value, DATASET.value)
+    changes |= {"seed": SEED.value}
+    for name, flag in (("num_seeds", NUM_SEEDS), ("num_train", NUM_TRAIN)):
+        if flag.value is not None:
+            changes[name] = flag.value
+    config = configs.override(dataclasses.replace(config, **changes), assigned("config"))
+    configs.one_of("dataset", config.dataset, configs.DATASETS)
+    available = configs.TRAINING_IMAGES[config.dataset]
+    if config.num_train is not None and config.num_train > available:
+        raise ValueError(
+            f"num_train is {config.num_train}: {config.dataset} has {available} training images"
+        )
+    if config.learn.variant != "all_layers":
+        raise ValueError(
+            "config.learn.variant has no effect here: config.variants says what is trained"
+        )
+    return config
+
+
+def start(work: Callable[[], None]) -> None:
+    """Runs an experiment from the command line."""
+    for flag in flags.FLAGS.get_key_flags_for_module(__name__):  # so that --help shows them
+        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+    app.run(lambda _: guarded(work), flags_parser=parse_flags)
+
+
+def guarded(work: Callable[[], None]) -> None:
+    """Turns a wrong input into one line and exit code 2, an interruption into what to do next."""
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # not what JAX tells of devices that are not there
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        work()
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on from here.", file=sys.stderr)
+        sys.exit(130)
+    except (ValueError, OSError, FloatingPointError) as error:
+        # One of our own messages says all there is to say; anything else is a fault to be seen.
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).parent
+        ours = (Path(dsl_jax.__file__).parent, Path(__file__).parent)
+        if not any(folder in (raised_in, *raised_in.parents) for folder in ours):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def command() -> str:
+    """What was typed, to be typed again."""
+    script = os.path.join("experiments", os.path.basename(sys.argv[0]))
+    return shlex.join(["python", script, *sys.argv[1:]])

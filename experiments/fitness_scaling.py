@@ -1,0 +1,179 @@
+"""Fitness against the size of the search: figure 2 of the paper.
+
+    python experiments/fitness_scaling.py --dataset=cifar10
+
+Each layer is evolved alone (the others have no generations), with populations in the paper's
+proportions of parents, explorers and refiners, 20 : 100 : 120. One search of the most generations
+gives all smaller numbers. Settings, each --sweep.NAME=VALUE: num_images, populations (multiples of
+12), generations, layers, smoothings.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import command_line
+import numpy as np
+import sweeps
+
+from dsl_jax import devices, plots
+from dsl_jax.config import Preset, SearchConfig
+from dsl_jax.pipeline import SEARCH, make_stages, purpose_key
+from dsl_jax.search import search
+
+PARTS = 12  # parents, explorers and refiners are 1, 5 and 6 of them
+
+
+@dataclass(frozen=True)
+class Settings(sweeps.Settings):
+    """What is swept. num_images: of the training images, the first."""
+
+    num_images: int = 60
+    populations: tuple[int, ...] = (24, 60, 120, 240)
+    generations: int = 100
+    layers: tuple[int, ...] = (0, 1, 2, 3)
+    smoothings: tuple[str, ...] = ("noise", "child")
+
+
+SCALES = {
+    "smoke": Settings(num_images=8, populations=(12, 24), generations=6, smoothings=("noise",)),
+    "laptop": Settings(),
+    "paper": Settings(num_images=1000, populations=(24, 60, 120, 240, 480), generations=300),
+}
+
+
+def with_population(config: SearchConfig, population: int) -> SearchConfig:
+    """The search with so many candidates a generation, in the paper's proportions.
+
+    Raises:
+      ValueError: the population is not a multiple of 12.
+    """
+    if population < PARTS or population % PARTS:
+        raise ValueError(f"population {population}: 20 : 100 : 120 needs a multiple of {PARTS}")
+    part = population // PARTS
+    return dataclasses.replace(
+        config, num_parents=part, num_explorers=5 * part, num_refiners=6 * part
+    )
+
+
+def alone(config: SearchConfig, layer: int, generations: int) -> SearchConfig:
+    """The search with generations in one layer only."""
+    layers = tuple(
+        dataclasses.replace(schedule, generations=generations if number == layer else 0)
+        for number, schedule in enumerate(config.layers)
+    )
+    return dataclasses.replace(config, layers=layers)
+
+
+def define(config: Preset, settings: Settings) -> sweeps.Sweep:
+    """A point for every smoothing, layer and population."""
+    points = []
+    for smoothing in settings.smoothings:
+        for layer in settings.layers:
+            for population in settings.populations:
+                chosen = alone(config.search, layer, settings.generations)
+                chosen = dataclasses.replace(
+                    with_population(chosen, population), smoothing=smoothing
+                )
+                columns = {"smoothing": smoothing, "layer": layer, "population": population}
+                points.append(
+                    sweeps.search_point(
+                        f"{smoothing}-layer{layer}-{population}",
+                        columns,
+                        dataclasses.replace(config, search=chosen),
+                        settings.num_images,
+                    )
+                )
+
+    def measure(point, dataset, _):
+        images = dataset.train.images[: settings.num_images]
+        found = search(
+            purpose_key(config.seed, SEARCH),
+            make_stages(point.config, dataset, config.seed),
+            dataset.normalize(images),
+            dataset.train.labels[: len(images)],
+            point.config.search,
+            ids=dataset.train.ids[: len(images)],
+            mesh=devices.device_mesh(),
+            progress=True,
+        )
+        trace = -np.asarray(found.fitness[point.columns["layer"]], np.float64)
+        spread = trace.std(axis=0, ddof=1) / np.sqrt(len(trace)) if len(trace) > 1 else 0 * trace[0]
+        return [
+            {
+                "generation": int(generation),
+                "images": len(trace),
+                "cross_entropy": float(trace[:, generation].mean()),
+                "standard_error": float(spread[generation]),
+            }
+            for generation in generations_shown(settings.generations)
+        ]
+
+    return sweeps.Sweep(points, measure, draw, table)
+
+
+def generations_shown(most: int) -> list[int]:
+    """0, and numbers evenly spaced on a logarithmic axis up to the last."""
+    return [0, *np.unique(np.geomspace(1, most, 12).round().astype(int)).tolist()]
+
+
+def draw(rows: sweeps.Rows):
+    """Against population, and against generations, for each smoothing."""
+    figures = {}
+    for smoothing in dict.fromkeys(row["smoothing"] for row in rows):
+        chosen = [row for row in rows if row["smoothing"] == smoothing]
+        last = max(row["generation"] for row in chosen)
+        largest = max(row["population"] for row in chosen if row["population"] <= 240)
+        panels = [
+            _panel(chosen, "population", "generation", last),
+            _panel(chosen, "generation", "population", largest),
+        ]
+        caption = (
+            f"Best cross-entropy, mean over {chosen[0]['images']} training images of "
+            f"{chosen[0]['dataset']}, bars: standard error. What is smoothed: {smoothing}."
+        )
+        figures[f"fitness_{smoothing}"] = (plots.plot_curves(panels, legend="evolved"), caption)
+    return figures
+
+
+def _panel(rows, along, fixed, value):
+    lines = {}
+    for layer in dict.fromkeys(row["layer"] for row in rows):
+        line = [row for row in rows if row["layer"] == layer and row[fixed] == value]
+        line.sort(key=lambda row: row[along])
+        values = [
+            [row[name] for row in line] for name in (along, "cross_entropy", "standard_error")
+        ]
+        lines["logits" if layer == 3 else f"layer {layer}"] = tuple(values)
+    return plots.Panel(
+        lines,
+        x_label="population" if along == "population" else "generations",
+        y_label="best cross-entropy, nats\n(lower is better)",
+        title=f"{fixed}: {value}" if fixed == "population" else f"after {value} generations",
+        x_scale="log" if along == "population" else "symlog",
+    )
+
+
+def table(rows: sweeps.Rows) -> str:
+    """Cross-entropy before, and after the last generation, of each population."""
+    last = max(row["generation"] for row in rows)
+    populations = list(dict.fromkeys(row["population"] for row in rows))
+    lines = []
+    for smoothing, layer in dict.fromkeys((row["smoothing"], row["layer"]) for row in rows):
+        chosen = [row for row in rows if (row["smoothing"], row["layer"]) == (smoothing, layer)]
+        ends = [r["cross_entropy"] for r in chosen if r["generation"] == last]
+        start = [r["cross_entropy"] for r in chosen if r["generation"] == 0][-1]
+        lines.append([smoothing, layer, start, *ends])
+    header = ["smoothed", "layer", "before", *(f"population {n}" for n in populations)]
+    return (
+        f"Mean best cross-entropy (nats) over {rows[0]['images']} images, before (largest "
+        f"population) and after {last} generations:\n\n" + sweeps.markdown(header, lines)
+    )
+
+
+def run_all() -> None:
+    """The sweep, as the command line says."""
+    sweeps.run("fitness_scaling", SCALES, define)
+
+
+if __name__ == "__main__":
+    command_line.start(run_all)

@@ -1,0 +1,243 @@
+"""What learned representations are like, epoch by epoch: figures 5, 6 and 7 of the paper.
+
+    python experiments/representations.py --dataset=cifar10
+
+Networks learn from searched targets and by SGD. Before the first and after every epoch, for each
+layer: the cosine distance of the network's representations of the validation images to what a
+search finds for these images (figure 5), and their collision entropy within and between classes
+(figures 6 and 7). At the end: linear CKA between the trained networks, of one seed and of different
+seeds. No test image is read. Settings, each --sweep.NAME=VALUE: num_seeds, num_train,
+validation_size.
+"""
+
+import dataclasses
+import itertools
+from dataclasses import dataclass
+
+import command_line
+import jax
+import numpy as np
+import sweeps
+
+from dsl_jax import devices, measures, pipeline, plots
+from dsl_jax.config import Preset
+from dsl_jax.evaluation import representations_of, with_training_statistics
+from dsl_jax.runs import Run, load_network
+from dsl_jax.search import search
+
+MOST_IMAGES = 1000  # measured at most, for the memory of the Gram matrices
+NAMES = {"all_layers": "searched targets, all layers", "skip_block_0": "searched, skip block 0"}
+
+
+@dataclass(frozen=True)
+class Settings(sweeps.Settings):
+    """What is swept: seeds."""
+
+
+SCALES = {
+    "smoke": Settings(num_seeds=2),
+    "laptop": Settings(num_train=2500, validation_size=500, num_seeds=2),
+    "paper": Settings(num_seeds=2),
+}
+
+
+def define(config: Preset, settings: Settings) -> sweeps.Sweep:
+    """A point a seed, then one for the alignment of all their networks."""
+    config = dataclasses.replace(config, sgd_groups=(config.learner_groups,))
+    seeds = range(config.seed, config.seed + config.num_seeds)
+    points = [
+        sweeps.run_point(
+            f"seed_{seed}",
+            {"seed": seed},
+            dataclasses.replace(config, seed=seed, num_seeds=1),
+        )
+        for seed in seeds
+    ]
+    points.append(sweeps.Point("alignment", {"seed": None}, config, 0, 10.0))
+
+    def measure(point, dataset, folder):
+        if point.name == "alignment":
+            return alignment_rows(point.config, dataset, folder.parent)
+        return epoch_rows(point.config, dataset, folder)
+
+    return sweeps.Sweep(points, measure, draw, table)
+
+
+def epoch_rows(config: Preset, dataset, folder) -> sweeps.Rows:
+    """Searches and trains; a row for every training, epoch and layer."""
+    record, seed = Run(folder, config), config.seed
+    stages = pipeline.make_stages(config, dataset, seed)
+    pipeline.run(config, folder, dataset, stage="search")
+    split = jax.tree.map(lambda x: x[:MOST_IMAGES], dataset.validation)
+    found = search(
+        pipeline.purpose_key(seed, pipeline.SEARCH),
+        stages,
+        dataset.normalize(split.images),
+        split.labels,
+        config.search,
+        ids=split.ids,
+        mesh=devices.device_mesh(),
+        progress=True,
+    )
+    searched = [np.asarray(h) for h in found.representations]
+
+    def measure_network(network):
+        values = {}
+        for layer, reps in enumerate(representations_of(network, dataset, split)):
+            distance, within, between = measure_layer(reps, searched[layer], split.labels)
+            values[f"cosine_distance_{layer}"] = float(distance)
+            values[f"within_class_entropy_{layer}"] = float(within)
+            values[f"between_class_entropy_{layer}"] = float(between)
+        return values
+
+    targets, rows = pipeline.open_targets(record, seed), []
+    for training in pipeline.trainings(config):
+        untrained = pipeline.make_network(config, dataset, seed, training.groups)
+        few = np.arange(min(len(dataset.train.images), config.learn.statistics_images))
+        start = measure_network(with_training_statistics(untrained, dataset, few))
+        pipeline.train(record, dataset, seed, training, targets, True, measure=measure_network)
+        history = record.finished(f"seed_{seed}/{training.name}")["history"]
+        for epoch in [{"epoch": 0, **start}, *history]:
+            for layer in range(len(searched)):
+                row = {"training": training.name, "epoch": epoch["epoch"], "layer": layer}
+                row |= {name: epoch.get(f"{name}_{layer}") for name in QUANTITIES}
+                rows.append(row)
+    return rows
+
+
+QUANTITIES = {
+    "cosine_distance": "cosine distance to\nthe searched targets",
+    "within_class_entropy": "collision entropy\nwithin a class, nats",
+    "between_class_entropy": "collision entropy\nbetween classes, nats",
+}
+
+
+@jax.jit
+def _distance(reps, targets):
+    return measures.cosine_distance(reps, targets).mean()
+
+
+def measure_layer(reps, targets, labels):
+    """Mean cosine distance, entropy within and between classes of one layer [n, ...]."""
+    classes = int(labels.max()) + 1
+    return (
+        _distance(reps, targets),
+        WITHIN(reps, labels, classes),
+        BETWEEN(reps, labels, classes),
+    )
+
+
+WITHIN = jax.jit(measures.within_class_entropy, static_argnums=2)
+BETWEEN = jax.jit(measures.between_class_entropy, static_argnums=2)
+
+
+def alignment_rows(config: Preset, dataset, points) -> sweeps.Rows:
+    """Linear CKA of every two trained networks, a row a pair and layer."""
+    split = jax.tree.map(lambda x: x[:MOST_IMAGES], dataset.validation)
+    networks = {}
+    for seed in range(config.seed, config.seed + config.num_seeds):
+        for training in pipeline.trainings(config):
+            folder = points / f"seed_{seed}" / f"seed_{seed}" / training.name
+            network = load_network(
+                folder, pipeline.network_arguments(config, dataset, training.groups)
+            )
+            networks[training.name, seed] = representations_of(network, dataset, split)
+    rows = []
+    for (first, second), layer in itertools.product(
+        itertools.combinations(networks, 2), range(len(config.search.layers))
+    ):
+        cka = measures.linear_cka(networks[first][layer], networks[second][layer])
+        rows.append(
+            {
+                "pair": f"{first[0]} and {second[0]}",
+                "seeds": "one seed" if first[1] == second[1] else "two seeds",
+                "layer": layer,
+                "linear_cka": float(cka),
+            }
+        )
+    return rows
+
+
+def draw(rows: sweeps.Rows):
+    """A figure a quantity, a panel a layer, a line a method."""
+    figures = {}
+    epochs = [row for row in rows if row["seed"] is not None]
+    seeds = len({row["seed"] for row in epochs})
+    layers = list(dict.fromkeys(row["layer"] for row in epochs))
+    for quantity, label in QUANTITIES.items():
+        panels = [
+            plots.Panel(
+                {
+                    name_of(training): curve(epochs, training, layer, quantity)
+                    for training in dict.fromkeys(row["training"] for row in epochs)
+                },
+                "epoch",
+                label,
+                "logits" if layer == layers[-1] else f"layer {layer}",
+            )
+            for layer in layers
+        ]
+        caption = (
+            f"{label.replace(chr(10), ' ')}: validation images of {epochs[0]['dataset']}, "
+            f"{seeds} seeds; bars: standard deviation over seeds."
+        )
+        figures[quantity] = (plots.plot_curves(panels), caption[0].upper() + caption[1:])
+    return figures
+
+
+def curve(rows, training, layer, quantity):
+    """Epochs, means over the seeds, and their standard deviations."""
+    chosen = [r for r in rows if (r["training"], r["layer"]) == (training, layer)]
+    chosen = [r for r in chosen if r[quantity] is not None]  # not every epoch is validated
+    epochs = sorted({row["epoch"] for row in chosen})
+    values = [[row[quantity] for row in chosen if row["epoch"] == epoch] for epoch in epochs]
+    spreads = [float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in values]
+    return epochs, [float(np.mean(v)) for v in values], spreads
+
+
+def name_of(training: str) -> str:
+    """As the figures call it."""
+    return NAMES.get(training) or f"SGD, G = {training.removeprefix('sgd_g')}"
+
+
+def table(rows: sweeps.Rows) -> str:
+    """The quantities after the last epoch, and the alignment of networks."""
+    epochs = [row for row in rows if row["seed"] is not None]
+    last = max(row["epoch"] for row in epochs)
+    lines = []
+    for training, layer in dict.fromkeys((row["training"], row["layer"]) for row in epochs):
+        for epoch in (0, last):
+            chosen = [
+                row
+                for row in epochs
+                if (row["training"], row["layer"], row["epoch"]) == (training, layer, epoch)
+            ]
+            means = [float(np.mean([row[name] for row in chosen])) for name in QUANTITIES]
+            lines.append([name_of(training), layer, epoch, *means])
+    header = ["method", "layer", "epoch", *(q.replace("\n", " ") for q in QUANTITIES.values())]
+    pairs = [row for row in rows if row["seed"] is None]
+    alignment = []
+    for pair, seeds in dict.fromkeys((row["pair"], row["seeds"]) for row in pairs):
+        chosen = [row for row in pairs if (row["pair"], row["seeds"]) == (pair, seeds)]
+        layers = sorted({row["layer"] for row in chosen})
+        means = [
+            float(np.mean([row["linear_cka"] for row in chosen if row["layer"] == layer]))
+            for layer in layers
+        ]
+        alignment.append([pair, seeds, *means])
+    layers = sorted({row["layer"] for row in pairs})
+    return (
+        sweeps.markdown(header, lines)
+        + "\n\nLinear CKA of two networks' representations of the validation images (the best "
+        "epoch's), by layer:\n\n"
+        + sweeps.markdown(["networks", "seeds", *map(str, layers)], alignment)
+    )
+
+
+def run_all() -> None:
+    """The sweep, as the command line says."""
+    sweeps.run("representations", SCALES, define)
+
+
+if __name__ == "__main__":
+    command_line.start(run_all)

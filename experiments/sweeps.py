@@ -1,0 +1,300 @@
+"""A sweep: points that are computed one by one and kept, and figures drawn from their rows.
+
+FOLDER/sweep.json        what is swept
+FOLDER/points/NAME.json  the rows of a finished point; NAME/ is its own folder, if it needs one
+FOLDER/rows.csv, report.md and a picture a figure are written anew by every call, from these.
+"""
+
+import csv
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import command_line
+import numpy as np
+from command_line import DATA_DIR, DRY_RUN, OUTPUT_DIR
+from matplotlib.figure import Figure
+
+from dsl_jax import pipeline, plan
+from dsl_jax.config import Preset, differences, override, to_dict
+from dsl_jax.datasets import Dataset, load_or_substitute
+from dsl_jax.files import read_json, replacing, write_text
+from dsl_jax.runs import Run, environment
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every sweep can set by --sweep.NAME; None: the preset's. Sweeps add their own axes."""
+
+    num_train: int | None = None
+    validation_size: int | None = None
+    num_seeds: int | None = None
+
+
+class Point(NamedTuple):
+    """One setting: its name, the columns that say where it stands, and what is run."""
+
+    name: str
+    columns: dict[str, Any]
+    config: Preset
+    candidates: int
+    seconds: float
+
+
+class Sweep(NamedTuple):
+    """What a script defines; see `start`.
+
+    points: all settings. measure: the rows of one, given its folder, which it may use to go on
+    after an interruption. draw: figures by name and caption. table: Markdown, from all rows.
+    """
+
+    points: Sequence[Point]
+    measure: Callable[[Point, Dataset, Path], Rows]
+    draw: Callable[[Rows], dict[str, tuple[Figure, str]]]
+    table: Callable[[Rows], str]
+
+
+def search_point(name: str, columns: dict[str, Any], config: Preset, images: int) -> Point:
+    """A point that searches so many images and trains nothing."""
+    return Point(name, columns, config, *plan.search_cost(config, images))
+
+
+def run_point(
+    name: str, columns: dict[str, Any], config: Preset, *, is_searched: bool = True
+) -> Point:
+    """A point that is a whole run: search (unless another point's serves) and trainings."""
+    cost = plan.make_plan(config)
+    if not is_searched:
+        return Point(name, columns, config, 0, cost.learning_seconds)
+    return Point(
+        name, columns, config, cost.candidates, cost.search_seconds + cost.learning_seconds
+    )
+
+
+def run(name: str, scales: dict[str, Settings], define: Callable[[Any, Any], Sweep]) -> None:
+    """Computes what is missing of a sweep, as the command line says, and draws its results.
+
+    Args:
+      name: of the experiment and its folder.
+      scales: the settings of each preset.
+      define: from a `Preset` and settings to the sweep; called for a dry run, too.
+    """
+    settings = override(scales[command_line.PRESET.value], command_line.assigned("sweep"), "sweep")
+    given = {f.name: getattr(settings, f.name) for f in dataclasses.fields(Settings)}
+    config = command_line.configure(**{k: v for k, v in given.items() if v is not None})
+    folder = Path(OUTPUT_DIR.value or f"runs/{name}-{config.dataset}-{config.name}-{config.seed}")
+    sweep = define(config, settings)
+    if DRY_RUN.value:
+        print(describe(sweep, config, folder))
+        return
+    prepare_folder(folder, name, config, settings)
+    if missing(sweep, folder):
+        print(describe(sweep, config, folder), flush=True)
+        compute(sweep, folder)
+    page = write_results(sweep, folder, name)
+    print(page.read_text())
+    print(f"The whole folder: {folder}")
+
+
+def describe(sweep: Sweep, config: Preset, folder: Path) -> str:
+    """The plan of a sweep and what it costs."""
+    lines = [
+        f"dataset     {', '.join(dict.fromkeys(p.config.dataset for p in sweep.points))}",
+        f"preset      {config.name}",
+        f"points      {len(sweep.points)}",
+    ]
+    for point in sweep.points:
+        lines.append(
+            f"            {point.name}: {point.candidates:,} candidates, "
+            f"about {plan.duration(point.seconds)}"
+        )
+    candidates = sum(point.candidates for point in sweep.points)
+    seconds = plan.duration(sum(point.seconds for point in sweep.points))
+    lines += [f"in all      {candidates:,} candidates, about {seconds}", f"folder      {folder}"]
+    return "\n".join(lines)
+
+
+def prepare_folder(folder: Path, name: str, config: Preset, settings: Settings) -> None:
+    """Makes the folder; raises ValueError if it holds something else than this sweep."""
+    ours = {"experiment": name, "settings": dataclasses.asdict(settings), "config": to_dict(config)}
+    ours = json.loads(json.dumps(ours))
+    theirs = read_json(folder / "sweep.json")
+    if theirs is None:
+        if folder.exists() and any(folder.iterdir()):
+            raise ValueError(f"{folder} is not empty and holds no sweep: choose --output_dir")
+        write_text(folder / "sweep.json", json.dumps(ours, indent=2))
+    elif changed := differences(ours, theirs):
+        raise ValueError(
+            f"{folder} holds another sweep: {'; '.join(changed)}. Choose another --output_dir, or "
+            "repeat that sweep's settings"
+        )
+
+
+def missing(sweep: Sweep, folder: Path) -> list[Point]:
+    """The points that are not computed yet."""
+    return [point for point in sweep.points if not _file(folder, point).exists()]
+
+
+def compute(sweep: Sweep, folder: Path) -> None:
+    """Computes the points that are missing, and keeps each as soon as it is done."""
+    todo = missing(sweep, folder)
+    before = {
+        point.config.dataset: read_json(_file(folder, point))["dataset"]
+        for point in sweep.points
+        if point not in todo
+    }
+    for number, point in enumerate(todo):
+        requested = point.config.dataset
+        dataset, config = _load(point.config)
+        if before.setdefault(requested, dataset.name) != dataset.name:
+            raise ValueError(
+                f"{folder} has points of {before[requested]}, but the data are now {dataset.name}: "
+                "choose another --output_dir"
+            )
+        print(f"[{number + 1} of {len(todo)}] {point.name}", flush=True)
+        started = time.monotonic()
+        rows = sweep.measure(point._replace(config=config), dataset, folder / "points" / point.name)
+        result = {
+            "dataset": dataset.name,
+            "seconds": round(time.monotonic() - started, 1),
+            "environment": environment(),
+            "rows": [{"dataset": dataset.name} | point.columns | row for row in rows],
+        }
+        write_text(_file(folder, point), json.dumps(result, indent=1))
+
+
+def _load(config: Preset) -> tuple[Dataset, Preset]:
+    """The data of a point, and its configuration, changed where mnist_5k takes mnist's place."""
+    dataset, notice = _load_once(
+        config.dataset, config.name, config.num_train, config.validation_size
+    )
+    if notice:
+        print(f"\n*** {notice}\n", flush=True)
+        size = len(dataset.train.images) + len(dataset.validation.images)
+        config = dataclasses.replace(config, dataset=dataset.name, num_train=size)
+    return dataset, config
+
+
+@functools.lru_cache(maxsize=1)
+def _load_once(name, preset, num_train, validation_size):
+    return load_or_substitute(
+        name,
+        data_dir=DATA_DIR.value,
+        preset=preset,
+        num_train=num_train,
+        validation_size=validation_size,
+    )
+
+
+def write_results(sweep: Sweep, folder: Path, name: str) -> Path:
+    """Writes rows.csv, the pictures and report.md from the points' files; returns the report."""
+    points = [read_json(_file(folder, point)) for point in sweep.points]
+    rows = [row for point in points for row in point["rows"]]
+    write_text(folder / "rows.csv", _csv(rows))
+    lines = [
+        f"# {name.replace('_', ' ')}: {', '.join(sorted({p['dataset'] for p in points}))}",
+        f"`{command_line.command()}`",
+        f"{sum(point['seconds'] for point in points) / 60:.1f} minutes of computation; "
+        + ", ".join(f"{k} {v}" for k, v in points[-1]["environment"].items()),
+        sweep.table(rows),
+    ]
+    for picture, (figure, caption) in sweep.draw(rows).items():
+        with replacing(folder / f"{picture}.png") as file:
+            figure.savefig(file, format="png")
+        lines.append(f"![{caption}]({picture}.png)")
+    write_text(folder / "report.md", "\n\n".join(lines) + "\n")
+    return folder / "report.md"
+
+
+# --------------------------------------------------------------------------------------------
+# Points that are runs of the pipeline
+# --------------------------------------------------------------------------------------------
+
+
+def search_digest(config: Preset) -> str:
+    """Names all of a configuration that a search depends on, but for the seed."""
+    parts = to_dict(config)
+    kept = ("dataset", "num_train", "validation_size", "widths", "normalize_blocks")
+    kept += ("representation", "norm_epsilon", "search", "chunk_size")
+    text = json.dumps({name: parts[name] for name in kept}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def open_run(point: Point, folder: Path) -> Run:
+    """The run of a point; points of one search keep their targets in one place."""
+    record = Run(folder, point.config)
+    for seed in range(point.config.seed, point.config.seed + point.config.num_seeds):
+        shared = folder.parent / "targets" / search_digest(point.config) / f"seed_{seed}"
+        shared.mkdir(parents=True, exist_ok=True)
+        own = folder / f"seed_{seed}" / "targets"
+        own.parent.mkdir(parents=True, exist_ok=True)
+        if not own.is_symlink():
+            own.symlink_to(os.path.relpath(shared, own.parent), target_is_directory=True)
+    return record
+
+
+def validation_rows(point: Point, dataset: Dataset, folder: Path) -> Rows:
+    """Searches and trains a point, and reads no test image: a row a seed and training."""
+    record = open_run(point, folder)
+    for stage in ("search", "learn"):
+        pipeline.run(point.config, folder, dataset, stage=stage)
+    rows = []
+    for seed in range(point.config.seed, point.config.seed + point.config.num_seeds):
+        targets = pipeline.open_targets(record, seed)
+        found = {} if targets is None else final_cross_entropies(targets.fitness())
+        for training in pipeline.trainings(point.config):
+            result = record.finished(f"seed_{seed}/{training.name}")
+            rows.append(
+                {
+                    "seed": seed,
+                    "training": training.name,
+                    "validation_accuracy": result["validation_accuracy"],
+                    "last_accuracy": result["history"][-1]["validation_accuracy"],
+                    "best_epoch": result["best_epoch"],
+                    **found,
+                }
+            )
+    return rows
+
+
+def final_cross_entropies(fitness: Sequence[Any]) -> dict[str, float]:
+    """Mean cross-entropy (nats) at the end of every layer's evolution, by column."""
+    return {
+        f"cross_entropy_{layer}": -float(np.mean(values[:, -1]))
+        for layer, values in enumerate(fitness)
+    }
+
+
+# --------------------------------------------------------------------------------------------
+# Parts
+# --------------------------------------------------------------------------------------------
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table; floats with four significant digits."""
+    text = [[f"{x:.4g}" if isinstance(x, float) else str(x) for x in row] for row in rows]
+    lines = [list(header), ["---"] * len(header), *text]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _file(folder: Path, point: Point) -> Path:
+    return folder / "points" / f"{point.name}.json"
+
+
+def _csv(rows: Rows) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
