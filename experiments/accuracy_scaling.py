@@ -72,58 +72,43 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
         )
 
     def draw(rows):
-        by_population = [row for row in rows if row["factor"] == 1.0]
-        by_factor = [row for row in rows if row["population"] == settings.population]
-        generations = by_factor[0]["generations"]
-        full = next(row["generations"] for row in by_factor if row["factor"] == 1.0)
-        assert generations
+        full = sweeps.select(rows, population=settings.population, factor=1.0)[0]["generations"]
+        by_population = sweeps.select(rows, factor=1.0)
+        by_factor = sweeps.select(rows, population=settings.population)
         panels = [
-            plots.Panel(
-                {"searched targets, all layers": curve(by_population, "population")},
-                "population",
-                "validation accuracy, %",
-                f"generations {full}",
-                "log",
-            ),
-            plots.Panel(
-                {"searched targets, all layers": curve(by_factor, "factor")},
-                f"generations, times {full}",
-                "validation accuracy, %",
-                f"population {settings.population}",
-                "symlog",
-            ),
-        ]
+            _panel(by_population, "population", "population", f"generations {full}", "log"),
+            _panel(by_factor, "factor", f"generations, times {full}",
+                   f"population {settings.population}", "symlog"),
+        ]  # fmt: skip
         caption = (
             f"Validation accuracy after learning, {rows[0]['dataset']}, "
-            f"{len({row['seed'] for row in rows})} seeds; bars: standard deviation over seeds."
+            f"{len(sweeps.values_of(rows, 'seed'))} seeds; bars: standard deviation over seeds."
         )
         return {"accuracy_scaling": (plots.plot_curves(panels), caption)}
 
     return sweeps.Sweep(points, sweeps.validation_rows, draw, table)
 
 
-def curve(rows: sweeps.Rows, along: str) -> tuple[list, list, list]:
-    """Values of an axis, mean accuracy in percent and its standard deviation over seeds."""
-    places = sorted({row[along] for row in rows})
-    values = [[100 * row["validation_accuracy"] for row in rows if row[along] == x] for x in places]
-    spreads = [float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in values]
-    return places, [float(np.mean(v)) for v in values], spreads
+def _panel(rows, along, label, title, scale):
+    percent = [row | {"percent": 100 * row["validation_accuracy"]} for row in rows]
+    lines = {sweeps.training_name("all_layers"): sweeps.curve(percent, along, "percent")}
+    return plots.Panel(lines, label, "validation accuracy, %", title, scale)
 
 
 def table(rows: sweeps.Rows) -> str:
     """A row a point: what was searched, how fit the targets are, how well they teach."""
     lines = []
     for population, factor in dict.fromkeys((row["population"], row["factor"]) for row in rows):
-        chosen = [r for r in rows if (r["population"], r["factor"]) == (population, factor)]
+        chosen = sweeps.select(rows, population=population, factor=factor)
         means = [
             float(np.mean([row[f"cross_entropy_{layer}"] for row in chosen])) for layer in range(4)
         ]
         accuracies = ", ".join(f"{row['validation_accuracy']:.2%}" for row in chosen)
         lines.append([population, chosen[0]["generations"], *means, accuracies])
-    header = ["population", "generations", *(f"layer {i}" for i in range(3)), "logits"]
+    header = ["population", "generations", *map(sweeps.layer_name, range(4)), "accuracy"]
     return (
         "Mean cross-entropy (nats) of the best after each layer; best validation accuracy, a "
-        "number a seed:\n\n" + sweeps.markdown([*header, "accuracy"], lines)
+        "number a seed:\n\n" + sweeps.markdown(header, lines)
     )
 
 

@@ -88,8 +88,8 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
 def table(rows: sweeps.Rows) -> str:
     """A row an option."""
     lines = []
-    for option in dict.fromkeys(row["option"] for row in rows):
-        chosen = [row for row in rows if row["option"] == option]
+    for option in sweeps.values_of(rows, "option"):
+        chosen = sweeps.select(rows, option=option)
         fitness = "none"
         if "cross_entropy_0" in chosen[0]:
             means = [np.mean([row[f"cross_entropy_{i}"] for row in chosen]) for i in range(4)]
@@ -109,8 +109,8 @@ def table(rows: sweeps.Rows) -> str:
 def draw(rows: sweeps.Rows):
     """A dot an option."""
     dots = []
-    for option in dict.fromkeys(row["option"] for row in rows):
-        accuracies = [row["validation_accuracy"] for row in rows if row["option"] == option]
+    for option in sweeps.values_of(rows, "option"):
+        accuracies = [row["validation_accuracy"] for row in sweeps.select(rows, option=option)]
         reference = option.startswith("sgd")
         dots.append(SimpleNamespace(name=option, test_accuracy=accuracies, is_reference=reference))
     caption = f"Validation accuracy on {rows[0]['dataset']}, best epoch; a mark for each seed."

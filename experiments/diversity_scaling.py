@@ -20,6 +20,7 @@ import sweeps
 from dsl_jax import devices, measures, plots
 from dsl_jax.config import Preset
 from dsl_jax.pipeline import SEARCH, make_stages, purpose_key
+from dsl_jax.progress import progress_bar
 from dsl_jax.search import search
 
 KEPT_ABOVE = np.log(0.5)  # log-likelihood of the true class
@@ -29,6 +30,7 @@ KEPT_ABOVE = np.log(0.5)  # log-likelihood of the true class
 class Settings(sweeps.Settings):
     """What is swept: the first num_images training images, each searched num_runs times."""
 
+    num_seeds: int | None = 1
     num_images: int = 48
     num_runs: int = 32
     images_a_point: int = 12
@@ -56,6 +58,7 @@ NAMES = {
 
 def define(config: Preset, settings: Settings) -> sweeps.Sweep:
     """A point for every few images; a candidate is the best of its run."""
+    sweeps.only_one_seed(config, "diversity_scaling")
     config = dataclasses.replace(config, search=dataclasses.replace(config.search, target="best"))
     points = []
     for start in range(0, settings.num_images, settings.images_a_point):
@@ -74,6 +77,7 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
         rows = np.arange(start, min(start + settings.images_a_point, settings.num_images))
         stages = make_stages(point.config, dataset, config.seed)
         key = purpose_key(config.seed, SEARCH)
+        runs = progress_bar(settings.num_runs, unit="run", description=point.name, show=True)
         found = []
         for run in range(settings.num_runs):
             found.append(
@@ -89,6 +93,8 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
                     )
                 )
             )
+            runs.update()
+        runs.close()
         return [
             {"layer": layer, "image": int(dataset.train.ids[rows[i]]), **row}
             for layer in range(len(stages))
@@ -125,17 +131,16 @@ def draw(rows: sweeps.Rows):
     """Each measure against the number of runs, a curve a layer."""
     panels = []
     for name, title in NAMES.items():
-        lines = {}
-        for layer in dict.fromkeys(row["layer"] for row in rows):
-            line = [
-                (runs, *mean_and_error(rows, layer, runs, name))
-                for runs in dict.fromkeys(row["runs"] for row in rows)
-            ]
-            lines[layer_name(layer)] = tuple(zip(*line, strict=True))
+        lines = {
+            sweeps.layer_name(layer): sweeps.curve(
+                sweeps.select(rows, layer=layer), "runs", name, sweeps.standard_error
+            )
+            for layer in sweeps.values_of(rows, "layer")
+        }
         panels.append(
             plots.Panel(lines, "independent runs", "different solutions", title, "log", "log")
         )
-    images = len({row["image"] for row in rows})
+    images = len(sweeps.values_of(rows, "image"))
     caption = (
         f"Effective number of different solutions, mean over those of {images} training images "
         f"of {rows[0]['dataset']} of which a run was kept; bars: standard error."
@@ -143,34 +148,24 @@ def draw(rows: sweeps.Rows):
     return {"diversity": (plots.plot_curves(panels, legend="layer"), caption)}
 
 
-def mean_and_error(rows, layer, runs, name) -> tuple[float, float]:
-    """Mean over the images of which a run was kept, and its standard error; NaN for none."""
-    values = [row[name] for row in rows if row["layer"] == layer and row["runs"] == runs]
-    values = [value for value in values if value is not None]
-    if not values:
-        return np.nan, np.nan
-    error = np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
-    return float(np.mean(values)), float(error)
-
-
-def layer_name(layer: int) -> str:
-    """As the figures call it."""
-    return "logits" if layer == 3 else f"layer {layer}"
-
-
 def table(rows: sweeps.Rows) -> str:
     """All measures over all runs."""
     runs = max(row["runs"] for row in rows)
-    images = len({row["image"] for row in rows})
+    images = len(sweeps.values_of(rows, "image"))
     lines = []
-    for layer in dict.fromkeys(row["layer"] for row in rows):
-        kept = sum(r["kept"] for r in rows if r["layer"] == layer and r["runs"] == runs)
-        values = [mean_and_error(rows, layer, runs, name) for name in NAMES]
-        images_kept = sum(r["kept"] > 0 for r in rows if r["layer"] == layer and r["runs"] == runs)
-        texts = [f"{mean:.4g} ± {error:.2g}" for mean, error in values]
-        lines.append([layer_name(layer), f"{kept / (images * runs):.1%}", images_kept, *texts])
+    for layer in sweeps.values_of(rows, "layer"):
+        chosen = sweeps.select(rows, layer=layer, runs=runs)
+        kept = [row["kept"] for row in chosen]
+        texts = []
+        for name in NAMES:
+            values = [row[name] for row in chosen if row[name] is not None]
+            error = sweeps.standard_error(values) if values else np.nan
+            texts.append(f"{np.mean(values) if values else np.nan:.4g} ± {error:.2g}")
+        share = f"{sum(kept) / (images * runs):.1%}"
+        lines.append([sweeps.layer_name(layer), share, np.count_nonzero(kept), *texts])
+    header = ["layer", "runs kept", "images", *NAMES.values()]
     return f"{runs} runs of {images} images (mean ± standard error):\n\n" + sweeps.markdown(
-        ["layer", "kept", *NAMES.values()], lines
+        header, lines
     )
 
 

@@ -20,6 +20,7 @@ from dsl_jax.config import Preset, SearchConfig
 from dsl_jax.pipeline import SEARCH, make_stages, purpose_key
 from dsl_jax.search import search
 
+PAPER_POPULATION = 240
 PARTS = 12  # parents, explorers and refiners are 1, 5 and 6 of them
 
 
@@ -27,6 +28,7 @@ PARTS = 12  # parents, explorers and refiners are 1, 5 and 6 of them
 class Settings(sweeps.Settings):
     """What is swept. num_images: of the training images, the first."""
 
+    num_seeds: int | None = 1
     num_images: int = 60
     populations: tuple[int, ...] = (24, 60, 120, 240)
     generations: int = 100
@@ -66,6 +68,7 @@ def alone(config: SearchConfig, layer: int, generations: int) -> SearchConfig:
 
 def define(config: Preset, settings: Settings) -> sweeps.Sweep:
     """A point for every smoothing, layer and population."""
+    sweeps.only_one_seed(config, "fitness_scaling")
     points = []
     for smoothing in settings.smoothings:
         for layer in settings.layers:
@@ -84,11 +87,21 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
                     )
                 )
 
+    last_stages = {}
+
+    def stages_of(point, dataset):
+        search = with_population(point.config.search, PARTS)  # it plays no part in them
+        chosen = dataclasses.replace(point.config, search=search)
+        if chosen not in last_stages:
+            last_stages.clear()
+            last_stages[chosen] = make_stages(chosen, dataset, config.seed)
+        return last_stages[chosen]
+
     def measure(point, dataset, _):
         images = dataset.train.images[: settings.num_images]
         found = search(
             purpose_key(config.seed, SEARCH),
-            make_stages(point.config, dataset, config.seed),
+            stages_of(point, dataset),
             dataset.normalize(images),
             dataset.train.labels[: len(images)],
             point.config.search,
@@ -97,13 +110,12 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
             progress=True,
         )
         trace = -np.asarray(found.fitness[point.columns["layer"]], np.float64)
-        spread = trace.std(axis=0, ddof=1) / np.sqrt(len(trace)) if len(trace) > 1 else 0 * trace[0]
         return [
             {
                 "generation": int(generation),
                 "images": len(trace),
                 "cross_entropy": float(trace[:, generation].mean()),
-                "standard_error": float(spread[generation]),
+                "standard_error": sweeps.standard_error(trace[:, generation]),
             }
             for generation in generations_shown(settings.generations)
         ]
@@ -119,13 +131,13 @@ def generations_shown(most: int) -> list[int]:
 def draw(rows: sweeps.Rows):
     """Against population, and against generations, for each smoothing."""
     figures = {}
-    for smoothing in dict.fromkeys(row["smoothing"] for row in rows):
-        chosen = [row for row in rows if row["smoothing"] == smoothing]
-        last = max(row["generation"] for row in chosen)
-        largest = max(row["population"] for row in chosen if row["population"] <= 240)
+    last = max(row["generation"] for row in rows)
+    largest = max(row["population"] for row in rows if row["population"] <= PAPER_POPULATION)
+    for smoothing in sweeps.values_of(rows, "smoothing"):
+        chosen = sweeps.select(rows, smoothing=smoothing)
         panels = [
-            _panel(chosen, "population", "generation", last),
-            _panel(chosen, "generation", "population", largest),
+            _panel(chosen, "population", "log", f"after {last} generations", generation=last),
+            _panel(chosen, "generation", "symlog", f"population {largest}", population=largest),
         ]
         caption = (
             f"Best cross-entropy, mean over {chosen[0]['images']} training images of "
@@ -135,35 +147,28 @@ def draw(rows: sweeps.Rows):
     return figures
 
 
-def _panel(rows, along, fixed, value):
+def _panel(rows, along, scale, title, **fixed):
+    rows = sorted(sweeps.select(rows, **fixed), key=lambda row: row[along])
     lines = {}
-    for layer in dict.fromkeys(row["layer"] for row in rows):
-        line = [row for row in rows if row["layer"] == layer and row[fixed] == value]
-        line.sort(key=lambda row: row[along])
-        values = [
-            [row[name] for row in line] for name in (along, "cross_entropy", "standard_error")
-        ]
-        lines["logits" if layer == 3 else f"layer {layer}"] = tuple(values)
-    return plots.Panel(
-        lines,
-        x_label="population" if along == "population" else "generations",
-        y_label="best cross-entropy, nats\n(lower is better)",
-        title=f"{fixed}: {value}" if fixed == "population" else f"after {value} generations",
-        x_scale="log" if along == "population" else "symlog",
-    )
+    for layer in sorted(sweeps.values_of(rows, "layer")):
+        line = sweeps.select(rows, layer=layer)
+        columns = (along, "cross_entropy", "standard_error")
+        lines[sweeps.layer_name(layer)] = tuple([row[name] for row in line] for name in columns)
+    label = "best cross-entropy, nats\n(lower is better)"
+    return plots.Panel(lines, along, label, title, scale)
 
 
 def table(rows: sweeps.Rows) -> str:
     """Cross-entropy before, and after the last generation, of each population."""
     last = max(row["generation"] for row in rows)
-    populations = list(dict.fromkeys(row["population"] for row in rows))
+    populations = sweeps.values_of(rows, "population")
     lines = []
     for smoothing, layer in dict.fromkeys((row["smoothing"], row["layer"]) for row in rows):
-        chosen = [row for row in rows if (row["smoothing"], row["layer"]) == (smoothing, layer)]
-        ends = [r["cross_entropy"] for r in chosen if r["generation"] == last]
-        start = [r["cross_entropy"] for r in chosen if r["generation"] == 0][-1]
-        lines.append([smoothing, layer, start, *ends])
-    header = ["smoothed", "layer", "before", *(f"population {n}" for n in populations)]
+        chosen = sweeps.select(rows, smoothing=smoothing, layer=layer)
+        before = sweeps.select(chosen, generation=0)[-1]["cross_entropy"]
+        ends = [row["cross_entropy"] for row in sweeps.select(chosen, generation=last)]
+        lines.append([smoothing, sweeps.layer_name(layer), before, *ends])
+    header = ["smoothed", "evolved", "before", *(f"population {n}" for n in populations)]
     return (
         f"Mean best cross-entropy (nats) over {rows[0]['images']} images, before (largest "
         f"population) and after {last} generations:\n\n" + sweeps.markdown(header, lines)

@@ -26,7 +26,6 @@ from dsl_jax.runs import Run, load_network
 from dsl_jax.search import search
 
 MOST_IMAGES = 1000  # measured at most, for the memory of the Gram matrices
-NAMES = {"all_layers": "searched targets, all layers", "skip_block_0": "searched, skip block 0"}
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ def alignment_rows(config: Preset, dataset, points) -> sweeps.Rows:
         cka = measures.linear_cka(networks[first][layer], networks[second][layer])
         rows.append(
             {
-                "pair": f"{first[0]} and {second[0]}",
+                "pair": " and ".join(sweeps.training_name(name) for name, _ in (first, second)),
                 "seeds": "one seed" if first[1] == second[1] else "two seeds",
                 "layer": layer,
                 "linear_cka": float(cka),
@@ -162,75 +161,51 @@ def draw(rows: sweeps.Rows):
     """A figure a quantity, a panel a layer, a line a method."""
     figures = {}
     epochs = [row for row in rows if row["seed"] is not None]
-    seeds = len({row["seed"] for row in epochs})
-    layers = list(dict.fromkeys(row["layer"] for row in epochs))
     for quantity, label in QUANTITIES.items():
         panels = [
             plots.Panel(
                 {
-                    name_of(training): curve(epochs, training, layer, quantity)
-                    for training in dict.fromkeys(row["training"] for row in epochs)
+                    sweeps.training_name(training): sweeps.curve(
+                        sweeps.select(epochs, training=training, layer=layer), "epoch", quantity
+                    )
+                    for training in sweeps.values_of(epochs, "training")
                 },
                 "epoch",
                 label,
-                "logits" if layer == layers[-1] else f"layer {layer}",
+                sweeps.layer_name(layer),
             )
-            for layer in layers
+            for layer in sweeps.values_of(epochs, "layer")
         ]
         caption = (
             f"{label.replace(chr(10), ' ')}: validation images of {epochs[0]['dataset']}, "
-            f"{seeds} seeds; bars: standard deviation over seeds."
+            f"{len(sweeps.values_of(epochs, 'seed'))} seeds; bars: standard deviation over seeds."
         )
         figures[quantity] = (plots.plot_curves(panels), caption[0].upper() + caption[1:])
     return figures
 
 
-def curve(rows, training, layer, quantity):
-    """Epochs, means over the seeds, and their standard deviations."""
-    chosen = [r for r in rows if (r["training"], r["layer"]) == (training, layer)]
-    chosen = [r for r in chosen if r[quantity] is not None]  # not every epoch is validated
-    epochs = sorted({row["epoch"] for row in chosen})
-    values = [[row[quantity] for row in chosen if row["epoch"] == epoch] for epoch in epochs]
-    spreads = [float(np.std(v, ddof=1)) if len(v) > 1 else 0.0 for v in values]
-    return epochs, [float(np.mean(v)) for v in values], spreads
-
-
-def name_of(training: str) -> str:
-    """As the figures call it."""
-    return NAMES.get(training) or f"SGD, G = {training.removeprefix('sgd_g')}"
-
-
 def table(rows: sweeps.Rows) -> str:
-    """The quantities after the last epoch, and the alignment of networks."""
+    """The quantities before and after learning, and the alignment of networks."""
     epochs = [row for row in rows if row["seed"] is not None]
-    last = max(row["epoch"] for row in epochs)
     lines = []
     for training, layer in dict.fromkeys((row["training"], row["layer"]) for row in epochs):
-        for epoch in (0, last):
-            chosen = [
-                row
-                for row in epochs
-                if (row["training"], row["layer"], row["epoch"]) == (training, layer, epoch)
-            ]
+        for epoch in (0, max(row["epoch"] for row in epochs)):
+            chosen = sweeps.select(epochs, training=training, layer=layer, epoch=epoch)
             means = [float(np.mean([row[name] for row in chosen])) for name in QUANTITIES]
-            lines.append([name_of(training), layer, epoch, *means])
+            name = sweeps.training_name(training)
+            lines.append([name, sweeps.layer_name(layer), epoch, *means])
     header = ["method", "layer", "epoch", *(q.replace("\n", " ") for q in QUANTITIES.values())]
     pairs = [row for row in rows if row["seed"] is None]
-    alignment = []
+    layers, alignment = sweeps.values_of(pairs, "layer"), []
     for pair, seeds in dict.fromkeys((row["pair"], row["seeds"]) for row in pairs):
-        chosen = [row for row in pairs if (row["pair"], row["seeds"]) == (pair, seeds)]
-        layers = sorted({row["layer"] for row in chosen})
-        means = [
-            float(np.mean([row["linear_cka"] for row in chosen if row["layer"] == layer]))
-            for layer in layers
-        ]
+        chosen = [sweeps.select(pairs, pair=pair, seeds=seeds, layer=layer) for layer in layers]
+        means = [float(np.mean([row["linear_cka"] for row in group])) for group in chosen]
         alignment.append([pair, seeds, *means])
-    layers = sorted({row["layer"] for row in pairs})
     return (
         sweeps.markdown(header, lines)
         + "\n\nLinear CKA of two networks' representations of the validation images (the best "
         "epoch's), by layer:\n\n"
-        + sweeps.markdown(["networks", "seeds", *map(str, layers)], alignment)
+        + sweeps.markdown(["networks", "seeds", *map(sweeps.layer_name, layers)], alignment)
     )
 
 

@@ -24,7 +24,7 @@ from command_line import DATA_DIR, DRY_RUN, OUTPUT_DIR
 from matplotlib.figure import Figure
 
 from dsl_jax import pipeline, plan
-from dsl_jax.config import Preset, differences, override, to_dict
+from dsl_jax.config import PRESETS, Preset, differences, one_of, override, to_dict
 from dsl_jax.datasets import Dataset, load_or_substitute
 from dsl_jax.files import read_json, replacing, write_text
 from dsl_jax.runs import Run, environment
@@ -52,7 +52,7 @@ class Point(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """What a script defines; see `start`.
+    """What a script defines; see `run`.
 
     points: all settings. measure: the rows of one, given its folder, which it may use to go on
     after an interruption. draw: figures by name and caption. table: Markdown, from all rows.
@@ -89,6 +89,7 @@ def run(name: str, scales: dict[str, Settings], define: Callable[[Any, Any], Swe
       scales: the settings of each preset.
       define: from a `Preset` and settings to the sweep; called for a dry run, too.
     """
+    one_of("preset", command_line.PRESET.value, PRESETS)
     settings = override(scales[command_line.PRESET.value], command_line.assigned("sweep"), "sweep")
     given = {f.name: getattr(settings, f.name) for f in dataclasses.fields(Settings)}
     config = command_line.configure(**{k: v for k, v in given.items() if v is not None})
@@ -155,7 +156,7 @@ def compute(sweep: Sweep, folder: Path) -> None:
     }
     for number, point in enumerate(todo):
         requested = point.config.dataset
-        dataset, config = _load(point.config)
+        dataset, config, notice = _load(point.config)
         if before.setdefault(requested, dataset.name) != dataset.name:
             raise ValueError(
                 f"{folder} has points of {before[requested]}, but the data are now {dataset.name}: "
@@ -166,6 +167,7 @@ def compute(sweep: Sweep, folder: Path) -> None:
         rows = sweep.measure(point._replace(config=config), dataset, folder / "points" / point.name)
         result = {
             "dataset": dataset.name,
+            "notice": notice,
             "seconds": round(time.monotonic() - started, 1),
             "environment": environment(),
             "rows": [{"dataset": dataset.name} | point.columns | row for row in rows],
@@ -173,8 +175,8 @@ def compute(sweep: Sweep, folder: Path) -> None:
         write_text(_file(folder, point), json.dumps(result, indent=1))
 
 
-def _load(config: Preset) -> tuple[Dataset, Preset]:
-    """The data of a point, and its configuration, changed where mnist_5k takes mnist's place."""
+def _load(config: Preset) -> tuple[Dataset, Preset, str | None]:
+    """The data of a point, its configuration, and a notice where mnist_5k takes mnist's place."""
     dataset, notice = _load_once(
         config.dataset, config.name, config.num_train, config.validation_size
     )
@@ -182,7 +184,7 @@ def _load(config: Preset) -> tuple[Dataset, Preset]:
         print(f"\n*** {notice}\n", flush=True)
         size = len(dataset.train.images) + len(dataset.validation.images)
         config = dataclasses.replace(config, dataset=dataset.name, num_train=size)
-    return dataset, config
+    return dataset, config, notice
 
 
 @functools.lru_cache(maxsize=1)
@@ -206,6 +208,7 @@ def write_results(sweep: Sweep, folder: Path, name: str) -> Path:
         f"`{command_line.command()}`",
         f"{sum(point['seconds'] for point in points) / 60:.1f} minutes of computation; "
         + ", ".join(f"{k} {v}" for k, v in points[-1]["environment"].items()),
+        *dict.fromkeys(f"**{point['notice']}**" for point in points if point["notice"]),
         sweep.table(rows),
     ]
     for picture, (figure, caption) in sweep.draw(rows).items():
@@ -276,8 +279,58 @@ def final_cross_entropies(fitness: Sequence[Any]) -> dict[str, float]:
 
 
 # --------------------------------------------------------------------------------------------
-# Parts
+# Parts of tables and figures
 # --------------------------------------------------------------------------------------------
+
+
+def only_one_seed(config: Preset, name: str) -> None:
+    """Raises ValueError where more seeds would have no effect."""
+    if config.num_seeds != 1:
+        raise ValueError(
+            f"num_seeds is {config.num_seeds}: {name} uses one; give others by --seed, each its "
+            "own --output_dir"
+        )
+
+
+def layer_name(layer: int, layers: int = 4) -> str:
+    """As figures call a layer; the last one holds the logits."""
+    return "logits" if layer == layers - 1 else f"layer {layer}"
+
+
+def training_name(training: str) -> str:
+    """As figures and tables call a training of the pipeline."""
+    names = {"all_layers": "searched targets, all layers", "skip_block_0": "searched, skip block 0"}
+    return names.get(training) or f"SGD, G = {training.removeprefix('sgd_g')}"
+
+
+def select(rows: Rows, **columns: Any) -> Rows:
+    """The rows with these values."""
+    return [row for row in rows if all(row[name] == value for name, value in columns.items())]
+
+
+def values_of(rows: Rows, column: str) -> list[Any]:
+    """The different values of a column, in the order in which they come."""
+    return list(dict.fromkeys(row[column] for row in rows))
+
+
+def deviation(values: Sequence[float]) -> float:
+    """Sample standard deviation; 0 for a single value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Standard error of the mean; 0 for a single value."""
+    return deviation(values) / len(values) ** 0.5
+
+
+def curve(
+    rows: Rows, along: str, quantity: str, spread: Callable[[Sequence[float]], float] = deviation
+) -> tuple[list[Any], list[float], list[float]]:
+    """A line for `plots.plot_curves`: where it has values, its means and their spreads."""
+    known = [row for row in rows if row[quantity] is not None]
+    places = sorted(set(values_of(known, along)))
+    groups = [[row[quantity] for row in select(known, **{along: place})] for place in places]
+    return places, [float(np.mean(group)) for group in groups], list(map(spread, groups))
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

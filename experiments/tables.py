@@ -20,8 +20,6 @@ from scipy import stats
 from dsl_jax import pipeline, plots, presets
 from dsl_jax.config import Preset
 
-NAMES = {"all_layers": "searched targets, all layers", "skip_block_0": "searched, skip block 0"}
-
 
 @dataclass(frozen=True)
 class Settings(sweeps.Settings):
@@ -105,7 +103,9 @@ def table(rows: sweeps.Rows) -> str:
             difference = f"{100 * mean:+.2f} [{100 * low:+.2f}, {100 * high:+.2f}]"
         spread = f" ± {100 * np.std(accuracy, ddof=1):.2f}" if len(accuracy) > 1 else ""
         mean = f"{100 * np.mean(accuracy):.2f}{spread}"
-        lines.append([dataset, "yes" if augment else "no", name_of(training), mean, difference])
+        lines.append(
+            [dataset, "yes" if augment else "no", sweeps.training_name(training), mean, difference]
+        )
     seeds = len({row["seed"] for row in rows})
     return (
         f"Test accuracy in percent, mean ± standard deviation of {seeds} seeds; its difference "
@@ -144,11 +144,6 @@ def _paired_sgd(rows, dataset, augment) -> str:
     return names[0] if names else ""
 
 
-def name_of(training: str) -> str:
-    """As the table calls it."""
-    return NAMES.get(training) or f"SGD, G = {training.removeprefix('sgd_g')}"
-
-
 def draw(rows: sweeps.Rows):
     """A dot plot a dataset."""
     figures = {}
@@ -156,7 +151,7 @@ def draw(rows: sweeps.Rows):
         keys = [key for key in dict.fromkeys(map(_key, rows)) if key[0] == dataset]
         dots = [
             SimpleNamespace(
-                name=f"{name_of(training)}{', augmented' if augment else ''}",
+                name=f"{sweeps.training_name(training)}{', augmented' if augment else ''}",
                 test_accuracy=_accuracies(rows, dataset, augment, training),
                 is_reference=training.startswith("sgd"),
             )
