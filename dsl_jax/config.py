@@ -300,10 +300,12 @@ def _parse(old: Any, text: str, path: str) -> Any:
         new = {"true": True, "false": False}.get(text.lower(), text)
     if isinstance(new, list):
         new = tuple(new)
+    if isinstance(old, tuple) and isinstance(new, str):  # words, separated by commas
+        new = tuple(new.split(","))
     if isinstance(old, float) and type(new) is int:
         new = float(new)
     expected = (int, type(None)) if old is None else (type(old),)
-    if path.rpartition(".")[2] in ("num_train", "validation_size", "chunk_size", "num_seeds"):
+    if path.rpartition(".")[2] in ("num_train", "validation_size", "chunk_size"):
         expected = (int, type(None))
     if isinstance(old, tuple) and isinstance(new, tuple) and old:
         if isinstance(old[0], float):

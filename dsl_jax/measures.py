@@ -32,7 +32,7 @@ def cosine_gram(reps: Array) -> Array:
     return jnp.matmul(directions, directions.T, precision=_PRECISION)
 
 
-def collision_entropy(reps: Array) -> Array:
+def collision_entropy(reps: Array, where: Array | None = None) -> Array:
     """Collision (second-order Renyi) entropy, -log(sum_ij K_ij^2 / (sum_i K_ii)^2) (paper 3.2).
 
     It is that of the spectrum of K / trace(K), in nats: 0 when all representations point the same
@@ -40,70 +40,69 @@ def collision_entropy(reps: Array) -> Array:
 
     Args:
       reps: [n, ...].
+      where: bool [n], the representations that count, so that one shape serves any number of them;
+        None: all. NaN where none does.
 
     Returns:
       float32 scalar between 0 and log(n).
 
     Raises:
-      ValueError: `reps` has fewer than two axes, or an empty one.
+      ValueError: `reps` has fewer than two axes, or an empty one, or `where` another shape.
     """
     gram = cosine_gram(reps)
-    return _group_entropies(gram, jnp.ones((gram.shape[0], 1), gram.dtype))[0]
+    return _group_entropies(gram, _counted(gram, where)[:, None])[0]
 
 
-def effective_solutions(reps: Array) -> Array:
+def effective_solutions(reps: Array, where: Array | None = None) -> Array:
     """N_eff, the number of different solutions: exp of the collision entropy (paper 3.2).
 
-    Args:
-      reps: [n, ...].
+    Args, Raises: as for `collision_entropy`.
 
     Returns:
       float32 scalar: 1 when all are alike, n when all are orthogonal.
-
-    Raises:
-      ValueError: `reps` has fewer than two axes, or an empty one.
     """
-    return jnp.exp(collision_entropy(reps))
+    return jnp.exp(collision_entropy(reps, where))
 
 
-def vendi_score(reps: Array) -> Array:
+def vendi_score(reps: Array, where: Array | None = None) -> Array:
     """The effective number of order 1: exp of the entropy of the spectrum of K / n (Vendi score).
 
     `effective_solutions` is the same of order 2, which counts what is common and passes over what
     is rare; the two agree where all representations are alike or all orthogonal.
 
-    Args:
-      reps: [n, ...].
+    Args, Raises: as for `collision_entropy`.
 
     Returns:
       float32 scalar between 1 (all alike) and n (all orthogonal); at least `effective_solutions`.
-
-    Raises:
-      ValueError: `reps` has fewer than two axes, or an empty one.
     """
     gram = cosine_gram(reps)
-    n = gram.shape[0]
-    # eigvalsh runs forever on NaN on some backends; the score is NaN all the same.
-    finite = jnp.isfinite(gram).all()
-    spectrum = jnp.clip(jnp.linalg.eigvalsh(jnp.where(finite, gram, jnp.eye(n)) / n), 0)
+    counted = _counted(gram, where)
+    number = counted.sum()
+    gram = gram * counted[None] * counted[:, None]
+    # eigvalsh may not end on NaN; the score is NaN all the same.
+    finite = jnp.isfinite(gram).all() & (number > 0)
+    gram = jnp.where(finite, gram, jnp.eye(len(gram)))
+    spectrum = jnp.clip(jnp.linalg.eigvalsh(gram / jnp.maximum(number, 1)), 0)
     score = jnp.exp(-jnp.sum(jax.scipy.special.xlogy(spectrum, spectrum)))
-    return jnp.where(finite, jnp.clip(score, 1, n), jnp.nan)
+    return jnp.where(finite, jnp.clip(score, 1, number), jnp.nan)
 
 
-def centered(reps: Array) -> Array:
+def centered(reps: Array, where: Array | None = None) -> Array:
     """The representations less their mean: their directions then say how they differ.
 
     Args:
       reps: [n, ...].
+      where: bool [n], those whose mean it is; None: all.
 
     Returns:
       float32 [n, d], flattened; of n representations that differ, n - 1 at most are orthogonal.
 
     Raises:
-      ValueError: `reps` has fewer than two axes, or an empty one.
+      ValueError: `reps` has fewer than two axes, or an empty one, or `where` another shape.
     """
     flat = _flatten(reps, "reps")
-    return flat - jnp.mean(flat, axis=0, keepdims=True)
+    weights = _counted(flat, where)[:, None]
+    return flat - jnp.sum(flat * weights, axis=0, keepdims=True) / jnp.sum(weights)
 
 
 def linear_cka(a: Array, b: Array) -> Array:
@@ -212,6 +211,15 @@ def _group_entropies(gram: Array, members: Array) -> Array:
     collisions = jnp.sum(members * jnp.matmul(gram**2, members, precision=_PRECISION), axis=0)
     # The clip takes off rounding only.
     return jnp.clip(-jnp.log(collisions / sizes**2), 0, jnp.log(sizes))
+
+
+def _counted(rows: Array, where: Array | None) -> Array:
+    """1 for each row that counts, 0 for the others: [n]."""
+    if where is None:
+        return jnp.ones(len(rows), rows.dtype)
+    if jnp.shape(where) != (len(rows),):
+        raise ValueError(f"where has shape {jnp.shape(where)}: expected ({len(rows)},)")
+    return jnp.asarray(where, rows.dtype)
 
 
 def _flatten(reps: Array, name: str) -> Array:

@@ -17,6 +17,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 # yellow and the pale blue, which are hard to see on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000")
 LINES = ("-", "--", "-.", ":")
+MOST_MARKERS = 30
 MARKERS = ("o", "s", "^", "D", "v", "x")
 GREY = "#666666"
 
@@ -178,7 +179,7 @@ class Panel(NamedTuple):
 
 
 def plot_curves(panels: Sequence[Panel], title: str = "", legend: str = "") -> Figure:
-    """Panels side by side, or in rows of three, with one legend under them.
+    """Panels side by side, in rows of three at most, with one legend under them.
 
     Args:
       panels: see `Panel`; a line's name has the same look in all panels.
@@ -190,7 +191,8 @@ def plot_curves(panels: Sequence[Panel], title: str = "", legend: str = "") -> F
     """
     if not panels or not all(panel.lines for panel in panels):
         raise ValueError("plot_curves needs at least one panel, each with at least one line")
-    rows, columns = -(-len(panels) // 3), min(len(panels), 3)
+    columns = 2 if len(panels) == 4 else min(len(panels), 3)
+    rows = -(-len(panels) // columns)
     figure = Figure(figsize=(1 + 3.6 * columns, 0.9 + 3.3 * rows), dpi=150, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).flat
     names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
@@ -201,14 +203,12 @@ def plot_curves(panels: Sequence[Panel], title: str = "", legend: str = "") -> F
         if panel is None:
             axes.set_axis_off()
             continue
-        for name, (x, y, *spread) in panel.lines.items():
-            line, (color, marker) = looks[name]
-            handles[name] = axes.errorbar(
-                x, y, *spread, color=color, linestyle=line, marker=marker, markersize=4, capsize=2
-            )
+        for name, line in panel.lines.items():
+            handles[name] = _curve(axes, *looks[name], *map(np.asarray, line))
         axes.set(xlabel=panel.x_label, ylabel=panel.y_label, yscale=panel.y_scale)
         axes.set_title(panel.title, fontsize="medium")
         _scale_x(axes, panel)
+        _scale_y(axes, panel)
         _tidy(axes)
     figure.legend(
         handles.values(), handles, loc="outside lower center", ncols=4, title=legend or None
@@ -216,6 +216,25 @@ def plot_curves(panels: Sequence[Panel], title: str = "", legend: str = "") -> F
     if title:
         figure.suptitle(title)
     return figure
+
+
+def _curve(axes, linestyle, look, x, y, spread=None):
+    """A line with a marker and a bar at each point; where there are many, a band."""
+    style = {"color": look[0], "linestyle": linestyle, "markersize": 4}
+    if len(x) <= MOST_MARKERS:
+        return axes.errorbar(x, y, spread, marker=look[1], capsize=2, **style)
+    if spread is not None:
+        axes.fill_between(x, y - spread, y + spread, color=look[0], alpha=0.2, linewidth=0)
+    (line,) = axes.plot(x, y, marker=look[1], markevery=len(x) // 8, **style)
+    return line
+
+
+def _scale_y(axes: Axes, panel: Panel) -> None:
+    """A logarithmic axis has a few ticks even where it spans less than a power of ten."""
+    if panel.y_scale == "log":
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _scale_x(axes: Axes, panel: Panel) -> None:

@@ -112,12 +112,12 @@ def to_markdown(report: Report) -> str:
     if report.command:
         blocks.append(_md_fence(report.command, "sh"))
     if report.summary:
-        blocks.append(_md_table(("", ""), report.summary))
+        blocks.append(markdown_table(("", ""), report.summary))
     blocks.append("## Results")
     if report.rows:
         cells = [_result_cells(row) for row in report.rows]
         named = [(f"{name}: {text}" if text else name, *rest) for name, text, *rest in cells]
-        blocks += [_md_table(_RESULT_COLUMNS, named), _md(_explain(report.rows))]
+        blocks += [markdown_table(_RESULT_COLUMNS, named), _md(_explain(report.rows))]
     else:
         blocks.append("No results yet.")
     if report.figures:
@@ -125,7 +125,7 @@ def to_markdown(report: Report) -> str:
         for caption, name in report.figures:
             blocks.append(f"![{_md(caption)}]({quote(name)})\n\n{_md(caption)}")
     if report.timings:
-        blocks += ["## Time", _md_table(("stage", "time"), _timing_cells(report.timings))]
+        blocks += ["## Time", markdown_table(("stage", "time"), _timing_cells(report.timings))]
     for heading, values in (("Settings", report.settings), ("Environment", report.environment)):
         if values:
             blocks += [f"## {heading}", _md_fence(_json(values), "json")]
@@ -195,15 +195,15 @@ def _result_cells(row: Row) -> tuple[str, ...]:
         f"{row.name} (reference)" if row.is_reference else row.name,
         row.description,
         "n/a" if row.groups is None else str(row.groups),
-        _spread([100 * a for a in row.test_accuracy], 2, " %"),
-        _spread([100 * a for a in row.validation_accuracy], 2, " %"),
-        _spread(row.test_loss, 4),
+        mean_and_deviation([100 * a for a in row.test_accuracy], 2, " %"),
+        mean_and_deviation([100 * a for a in row.validation_accuracy], 2, " %"),
+        mean_and_deviation(row.test_loss, 4),
         f"{row.num_seeds} seed{'' if row.num_seeds == 1 else 's'}" if row.num_seeds else "n/a",
         _duration(row.seconds),
     )
 
 
-def _spread(values: Sequence[float], digits: int, unit: str = "") -> str:
+def mean_and_deviation(values: Sequence[float], digits: int, unit: str = "") -> str:
     """Mean ± sample standard deviation over the seeds, or the one value there is."""
     if not values:
         return "n/a"
@@ -254,7 +254,8 @@ def _md(value: Any) -> str:
     return escape(text, quote=False)
 
 
-def _md_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table, its cells escaped."""
     lines = [map(_md, header), ["---"] * len(header), *(map(_md, row) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

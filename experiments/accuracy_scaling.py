@@ -4,9 +4,10 @@
 
 Populations are in the paper's proportions of parents, explorers and refiners, 20 : 100 : 120; the
 generations of all layers grow by one factor. Every point is searched and learned anew, and judged
-on the validation images; no test image is read. Settings, each --sweep.NAME=VALUE: populations
-(multiples of 12), factors, population (with which the factors are swept), num_train,
-validation_size, num_seeds.
+on the validation images at its best epoch; no test image is read. Settings, each --sweep.NAME=VALUE
+(laptop's): populations (multiples of 12: 12,24,48,96,192), factors (0.0,0.25,0.5,1.0,2.0,4.0),
+population (with which the factors are swept: 96), num_train (2000), validation_size (1000),
+num_seeds (1).
 """
 
 import dataclasses
@@ -77,12 +78,12 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
         by_factor = sweeps.select(rows, population=settings.population)
         panels = [
             _panel(by_population, "population", "population", f"generations {full}", "log"),
-            _panel(by_factor, "factor", f"generations, times {full}",
+            _panel(by_factor, "factor", f"factor on the generations {full}",
                    f"population {settings.population}", "symlog"),
         ]  # fmt: skip
         caption = (
-            f"Validation accuracy after learning, {rows[0]['dataset']}, "
-            f"{len(sweeps.values_of(rows, 'seed'))} seeds; bars: standard deviation over seeds."
+            f"Validation accuracy of the best epoch, {rows[0]['dataset']}, "
+            f"{sweeps.seeds_note(rows)}."
         )
         return {"accuracy_scaling": (plots.plot_curves(panels), caption)}
 
@@ -114,7 +115,8 @@ def table(rows: sweeps.Rows) -> str:
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    sweeps.run("accuracy_scaling", SCALES, define)
+    fixed = ("search.num_", "variants")
+    sweeps.run("accuracy_scaling", SCALES, define, fixed)
 
 
 if __name__ == "__main__":

@@ -2,13 +2,15 @@
 
     python experiments/choices.py --dataset=mnist
 
-An option changes fields of the configuration. Options that search alike share their targets. No
-test image is read. Settings, each --sweep.NAME=VALUE: options (names, see OPTIONS), more (further
-ones, such as "rate_2:learn.learning_rate=2;learn.epochs=20|..."), num_seeds, num_train,
-validation_size.
+An option changes fields of the configuration; those that the preset has already are left out.
+Options that search alike share their targets. No test image is read. Settings, each
+--sweep.NAME=VALUE (laptop's): options (names, see OPTIONS: all), more (further ones, such as
+"rate_2:learn.learning_rate=2;learn.epochs=20|..."), num_seeds (2), num_train (2000),
+validation_size (1000).
 """
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -16,7 +18,7 @@ import command_line
 import numpy as np
 import sweeps
 
-from dsl_jax import plots
+from dsl_jax import pipeline, plots
 from dsl_jax.config import Preset, one_of, override
 
 NOT_NORMALIZED = {"normalize_blocks": "False"}
@@ -25,8 +27,11 @@ OPTIONS = {
     "preset": {},
     "skip_block_0": {"variants": "('skip_block_0',)"},
     "smoothing_noise": {"search.smoothing": "noise"},
+    "smoothing_noise_rescaled": {"search.smoothing": "noise_rescaled"},
     "smoothing_child": {"search.smoothing": "child"},
     "target_best": {"search.target": "best"},
+    "target_parent_mean": {"search.target": "parent_mean"},
+    "normalized": {"normalize_blocks": "True"},
     "not_normalized": NOT_NORMALIZED,
     "not_normalized_rate_0.2": NOT_NORMALIZED | {"learn.learning_rate": "0.2"},
     "not_normalized_matching": NOT_NORMALIZED | {"learn.matching": "normalized"},
@@ -69,19 +74,23 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
         one_of("option", name, tuple(OPTIONS))
     options = {name: OPTIONS[name] for name in settings.options}
     for text in filter(None, settings.more.split("|")):
-        name, colon, pairs = text.partition(":")
-        if not colon or "=" not in pairs:
+        name, _, pairs = text.partition(":")
+        if not re.fullmatch(r"[\w.-]+", name) or not all("=" in p for p in pairs.split(";")):
             raise ValueError(f"sweep.more: {text!r} should read NAME:FIELD=VALUE;FIELD=VALUE")
+        if name in OPTIONS or name == "targets":
+            raise ValueError(f"sweep.more: the name {name} is taken")
         options[name] = dict(pair.split("=", 1) for pair in pairs.split(";"))
     base = dataclasses.replace(config, variants=("all_layers",))
     points, searched = [], set()
     for name, assignments in options.items():
         chosen = override(base, assignments)
+        if assignments and chosen == base:
+            continue
         chosen = dataclasses.replace(chosen, sgd_groups=(chosen.learner_groups,))
         digest = sweeps.search_digest(chosen)
         columns = {"option": name, "changes": "; ".join(f"{k}={v}" for k, v in assignments.items())}
         points.append(sweeps.run_point(name, columns, chosen, is_searched=digest not in searched))
-        searched |= set() if chosen.variants == ("sgd",) else {digest}
+        searched |= {digest} if pipeline.is_searched(chosen) else set()
     return sweeps.Sweep(points, sweeps.validation_rows, draw, table)
 
 
@@ -92,17 +101,26 @@ def table(rows: sweeps.Rows) -> str:
         chosen = sweeps.select(rows, option=option)
         fitness = "none"
         if "cross_entropy_0" in chosen[0]:
-            means = [np.mean([row[f"cross_entropy_{i}"] for row in chosen]) for i in range(4)]
+            layers = [name for name in chosen[0] if name.startswith("cross_entropy_")]
+            means = [np.mean([row[name] for row in chosen]) for name in layers]
             fitness = ", ".join(f"{mean:.3f}" for mean in means)
         best, last = (
             ", ".join(f"{row[name]:.1%}" for row in chosen)
             for name in ("validation_accuracy", "last_accuracy")
         )
-        lines.append([option, f"`{chosen[0]['changes'] or 'none'}`", fitness, best, last])
-    header = ["option", "changes", "cross-entropy after each layer", "best epoch", "last epoch"]
+        accuracies = [
+            {row["seed"]: row["validation_accuracy"] for row in sweeps.select(rows, option=which)}
+            for which in (option, "preset")
+        ]
+        common = accuracies[0].keys() & accuracies[1].keys()
+        against = np.mean([accuracies[0][seed] - accuracies[1][seed] for seed in common])
+        difference = f"{100 * against:+.1f}" if common and option != "preset" else ""
+        lines.append([option, chosen[0]["changes"], fitness, best, difference, last])
+    header = ["option", "changes", "cross-entropy after each layer", "best epoch"]
     return (
         "Mean cross-entropy (nats) of the best candidates; validation accuracy, a number a "
-        "seed:\n\n" + sweeps.markdown(header, lines)
+        "seed; the best epoch's, less the preset's, in points, mean over seeds:\n\n"
+        + sweeps.markdown([*header, "less the preset's", "last epoch"], lines)
     )
 
 
@@ -113,13 +131,13 @@ def draw(rows: sweeps.Rows):
         accuracies = [row["validation_accuracy"] for row in sweeps.select(rows, option=option)]
         reference = option.startswith("sgd")
         dots.append(SimpleNamespace(name=option, test_accuracy=accuracies, is_reference=reference))
-    caption = f"Validation accuracy on {rows[0]['dataset']}, best epoch; a mark for each seed."
+    caption = f"Validation accuracy on {rows[0]['dataset']}, best epoch, {sweeps.seeds_note(rows)}."
     return {"choices": (plots.plot_accuracy(dots, "validation"), caption)}
 
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    sweeps.run("choices", SCALES, define)
+    sweeps.run("choices", SCALES, define, fixed=("variants", "sgd_groups"))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ DATASET = flags.DEFINE_string("dataset", "mnist", f"One of {', '.join(configs.DA
 PRESET = flags.DEFINE_string(
     "preset",
     "laptop",
-    "smoke (2 minutes), laptop (2 CPU cores, under half an hour) or paper (an accelerator).",
+    "smoke (2 minutes), laptop (2 CPU cores) or paper (an accelerator).",
 )
 DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder of prepared tensorflow-datasets (default: TFDS_DATA_DIR, or theirs)."
@@ -63,9 +63,9 @@ def assigned(group: str) -> dict[str, str]:
     return _assignments.get(group, {})
 
 
-def configure(**changes) -> configs.Preset:
-    """The preset, with these changes, then with what the flags change."""
-    config = presets.get_preset(PRESET.value, DATASET.value)
+def configure(dataset: str | None = None, **changes) -> configs.Preset:
+    """The preset for a dataset (None: the flag's), with these changes, then with the flags'."""
+    config = presets.get_preset(PRESET.value, dataset or DATASET.value)
     changes |= {"seed": SEED.value}
     for name, flag in (("num_seeds", NUM_SEEDS), ("num_train", NUM_TRAIN)):
         if flag.value is not None:

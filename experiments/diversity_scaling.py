@@ -5,8 +5,9 @@
 Every image is searched many times with different random numbers. Of each layer the runs' best
 candidates are kept in which the true class has a probability above 0.5; the effective number of
 different ones, N_eff, is measured over those of the first 1, 2, 4 ... runs. Beside the paper's
-measure stand the one of order 1 (the Vendi score), and both with the features centred. Settings,
-each --sweep.NAME=VALUE: num_images, num_runs, images_a_point.
+measure stand the one of order 1 (the Vendi score), and both with the features centred (then two
+candidates always count as one: they differ along a line). Settings, each --sweep.NAME=VALUE
+(laptop's): num_images (48), num_runs (32), images_a_point (12).
 """
 
 import dataclasses
@@ -17,11 +18,10 @@ import jax
 import numpy as np
 import sweeps
 
-from dsl_jax import devices, measures, plots
+from dsl_jax import measures, plots
 from dsl_jax.config import Preset
 from dsl_jax.pipeline import SEARCH, make_stages, purpose_key
 from dsl_jax.progress import progress_bar
-from dsl_jax.search import search
 
 KEPT_ABOVE = np.log(0.5)  # log-likelihood of the true class
 
@@ -35,6 +35,11 @@ class Settings(sweeps.Settings):
     num_runs: int = 32
     images_a_point: int = 12
 
+    def __post_init__(self):
+        for name in ("num_images", "num_runs", "images_a_point"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"sweep.{name} is {getattr(self, name)}: it must be at least 1")
+
 
 SCALES = {
     "smoke": Settings(num_images=4, num_runs=4, images_a_point=2),
@@ -45,8 +50,12 @@ SCALES = {
 MEASURES = {
     "n_eff": measures.effective_solutions,
     "vendi": measures.vendi_score,
-    "n_eff_centered": lambda reps: measures.effective_solutions(measures.centered(reps)),
-    "vendi_centered": lambda reps: measures.vendi_score(measures.centered(reps)),
+    "n_eff_centered": lambda reps, where: measures.effective_solutions(
+        measures.centered(reps, where), where
+    ),
+    "vendi_centered": lambda reps, where: measures.vendi_score(
+        measures.centered(reps, where), where
+    ),
 }
 NAMES = {
     "n_eff": "N_eff (the paper's)",
@@ -66,39 +75,33 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
         points.append(
             sweeps.search_point(
                 f"images-{rows[0]}-{rows[-1]}",
-                {"first_image": rows[0]},
+                {"first_image": rows[0], "last_image": rows[-1], "of_runs": settings.num_runs},
                 config,
                 len(rows) * settings.num_runs,
             )
         )
 
     def measure(point, dataset, _):
-        start = point.columns["first_image"]
-        rows = np.arange(start, min(start + settings.images_a_point, settings.num_images))
+        split = sweeps.first_images(
+            dataset, point.columns["first_image"], point.columns["last_image"] + 1
+        )
         stages = make_stages(point.config, dataset, config.seed)
         key = purpose_key(config.seed, SEARCH)
-        runs = progress_bar(settings.num_runs, unit="run", description=point.name, show=True)
+        bar = progress_bar(settings.num_runs, unit="run", description=point.name, show=True)
         found = []
-        for run in range(settings.num_runs):
-            found.append(
-                jax.device_get(
-                    search(
-                        jax.random.fold_in(key, run),
-                        stages,
-                        dataset.normalize(dataset.train.images[rows]),
-                        dataset.train.labels[rows],
-                        point.config.search,
-                        ids=dataset.train.ids[rows],
-                        mesh=devices.device_mesh(),
+        with bar:
+            for run in range(settings.num_runs):
+                run_key = jax.random.fold_in(key, run)
+                found.append(
+                    sweeps.search_images(
+                        run_key, stages, dataset, split, point.config, progress=False
                     )
                 )
-            )
-            runs.update()
-        runs.close()
+                bar.update()
         return [
-            {"layer": layer, "image": int(dataset.train.ids[rows[i]]), **row}
+            {"layer": layer, "image": int(split.ids[i]), **row}
             for layer in range(len(stages))
-            for i in range(len(rows))
+            for i in range(len(split.ids))
             for row in measure_runs(
                 np.stack([run.representations[layer][i] for run in found]),
                 np.array([run.fitness[layer][i, -1] for run in found]),
@@ -113,18 +116,27 @@ def measure_runs(candidates: np.ndarray, fitness: np.ndarray) -> sweeps.Rows:
 
     candidates: [runs, ...]; fitness: [runs], their log-likelihoods.
     """
-    numbers = [2**power for power in range(len(fitness).bit_length()) if 2**power < len(fitness)]
-    rows = []
-    for runs in [*numbers, len(fitness)]:
-        kept = candidates[:runs][fitness[:runs] > KEPT_ABOVE]
-        values = {
-            name: float(measure(kept)) if len(kept) else None for name, measure in JITTED.items()
+    total = len(fitness)
+    numbers = [*(2**power for power in range(total.bit_length()) if 2**power < total), total]
+    kept = fitness > KEPT_ABOVE
+    masks = kept & (np.arange(total) < np.array(numbers)[:, None])
+    values = _measure_all(candidates, masks)
+    return [
+        {
+            "runs": runs,
+            "kept": int(mask.sum()),
+            **{name: float(values[name][i]) if mask.any() else None for name in MEASURES},
         }
-        rows.append({"runs": runs, "kept": len(kept), **values})
-    return rows
+        for i, (runs, mask) in enumerate(zip(numbers, masks, strict=True))
+    ]
 
 
-JITTED = {name: jax.jit(measure) for name, measure in MEASURES.items()}
+@jax.jit
+def _measure_all(candidates, masks):
+    """Every measure of the candidates in each of the masks [m, runs]."""
+    return {
+        name: jax.vmap(measure, (None, 0))(candidates, masks) for name, measure in MEASURES.items()
+    }
 
 
 def draw(rows: sweeps.Rows):
@@ -143,7 +155,8 @@ def draw(rows: sweeps.Rows):
     images = len(sweeps.values_of(rows, "image"))
     caption = (
         f"Effective number of different solutions, mean over those of {images} training images "
-        f"of {rows[0]['dataset']} of which a run was kept; bars: standard error."
+        f"of {rows[0]['dataset']} of which a run was kept; bars: standard error. Two centred "
+        "solutions are always one."
     )
     return {"diversity": (plots.plot_curves(panels, legend="layer"), caption)}
 
@@ -171,7 +184,8 @@ def table(rows: sweeps.Rows) -> str:
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    sweeps.run("diversity_scaling", SCALES, define)
+    fixed = ("search.target", "variants")
+    sweeps.run("diversity_scaling", SCALES, define, fixed)
 
 
 if __name__ == "__main__":

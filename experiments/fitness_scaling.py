@@ -4,8 +4,10 @@
 
 Each layer is evolved alone (the others have no generations), with populations in the paper's
 proportions of parents, explorers and refiners, 20 : 100 : 120. One search of the most generations
-gives all smaller numbers. Settings, each --sweep.NAME=VALUE: num_images, populations (multiples of
-12), generations, layers, smoothings.
+gives all smaller numbers. BatchNorm statistics are measured, as ever, on the candidates that the
+search will make, so the frozen network differs a little with the layer that evolves, and with what
+is smoothed. Settings, each --sweep.NAME=VALUE (laptop's): num_images (60), populations (multiples
+of 12: 24,60,120,240), generations (100), layers (0,1,2,3), smoothings (noise,child).
 """
 
 import dataclasses
@@ -15,10 +17,9 @@ import command_line
 import numpy as np
 import sweeps
 
-from dsl_jax import devices, plots
+from dsl_jax import plots
 from dsl_jax.config import Preset, SearchConfig
 from dsl_jax.pipeline import SEARCH, make_stages, purpose_key
-from dsl_jax.search import search
 
 PAPER_POPULATION = 240
 PARTS = 12  # parents, explorers and refiners are 1, 5 and 6 of them
@@ -34,6 +35,14 @@ class Settings(sweeps.Settings):
     generations: int = 100
     layers: tuple[int, ...] = (0, 1, 2, 3)
     smoothings: tuple[str, ...] = ("noise", "child")
+
+    def __post_init__(self):
+        for name in ("populations", "layers", "smoothings"):
+            if not getattr(self, name):
+                raise ValueError(f"sweep.{name} is empty")
+        for name in ("num_images", "generations"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"sweep.{name} is {getattr(self, name)}: it must be at least 1")
 
 
 SCALES = {
@@ -69,6 +78,9 @@ def alone(config: SearchConfig, layer: int, generations: int) -> SearchConfig:
 def define(config: Preset, settings: Settings) -> sweeps.Sweep:
     """A point for every smoothing, layer and population."""
     sweeps.only_one_seed(config, "fitness_scaling")
+    for layer in settings.layers:
+        if not 0 <= layer < len(config.search.layers):
+            raise ValueError(f"sweep.layers: {layer} is not among 0 to {len(config.widths)}")
     points = []
     for smoothing in settings.smoothings:
         for layer in settings.layers:
@@ -77,7 +89,12 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
                 chosen = dataclasses.replace(
                     with_population(chosen, population), smoothing=smoothing
                 )
-                columns = {"smoothing": smoothing, "layer": layer, "population": population}
+                columns = {
+                    "smoothing": smoothing,
+                    "layer": layer,
+                    "population": population,
+                    "images": settings.num_images,
+                }
                 points.append(
                     sweeps.search_point(
                         f"{smoothing}-layer{layer}-{population}",
@@ -98,22 +115,19 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
         return last_stages[chosen]
 
     def measure(point, dataset, _):
-        images = dataset.train.images[: settings.num_images]
-        found = search(
+        found = sweeps.search_images(
             purpose_key(config.seed, SEARCH),
             stages_of(point, dataset),
-            dataset.normalize(images),
-            dataset.train.labels[: len(images)],
-            point.config.search,
-            ids=dataset.train.ids[: len(images)],
-            mesh=devices.device_mesh(),
+            dataset,
+            sweeps.first_images(dataset, 0, settings.num_images),
+            point.config,
             progress=True,
         )
-        trace = -np.asarray(found.fitness[point.columns["layer"]], np.float64)
+        # A logarithm of a softmax may round to a little above 0.
+        trace = np.maximum(-np.float64(found.fitness[point.columns["layer"]]), 0)
         return [
             {
                 "generation": int(generation),
-                "images": len(trace),
                 "cross_entropy": float(trace[:, generation].mean()),
                 "standard_error": sweeps.standard_error(trace[:, generation]),
             }
@@ -132,7 +146,8 @@ def draw(rows: sweeps.Rows):
     """Against population, and against generations, for each smoothing."""
     figures = {}
     last = max(row["generation"] for row in rows)
-    largest = max(row["population"] for row in rows if row["population"] <= PAPER_POPULATION)
+    populations = sorted(sweeps.values_of(rows, "population"))
+    largest = max([n for n in populations if n <= PAPER_POPULATION] or populations[:1])
     for smoothing in sweeps.values_of(rows, "smoothing"):
         chosen = sweeps.select(rows, smoothing=smoothing)
         panels = [
@@ -161,13 +176,19 @@ def _panel(rows, along, scale, title, **fixed):
 def table(rows: sweeps.Rows) -> str:
     """Cross-entropy before, and after the last generation, of each population."""
     last = max(row["generation"] for row in rows)
-    populations = sweeps.values_of(rows, "population")
+    populations = sorted(sweeps.values_of(rows, "population"))
     lines = []
     for smoothing, layer in dict.fromkeys((row["smoothing"], row["layer"]) for row in rows):
         chosen = sweeps.select(rows, smoothing=smoothing, layer=layer)
-        before = sweeps.select(chosen, generation=0)[-1]["cross_entropy"]
-        ends = [row["cross_entropy"] for row in sweeps.select(chosen, generation=last)]
-        lines.append([smoothing, sweeps.layer_name(layer), before, *ends])
+        before = sweeps.select(chosen, generation=0, population=max(populations))
+        ends = sorted(sweeps.select(chosen, generation=last), key=lambda row: row["population"])
+        lines.append(
+            [
+                smoothing,
+                sweeps.layer_name(layer),
+                *(row["cross_entropy"] for row in (*before, *ends)),
+            ]
+        )
     header = ["smoothed", "evolved", "before", *(f"population {n}" for n in populations)]
     return (
         f"Mean best cross-entropy (nats) over {rows[0]['images']} images, before (largest "
@@ -177,7 +198,8 @@ def table(rows: sweeps.Rows) -> str:
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    sweeps.run("fitness_scaling", SCALES, define)
+    fixed = ("search.num_", "search.layers", "search.smoothing", "variants")
+    sweeps.run("fitness_scaling", SCALES, define, fixed)
 
 
 if __name__ == "__main__":

@@ -4,26 +4,27 @@
 
 Networks learn from searched targets and by SGD. Before the first and after every epoch, for each
 layer: the cosine distance of the network's representations of the validation images to what a
-search finds for these images (figure 5), and their collision entropy within and between classes
-(figures 6 and 7). At the end: linear CKA between the trained networks, of one seed and of different
-seeds. No test image is read. Settings, each --sweep.NAME=VALUE: num_seeds, num_train,
-validation_size.
+search finds for these images (figure 5; logits as they are, though those searched have a mean of
+zero), and their collision entropy within and between classes (figures 6 and 7). At the end: linear
+CKA between the trained networks and the untrained one, of one seed and of different seeds. No test
+image is read. Settings, each --sweep.NAME=VALUE (laptop's): num_seeds (2), num_train (2500),
+validation_size (500).
 """
 
 import dataclasses
 import itertools
 from dataclasses import dataclass
+from functools import partial
 
 import command_line
 import jax
 import numpy as np
 import sweeps
 
-from dsl_jax import devices, measures, pipeline, plots
+from dsl_jax import measures, pipeline, plots
 from dsl_jax.config import Preset
 from dsl_jax.evaluation import representations_of, with_training_statistics
 from dsl_jax.runs import Run, load_network
-from dsl_jax.search import search
 
 MOST_IMAGES = 1000  # measured at most, for the memory of the Gram matrices
 
@@ -52,7 +53,7 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
         )
         for seed in seeds
     ]
-    points.append(sweeps.Point("alignment", {"seed": None}, config, 0, 10.0))
+    points.append(sweeps.Point("alignment", {"seed": None}, config, seconds=10.0))
 
     def measure(point, dataset, folder):
         if point.name == "alignment":
@@ -68,22 +69,16 @@ def epoch_rows(config: Preset, dataset, folder) -> sweeps.Rows:
     stages = pipeline.make_stages(config, dataset, seed)
     pipeline.run(config, folder, dataset, stage="search")
     split = jax.tree.map(lambda x: x[:MOST_IMAGES], dataset.validation)
-    found = search(
-        pipeline.purpose_key(seed, pipeline.SEARCH),
-        stages,
-        dataset.normalize(split.images),
-        split.labels,
-        config.search,
-        ids=split.ids,
-        mesh=devices.device_mesh(),
-        progress=True,
-    )
-    searched = [np.asarray(h) for h in found.representations]
+    key = pipeline.purpose_key(seed, pipeline.SEARCH)
+    found = sweeps.search_images(key, stages, dataset, split, config, progress=True)
+    searched = found.representations
 
     def measure_network(network):
         values = {}
         for layer, reps in enumerate(representations_of(network, dataset, split)):
-            distance, within, between = measure_layer(reps, searched[layer], split.labels)
+            distance, within, between = measure_layer(
+                reps, searched[layer], split.labels, dataset.num_classes
+            )
             values[f"cosine_distance_{layer}"] = float(distance)
             values[f"within_class_entropy_{layer}"] = float(within)
             values[f"between_class_entropy_{layer}"] = float(between)
@@ -92,7 +87,7 @@ def epoch_rows(config: Preset, dataset, folder) -> sweeps.Rows:
     targets, rows = pipeline.open_targets(record, seed), []
     for training in pipeline.trainings(config):
         untrained = pipeline.make_network(config, dataset, seed, training.groups)
-        few = np.arange(min(len(dataset.train.images), config.learn.statistics_images))
+        few = _few(config, dataset)
         start = measure_network(with_training_statistics(untrained, dataset, few))
         pipeline.train(record, dataset, seed, training, targets, True, measure=measure_network)
         history = record.finished(f"seed_{seed}/{training.name}")["history"]
@@ -104,6 +99,11 @@ def epoch_rows(config: Preset, dataset, folder) -> sweeps.Rows:
     return rows
 
 
+def _few(config, dataset):
+    """Rows of the training images that give the statistics."""
+    return np.arange(min(len(dataset.train.images), config.learn.statistics_images))
+
+
 QUANTITIES = {
     "cosine_distance": "cosine distance to\nthe searched targets",
     "within_class_entropy": "collision entropy\nwithin a class, nats",
@@ -111,44 +111,40 @@ QUANTITIES = {
 }
 
 
-@jax.jit
-def _distance(reps, targets):
-    return measures.cosine_distance(reps, targets).mean()
-
-
-def measure_layer(reps, targets, labels):
+@partial(jax.jit, static_argnames="classes")
+def measure_layer(reps, targets, labels, classes):
     """Mean cosine distance, entropy within and between classes of one layer [n, ...]."""
-    classes = int(labels.max()) + 1
     return (
-        _distance(reps, targets),
-        WITHIN(reps, labels, classes),
-        BETWEEN(reps, labels, classes),
+        measures.cosine_distance(reps, targets).mean(),
+        measures.within_class_entropy(reps, labels, classes),
+        measures.between_class_entropy(reps, labels, classes),
     )
-
-
-WITHIN = jax.jit(measures.within_class_entropy, static_argnums=2)
-BETWEEN = jax.jit(measures.between_class_entropy, static_argnums=2)
 
 
 def alignment_rows(config: Preset, dataset, points) -> sweeps.Rows:
     """Linear CKA of every two trained networks, a row a pair and layer."""
     split = jax.tree.map(lambda x: x[:MOST_IMAGES], dataset.validation)
-    networks = {}
+    outputs = {}
     for seed in range(config.seed, config.seed + config.num_seeds):
+        untrained = pipeline.make_network(config, dataset, seed, config.learner_groups)
+        untrained = with_training_statistics(untrained, dataset, _few(config, dataset))
+        outputs["untrained", seed] = representations_of(untrained, dataset, split)
         for training in pipeline.trainings(config):
             folder = points / f"seed_{seed}" / f"seed_{seed}" / training.name
-            network = load_network(
-                folder, pipeline.network_arguments(config, dataset, training.groups)
-            )
-            networks[training.name, seed] = representations_of(network, dataset, split)
+            arguments = pipeline.network_arguments(config, dataset, training.groups)
+            network = load_network(folder, arguments)
+            outputs[training.name, seed] = representations_of(network, dataset, split)
     rows = []
     for (first, second), layer in itertools.product(
-        itertools.combinations(networks, 2), range(len(config.search.layers))
+        itertools.combinations(outputs, 2), range(len(config.search.layers))
     ):
-        cka = measures.linear_cka(networks[first][layer], networks[second][layer])
+        cka = measures.linear_cka(outputs[first][layer], outputs[second][layer])
+        pair = sorted([first[0], second[0]])  # of two seeds, either may have either
         rows.append(
             {
-                "pair": " and ".join(sweeps.training_name(name) for name, _ in (first, second)),
+                "pair": " and ".join(map(sweeps.training_name, pair)),
+                "first_seed": first[1],
+                "second_seed": second[1],
                 "seeds": "one seed" if first[1] == second[1] else "two seeds",
                 "layer": layer,
                 "linear_cka": float(cka),
@@ -178,7 +174,7 @@ def draw(rows: sweeps.Rows):
         ]
         caption = (
             f"{label.replace(chr(10), ' ')}: validation images of {epochs[0]['dataset']}, "
-            f"{len(sweeps.values_of(epochs, 'seed'))} seeds; bars: standard deviation over seeds."
+            f"{sweeps.seeds_note(epochs)}."
         )
         figures[quantity] = (plots.plot_curves(panels), caption[0].upper() + caption[1:])
     return figures
@@ -203,15 +199,16 @@ def table(rows: sweeps.Rows) -> str:
         alignment.append([pair, seeds, *means])
     return (
         sweeps.markdown(header, lines)
-        + "\n\nLinear CKA of two networks' representations of the validation images (the best "
-        "epoch's), by layer:\n\n"
+        + "\n\nLinear CKA of two networks' representations of the validation images (of the best "
+        "epoch), by layer. It is not corrected for the few images, so it is high where there are "
+        "many features; the untrained networks show how high before any learning.\n\n"
         + sweeps.markdown(["networks", "seeds", *map(sweeps.layer_name, layers)], alignment)
     )
 
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    sweeps.run("representations", SCALES, define)
+    sweeps.run("representations", SCALES, define, fixed=("sgd_groups",))
 
 
 if __name__ == "__main__":

@@ -207,6 +207,23 @@ def test_vendi_score_is_the_entropy_of_the_shares():
     assert np.isnan(measures.vendi_score(np.full((2, 2), np.nan)))
 
 
+@pytest.mark.parametrize(
+    "measure",
+    [
+        measures.effective_solutions,
+        measures.vendi_score,
+        lambda reps, where=None: measures.vendi_score(measures.centered(reps, where), where),
+    ],
+)
+def test_what_does_not_count_might_as_well_not_be_there(measure):
+    reps = random_reps(7) + 0.5
+    counted = np.array([True, False, True, True, False, True, False])
+    assert measure(reps, counted) == pytest.approx(float(measure(reps[counted])), rel=1e-4)
+    assert np.isnan(measure(reps, np.zeros(7, bool)))
+    with pytest.raises(ValueError, match=r"where has shape \(6,\): expected \(7,\)"):
+        measure(reps, counted[:6])
+
+
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(arrays)
 def test_order_one_counts_at_least_what_order_two_does(reps):

@@ -160,10 +160,21 @@ def test_curves_keep_their_look_from_panel_to_panel_and_their_values():
     assert png(figure)
 
 
-def test_four_panels_fill_two_rows_and_none_is_an_error():
+def test_many_points_have_a_band_and_few_markers():
+    x = np.arange(90)
+    panel = plots.Panel({"a": (x, x + 1.0, np.full(90, 0.5))}, "epoch", "y", y_scale="log")
+    (axes,) = plots.plot_curves([panel]).axes
+    (line,), (band,) = axes.lines, axes.collections
+    assert line.get_markevery() == 11
+    assert band.get_paths()[0].get_extents().y1 == 90.5
+
+
+def test_panels_fill_rows_and_none_is_an_error():
     panel = plots.Panel({"a": ([1, 2], [1.0, 2.0])}, "x", "y")
-    figure = plots.plot_curves([panel] * 4)
-    assert sum(axes.axison for axes in figure.axes) == 4 and len(figure.axes) == 6
+    for panels, places in ((1, 1), (3, 3), (4, 4), (5, 6)):
+        figure = plots.plot_curves([panel] * panels)
+        assert sum(axes.axison for axes in figure.axes) == panels
+        assert len(figure.axes) == places
     for bad in ([], [plots.Panel({}, "x", "y")]):
         with pytest.raises(ValueError, match="at least one"):
             plots.plot_curves(bad)

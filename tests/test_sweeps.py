@@ -1,7 +1,6 @@
 """The experiments beside the main job: each once at the smallest scale, and what they share."""
 
 import csv
-import importlib
 import json
 
 import jax
@@ -89,14 +88,14 @@ def test_a_sweep_is_resumed_and_drawn_again_without_data(experiment, tmp_path, m
 
     folder, run = tmp_path / "sweep", experiment("fitness_scaling")
     arguments = [
-        *TINY,
+        *(flag for flag in TINY if "search" not in flag),
         "--sweep.num_images=5",
         "--sweep.populations=(12,24)",
         "--sweep.generations=3",
         "--sweep.layers=(0,2)",
         f"--output_dir={folder}",
     ]
-    search, calls = importlib.import_module("fitness_scaling").search, []
+    search, calls = sweeps.search, []
 
     def stop_at_third(*arguments, **options):
         calls.append(arguments)
@@ -104,7 +103,7 @@ def test_a_sweep_is_resumed_and_drawn_again_without_data(experiment, tmp_path, m
             raise KeyboardInterrupt
         return search(*arguments, **options)
 
-    monkeypatch.setattr("fitness_scaling.search", stop_at_third)
+    monkeypatch.setattr(sweeps, "search", stop_at_third)
     assert run(*arguments) == 130
     assert run(*arguments) == 0
     assert len(calls) == 5  # four points, one of them begun twice
@@ -120,17 +119,24 @@ def test_a_sweep_is_resumed_and_drawn_again_without_data(experiment, tmp_path, m
     def never(*_, **__):
         raise AssertionError("all is computed")
 
+    sweeps._load_once.cache_clear()
     monkeypatch.setattr(sweeps, "load_or_substitute", never)
     (folder / "fitness_noise.png").unlink()
     capsys.readouterr()
     assert run(*arguments) == 0
     assert (folder / "fitness_noise.png").exists()
-    assert "| noise | 2 |" in capsys.readouterr().out
-    assert run(*arguments, "--sweep.generations=4") == 2
-    message = capsys.readouterr().err
-    assert "holds another sweep" in message and "settings.generations" in message
-    assert run(*arguments, "--sweep.generation=4", "--output_dir=elsewhere") == 2
-    assert "did you mean generations?" in capsys.readouterr().err
+    assert "| noise | layer 2 |" in capsys.readouterr().out
+    for flag, message in {
+        "--sweep.generations=4": "noise-layer0-12 of another sweep: config.search.layers[0].gener",
+        "--sweep.generation=4": "did you mean generations?",
+        "--sweep.num_images=0": "sweep.num_images is 0",
+        "--sweep.layers=(4,)": "4 is not among 0 to 3",
+        "--sweep.populations=100": "multiple of 12",
+        "--config.search.num_parents=3": "config.search.num_parents has no effect here",
+        "--num_seeds=2": "num_seeds is 2",
+    }.items():
+        assert run(*arguments, flag) == 2
+        assert message in capsys.readouterr().err
 
 
 # ---- fitness
@@ -199,11 +205,13 @@ def test_accuracy_is_of_validation_and_searches_are_shared(
         return found(*arguments, **options)
 
     monkeypatch.setattr(dsl_jax.targets, "search", counted)
-    options = "--sweep.options=('preset','lambda_0.3','sgd')"
-    assert experiment("choices")(*TINY, options, f"--output_dir={folder}") == 0
+    options = "--sweep.options=preset,lambda_0.3,sgd,target_parent_mean"  # the last is the preset's
+    more = "--sweep.more=diverges:learn.learning_rate=1e30"
+    assert experiment("choices")(*TINY, options, more, f"--output_dir={folder}") == 0
     assert len(searches) == 2  # chunks of 32 of 40 images, once for all options
     rows = {row["option"]: row for row in rows_of(folder)}
     assert set(rows) == {"preset", "lambda_0.3", "sgd"}
+    assert "diverges failed: the loss is" in (folder / "report.md").read_text()
     assert rows["preset"]["cross_entropy_0"] == rows["lambda_0.3"]["cross_entropy_0"]
     path = folder / "points" / "preset" / "seed_0" / "all_layers" / "result.json"
     result = json.loads(path.read_text())
@@ -213,8 +221,9 @@ def test_accuracy_is_of_validation_and_searches_are_shared(
 @pytest.mark.slow
 def test_more_generations_are_searched_further(experiment, tmp_path, no_test_image):
     folder = tmp_path / "accuracy"
+    tiny = [flag for flag in TINY if "search.num_" not in flag]
     options = ["--sweep.populations=(12,)", "--sweep.population=12", "--sweep.factors=(0,2)"]
-    assert experiment("accuracy_scaling")(*TINY, *options, f"--output_dir={folder}") == 0
+    assert experiment("accuracy_scaling")(*tiny, *options, f"--output_dir={folder}") == 0
     rows = {row["factor"]: row for row in rows_of(folder)}
     assert [rows[f]["generations"] for f in (0, 1, 2)] == ["0-0-0-0", "2-1-0-1", "4-2-0-2"]
     entropies = [rows[f]["cross_entropy_3"] for f in (0, 1, 2)]
@@ -233,16 +242,21 @@ def test_intervals_are_those_of_the_paired_t_test():
     assert np.isnan(paired_interval([0.9], [0.8])).all()
 
 
-def test_another_datasets_configuration_keeps_what_was_set():
-    from tables import for_dataset
+def test_every_dataset_has_its_own_presets_schedule(experiment, monkeypatch):
+    import tables
+    from command_line import parse_flags
 
-    config = get_preset("paper", "mnist")
-    other = for_dataset(config, "cifar10")
-    assert other == get_preset("paper", "cifar10")
-    changed = dsl_jax.config.override(config, {"learner_groups": "1", "num_train": "500"})
-    other = for_dataset(changed, "cifar10")
-    assert other.learner_groups == 1 and other.num_train == 500
-    assert other.search.layers[0].mutation_strength == 0.3  # MNIST's is 0.1
+    experiment("tables")
+    flags = ["--preset=paper", "--dataset=mnist", "--config.learn.head_weight=0.1"]
+    parse_flags(["tables.py", *flags, "--config.search.target=parent_mean", "--num_train=2000"])
+    settings = tables.Settings(datasets=("mnist", "cifar10"), augment=(False,))
+    points = tables.define(tables.sweeps.configure(settings), settings).points
+    mnist, cifar10 = (point.config for point in points)
+    assert (mnist.dataset, cifar10.dataset) == ("mnist", "cifar10")
+    assert [c.search.layers[0].mutation_strength for c in (mnist, cifar10)] == [0.1, 0.3]
+    assert [c.learn.epochs for c in (mnist, cifar10)] == [1000, 90]
+    assert {c.learn.head_weight for c in (mnist, cifar10)} == {0.1}
+    assert {c.search.target for c in (mnist, cifar10)} == {"parent_mean"}
 
 
 @pytest.mark.slow
@@ -261,6 +275,7 @@ def test_tables_learn_from_one_search_with_and_without_augmentation(
     assert len(searches) == 2 * 2  # two chunks a seed
     rows = rows_of(folder)
     assert len(rows) == 2 * 2 * 3  # plain and augmented, seeds, methods
+    assert {row["is_best_sgd"] for row in rows if row["training"] == "sgd_g1"} == {"True"}
     results = json.loads((folder / "points" / "digits-plain" / "results.json").read_text())
     plain = [r for r in rows if r["training"] == "all_layers" and r["augment"] == "False"]
     assert [r["test_accuracy"] for r in plain] == results["all_layers"]["test_accuracy"]
@@ -296,6 +311,7 @@ def test_representations_are_measured_before_and_after_every_epoch(
     assert best["cosine_distance_0"] == pytest.approx(distance, abs=2e-2)
 
     pairs = [row for row in rows if row["linear_cka"] != ""]
-    assert len(pairs) == 15 * 4  # of six networks, by layer
+    assert len(pairs) == 28 * 4  # of six trained and two untrained networks, by layer
+    assert {row["pair"] for row in pairs} >= {"untrained and untrained"}
     assert all(0 <= row["linear_cka"] <= 1 for row in pairs)
     assert {row["seeds"] for row in pairs} == {"one seed", "two seeds"}
