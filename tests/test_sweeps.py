@@ -131,7 +131,7 @@ def test_a_sweep_is_resumed_and_drawn_again_without_data(experiment, tmp_path, m
         "--sweep.generation=4": "did you mean generations?",
         "--sweep.num_images=0": "sweep.num_images is 0",
         "--sweep.layers=(4,)": "4 is not among 0 to 3",
-        "--sweep.populations=100": "multiple of 12",
+        "--sweep.populations=(100,)": "multiple of 12",
         "--config.search.num_parents=3": "config.search.num_parents has no effect here",
         "--num_seeds=2": "num_seeds is 2",
     }.items():
