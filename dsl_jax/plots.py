@@ -248,7 +248,8 @@ def _scale_x(axes: Axes, panel: Panel) -> None:
     options = {"linthresh": smallest} if panel.x_scale == "symlog" else {}
     axes.set_xscale(panel.x_scale, **options)
     step = -(-len(places) // 7)
-    axes.set_xticks(places[::-1][::step], [f"{x:g}" for x in places[::-1][::step]])
+    shown = sorted({places[0], *places[::-step]})  # with the first and the last
+    axes.set_xticks(shown, [f"{x:g}" for x in shown])
     axes.minorticks_off()
 
 

@@ -154,7 +154,7 @@ def test_curves_keep_their_look_from_panel_to_panel_and_their_values():
     assert len(caps) == 2
     looks = [(c[0].get_color(), c[0].get_marker()) for c in (*first.containers, *second.containers)]
     assert looks[0] != looks[1] == looks[2]
-    assert [tick.get_text() for tick in first.get_xticklabels()] == ["100", "10", "1", "0"]
+    assert [tick.get_text() for tick in first.get_xticklabels()] == ["0", "1", "10", "100"]
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
     assert png(figure)
