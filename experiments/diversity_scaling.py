@@ -8,6 +8,9 @@ different ones, N_eff, is measured over those of the first 1, 2, 4 ... runs. Bes
 measure stand the one of order 1 (the Vendi score), and both with the features centred (then two
 candidates always count as one: they differ along a line). Settings, each --sweep.NAME=VALUE
 (laptop's): num_images (48), num_runs (32), images_a_point (12).
+
+The command took 5 minutes on 2 CPU cores, another job beside it: N_eff 11.7, 6.8 and 2.7 of 32 in
+layers 0, 1 and 2 (docs/reproduction.md).
 """
 
 import dataclasses
