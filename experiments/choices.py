@@ -7,6 +7,9 @@ Options that search alike share their targets. No test image is read. Settings, 
 --sweep.NAME=VALUE (laptop's): options (names, see OPTIONS: all), more (further ones, such as
 "rate_2:learn.learning_rate=2;learn.epochs=20|..."), num_seeds (2), num_train (2000),
 validation_size (1000).
+
+With --num_seeds=1 the command took 40 minutes on 2 CPU cores, another job beside it: what is
+smoothed matters most, 95.7 % against 81.7 % with the child smoothed (docs/choices.md).
 """
 
 import dataclasses

@@ -79,7 +79,7 @@ def configure(dataset: str | None = None, **changes) -> configs.Preset:
         )
     if config.learn.variant != "all_layers":
         raise ValueError(
-            "config.learn.variant has no effect here: config.variants says what is trained"
+            "config.learn.variant has no effect here: set --variants or --config.variants instead"
         )
     return config
 
