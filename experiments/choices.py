@@ -8,7 +8,7 @@ Options that search alike share their targets. No test image is read. Settings, 
 "rate_2:learn.learning_rate=2;learn.epochs=20|..."), num_seeds (2), num_train (2000),
 validation_size (1000).
 
-With --num_seeds=1 the command took 40 minutes on 2 CPU cores, another job beside it: what is
+With --num_seeds=1 the command took 43 minutes on 2 CPU cores, another job beside it: what is
 smoothed matters most, 95.7 % against 81.7 % with the child smoothed (docs/choices.md).
 """
 
