@@ -34,7 +34,7 @@ class Settings(sweeps.Settings):
 
 
 SCALES = {
-    "smoke": Settings(num_seeds=2),
+    "smoke": Settings(num_seeds=1),
     "laptop": Settings(num_train=2500, validation_size=500, num_seeds=3),
     "paper": Settings(),
 }
