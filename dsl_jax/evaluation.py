@@ -3,6 +3,7 @@
 Where the network or the images lie on a mesh of several devices, its devices share each batch.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -107,14 +108,29 @@ def representations_of(
       Its representations and, last, its logits: a float32 [N, ...] each, on the host.
     """
     graph, state = nnx.split(in_mode(network, training=False))
-    count = len(split.images)
+    return in_batches(
+        lambda images: _outputs(graph, state, dataset.normalize(images)), split.images, batch_size
+    )
+
+
+def in_batches(function: Callable, images: np.ndarray, batch_size: int = BATCH_SIZE) -> Any:
+    """What a function makes of many images, which it is given in batches of one shape.
+
+    Args:
+      function: from [B, ...] to a pytree of arrays [B, ...].
+      images: [N, ...], at least one.
+      batch_size: B, or N if that is fewer; the last batch is filled up with its last image.
+
+    Returns:
+      The pytree with arrays [N, ...], on the host.
+    """
+    count = len(images)
     batch_size = min(batch_size, count)
-    batches = []
+    parts = []
     for start in range(0, count, batch_size):
-        rows = np.minimum(np.arange(start, start + batch_size), count - 1)  # one shape for all
-        outputs = _outputs(graph, state, dataset.normalize(split.images[rows]))
-        batches.append([np.asarray(h)[: count - start] for h in outputs])
-    return tuple(np.concatenate(parts) for parts in zip(*batches, strict=True))
+        rows = np.minimum(np.arange(start, start + batch_size), count - 1)
+        parts.append(jax.tree.map(lambda x: np.asarray(x)[: count - start], function(images[rows])))
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 @partial(jax.jit, static_argnames="graph")

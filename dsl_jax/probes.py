@@ -8,12 +8,11 @@ import numpy as np
 from flax import nnx
 
 from dsl_jax.datasets import Dataset, Split
-from dsl_jax.evaluation import with_training_statistics
+from dsl_jax.evaluation import in_batches, with_training_statistics
 from dsl_jax.network import ConvNet
 
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C
 MOST_IMAGES = 10_000
-BATCH_SIZE = 500
 
 
 class Probe(NamedTuple):
@@ -80,8 +79,6 @@ def _features(dataset: Dataset, network: ConvNet | None):
         network = nnx.merge(graph, state)
         return network.head_input(network.representations(images)[-1])
 
-    def features(images):
-        parts = np.array_split(images, -(-len(images) // BATCH_SIZE))
-        return np.concatenate([np.asarray(head_input(state, dataset.normalize(p))) for p in parts])
-
-    return features
+    return lambda images: in_batches(
+        lambda batch: head_input(state, dataset.normalize(batch)), images
+    )

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 
 import command_line
 import numpy as np
+import sweep_points
+import sweep_rows
 import sweeps
 from fitness_scaling import with_population
 
@@ -64,7 +66,7 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
     for population, factor in dict.fromkeys([*wanted, base]):
         search = with_generations(with_population(config.search, population), factor)
         points.append(
-            sweeps.run_point(
+            sweep_points.run_point(
                 f"population{population}-generations_x{factor:g}",
                 {
                     "population": population,
@@ -76,10 +78,12 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
         )
 
     def draw(rows):
-        full = sweeps.select(rows, population=settings.population, factor=1.0)[0]["generations"]
-        by_population = sweeps.select(rows, factor=1.0)
-        by_factor = sweeps.select(rows, population=settings.population)
-        unsearched = [row["validation_accuracy"] for row in sweeps.select(by_factor, factor=0.0)]
+        full = sweep_rows.select(rows, population=settings.population, factor=1.0)[0]["generations"]
+        by_population = sweep_rows.select(rows, factor=1.0)
+        by_factor = sweep_rows.select(rows, population=settings.population)
+        unsearched = [
+            row["validation_accuracy"] for row in sweep_rows.select(by_factor, factor=0.0)
+        ]
         by_factor = [row for row in by_factor if row["factor"]]  # the other would dwarf the rest
         panels = [
             _panel(by_population, "population", "population", f"generations {full}", "log"),
@@ -88,35 +92,35 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
         ]  # fmt: skip
         caption = (
             f"Validation accuracy of the best epoch, {rows[0]['dataset']}, "
-            f"{sweeps.seeds_note(rows)}."
+            f"{sweep_rows.seeds_note(rows)}."
         )
         if unsearched:
             caption += f" Without any search: {np.mean(unsearched):.1%}."
         return {"accuracy_scaling": (plots.plot_curves(panels), caption)}
 
-    return sweeps.Sweep(points, sweeps.validation_rows, draw, table)
+    return sweeps.Sweep(points, sweep_points.validation_rows, draw, table)
 
 
 def _panel(rows, along, label, title, scale):
     percent = [row | {"percent": 100 * row["validation_accuracy"]} for row in rows]
-    lines = {sweeps.training_name("all_layers"): sweeps.curve(percent, along, "percent")}
+    lines = {sweep_rows.training_name("all_layers"): sweep_rows.curve(percent, along, "percent")}
     return plots.Panel(lines, label, "validation accuracy, %", title, scale)
 
 
-def table(rows: sweeps.Rows) -> str:
+def table(rows: sweep_rows.Rows) -> str:
     """A row a point: what was searched, how fit the targets are, how well they teach."""
     lines = []
     for population, factor in dict.fromkeys((row["population"], row["factor"]) for row in rows):
-        chosen = sweeps.select(rows, population=population, factor=factor)
+        chosen = sweep_rows.select(rows, population=population, factor=factor)
         means = [
             float(np.mean([row[f"cross_entropy_{layer}"] for row in chosen])) for layer in range(4)
         ]
         accuracies = ", ".join(f"{row['validation_accuracy']:.2%}" for row in chosen)
         lines.append([population, chosen[0]["generations"], *means, accuracies])
-    header = ["population", "generations", *map(sweeps.layer_name, range(4)), "accuracy"]
+    header = ["population", "generations", *map(sweep_rows.layer_name, range(4)), "accuracy"]
     return (
         "Mean cross-entropy (nats) of the best after each layer; best validation accuracy, a "
-        "number a seed:\n\n" + sweeps.markdown(header, lines)
+        "number a seed:\n\n" + sweep_rows.markdown(header, lines)
     )
 
 

@@ -19,6 +19,8 @@ from types import SimpleNamespace
 
 import command_line
 import numpy as np
+import sweep_points
+import sweep_rows
 import sweeps
 
 from dsl_jax import pipeline, plots
@@ -90,18 +92,21 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
         if assignments and chosen == base:
             continue
         chosen = dataclasses.replace(chosen, sgd_groups=(chosen.learner_groups,))
-        digest = sweeps.search_digest(chosen)
+        digest = sweep_points.search_digest(chosen)
         columns = {"option": name, "changes": "; ".join(f"{k}={v}" for k, v in assignments.items())}
-        points.append(sweeps.run_point(name, columns, chosen, is_searched=digest not in searched))
+        points.append(
+            sweep_points.run_point(name, columns, chosen, is_searched=digest not in searched)
+        )
         searched |= {digest} if pipeline.is_searched(chosen) else set()
-    return sweeps.Sweep(points, sweeps.validation_rows, draw, table)
+    return sweeps.Sweep(points, sweep_points.validation_rows, draw, table)
 
 
-def table(rows: sweeps.Rows) -> str:
+def table(rows: sweep_rows.Rows) -> str:
     """A row an option."""
     lines = []
-    for option in sweeps.values_of(rows, "option"):
-        chosen = sweeps.select(rows, option=option)
+    preset = {row["seed"]: row for row in sweep_rows.select(rows, option="preset")}
+    for option in sweep_rows.values_of(rows, "option"):
+        chosen = sweep_rows.select(rows, option=option)
         fitness = "none"
         if "cross_entropy_0" in chosen[0]:
             layers = [name for name in chosen[0] if name.startswith("cross_entropy_")]
@@ -111,30 +116,31 @@ def table(rows: sweeps.Rows) -> str:
             ", ".join(f"{row[name]:.1%}" for row in chosen)
             for name in ("validation_accuracy", "last_accuracy")
         )
-        accuracies = [
-            {row["seed"]: row["validation_accuracy"] for row in sweeps.select(rows, option=which)}
-            for which in (option, "preset")
+        differences = [
+            row["validation_accuracy"] - preset[row["seed"]]["validation_accuracy"]
+            for row in chosen
+            if option != "preset" and row["seed"] in preset
         ]
-        common = accuracies[0].keys() & accuracies[1].keys()
-        against = np.mean([accuracies[0][seed] - accuracies[1][seed] for seed in common])
-        difference = f"{100 * against:+.1f}" if common and option != "preset" else ""
+        difference = f"{100 * np.mean(differences):+.1f}" if differences else ""
         lines.append([option, chosen[0]["changes"], fitness, best, difference, last])
     header = ["option", "changes", "cross-entropy after each layer", "best epoch"]
     return (
         "Mean cross-entropy (nats) of the best candidates; validation accuracy, a number a "
         "seed; the best epoch's, less the preset's, in points, mean over seeds:\n\n"
-        + sweeps.markdown([*header, "less the preset's", "last epoch"], lines)
+        + sweep_rows.markdown([*header, "less the preset's", "last epoch"], lines)
     )
 
 
-def draw(rows: sweeps.Rows):
+def draw(rows: sweep_rows.Rows):
     """A dot an option."""
     dots = []
-    for option in sweeps.values_of(rows, "option"):
-        accuracies = [row["validation_accuracy"] for row in sweeps.select(rows, option=option)]
+    for option in sweep_rows.values_of(rows, "option"):
+        accuracies = [row["validation_accuracy"] for row in sweep_rows.select(rows, option=option)]
         reference = option.startswith("sgd")
         dots.append(SimpleNamespace(name=option, test_accuracy=accuracies, is_reference=reference))
-    caption = f"Validation accuracy on {rows[0]['dataset']}, best epoch, {sweeps.seeds_note(rows)}."
+    caption = (
+        f"Validation accuracy on {rows[0]['dataset']}, best epoch, {sweep_rows.seeds_note(rows)}."
+    )
     return {"choices": (plots.plot_accuracy(dots, "validation"), caption)}
 
 

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import command_line
 import jax
 import numpy as np
+import sweep_points
+import sweep_rows
 import sweeps
 
 from dsl_jax import measures, plots
@@ -76,7 +78,7 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
     for start in range(0, settings.num_images, settings.images_a_point):
         rows = range(start, min(start + settings.images_a_point, settings.num_images))
         points.append(
-            sweeps.search_point(
+            sweep_points.search_point(
                 f"images-{rows[0]}-{rows[-1]}",
                 {"first_image": rows[0], "last_image": rows[-1], "of_runs": settings.num_runs},
                 config,
@@ -85,7 +87,7 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
         )
 
     def measure(point, dataset, _):
-        split = sweeps.first_images(
+        split = sweep_points.first_images(
             dataset, point.columns["first_image"], point.columns["last_image"] + 1
         )
         stages = make_stages(point.config, dataset, config.seed)
@@ -96,7 +98,7 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
             for run in range(settings.num_runs):
                 run_key = jax.random.fold_in(key, run)
                 found.append(
-                    sweeps.search_images(
+                    sweep_points.search_images(
                         run_key, stages, dataset, split, point.config, progress=False
                     )
                 )
@@ -114,7 +116,7 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
     return sweeps.Sweep(points, measure, draw, table)
 
 
-def measure_runs(candidates: np.ndarray, fitness: np.ndarray) -> sweeps.Rows:
+def measure_runs(candidates: np.ndarray, fitness: np.ndarray) -> sweep_rows.Rows:
     """Measures of the kept candidates of the first 1, 2, 4 ... runs; None where none is kept.
 
     candidates: [runs, ...]; fitness: [runs], their log-likelihoods.
@@ -142,20 +144,20 @@ def _measure_all(candidates, masks):
     }
 
 
-def draw(rows: sweeps.Rows):
+def draw(rows: sweep_rows.Rows):
     """Each measure against the number of runs, a curve a layer."""
     panels = []
     for name, title in NAMES.items():
         lines = {
-            sweeps.layer_name(layer): sweeps.curve(
-                sweeps.select(rows, layer=layer), "runs", name, sweeps.standard_error
+            sweep_rows.layer_name(layer): sweep_rows.curve(
+                sweep_rows.select(rows, layer=layer), "runs", name, sweep_rows.standard_error
             )
-            for layer in sweeps.values_of(rows, "layer")
+            for layer in sweep_rows.values_of(rows, "layer")
         }
         panels.append(
             plots.Panel(lines, "independent runs", "different solutions", title, "log", "log")
         )
-    images = len(sweeps.values_of(rows, "image"))
+    images = len(sweep_rows.values_of(rows, "image"))
     caption = (
         f"Effective number of different solutions, mean over those of {images} training images "
         f"of {rows[0]['dataset']} of which a run was kept; bars: standard error. Two centred "
@@ -164,23 +166,23 @@ def draw(rows: sweeps.Rows):
     return {"diversity": (plots.plot_curves(panels, legend="layer"), caption)}
 
 
-def table(rows: sweeps.Rows) -> str:
+def table(rows: sweep_rows.Rows) -> str:
     """All measures over all runs."""
     runs = max(row["runs"] for row in rows)
-    images = len(sweeps.values_of(rows, "image"))
+    images = len(sweep_rows.values_of(rows, "image"))
     lines = []
-    for layer in sweeps.values_of(rows, "layer"):
-        chosen = sweeps.select(rows, layer=layer, runs=runs)
+    for layer in sweep_rows.values_of(rows, "layer"):
+        chosen = sweep_rows.select(rows, layer=layer, runs=runs)
         kept = [row["kept"] for row in chosen]
         texts = []
         for name in NAMES:
             values = [row[name] for row in chosen if row[name] is not None]
-            error = sweeps.standard_error(values) if values else np.nan
+            error = sweep_rows.standard_error(values) if values else np.nan
             texts.append(f"{np.mean(values) if values else np.nan:.4g} ± {error:.2g}")
         share = f"{sum(kept) / (images * runs):.1%}"
-        lines.append([sweeps.layer_name(layer), share, np.count_nonzero(kept), *texts])
+        lines.append([sweep_rows.layer_name(layer), share, np.count_nonzero(kept), *texts])
     header = ["layer", "runs kept", "images", *NAMES.values()]
-    return f"{runs} runs of {images} images (mean ± standard error):\n\n" + sweeps.markdown(
+    return f"{runs} runs of {images} images (mean ± standard error):\n\n" + sweep_rows.markdown(
         header, lines
     )
 

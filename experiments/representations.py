@@ -22,6 +22,8 @@ from functools import partial
 import command_line
 import jax
 import numpy as np
+import sweep_points
+import sweep_rows
 import sweeps
 
 from dsl_jax import measures, pipeline, plots
@@ -49,7 +51,7 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
     config = dataclasses.replace(config, sgd_groups=(config.learner_groups,))
     seeds = range(config.seed, config.seed + config.num_seeds)
     points = [
-        sweeps.run_point(
+        sweep_points.run_point(
             f"seed_{seed}",
             {"seed": seed},
             dataclasses.replace(config, seed=seed, num_seeds=1),
@@ -66,14 +68,14 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
     return sweeps.Sweep(points, measure, draw, table)
 
 
-def epoch_rows(config: Preset, dataset, folder) -> sweeps.Rows:
+def epoch_rows(config: Preset, dataset, folder) -> sweep_rows.Rows:
     """Searches and trains; a row for every training, epoch and layer."""
     record, seed = Run(folder, config), config.seed
     stages = pipeline.make_stages(config, dataset, seed)
-    pipeline.run(config, folder, dataset, stage="search")
+    targets = pipeline.search_targets(record, dataset, seed, stages, repair=False, progress=True)
     split = jax.tree.map(lambda x: x[:MOST_IMAGES], dataset.validation)
     key = pipeline.purpose_key(seed, pipeline.SEARCH)
-    found = sweeps.search_images(key, stages, dataset, split, config, progress=True)
+    found = sweep_points.search_images(key, stages, dataset, split, config, progress=True)
     searched = found.representations
 
     def measure_network(network):
@@ -87,11 +89,9 @@ def epoch_rows(config: Preset, dataset, folder) -> sweeps.Rows:
             values[f"between_class_entropy_{layer}"] = float(between)
         return values
 
-    targets, rows = pipeline.open_targets(record, seed), []
+    rows = []
+    start = measure_network(untrained_network(config, dataset, seed))  # that of all trainings
     for training in pipeline.trainings(config):
-        untrained = pipeline.make_network(config, dataset, seed, training.groups)
-        few = _few(config, dataset)
-        start = measure_network(with_training_statistics(untrained, dataset, few))
         pipeline.train(record, dataset, seed, training, targets, True, measure=measure_network)
         history = record.finished(f"seed_{seed}/{training.name}")["history"]
         for epoch in [{"epoch": 0, **start}, *history]:
@@ -102,9 +102,11 @@ def epoch_rows(config: Preset, dataset, folder) -> sweeps.Rows:
     return rows
 
 
-def _few(config, dataset):
-    """Rows of the training images that give the statistics."""
-    return np.arange(min(len(dataset.train.images), config.learn.statistics_images))
+def untrained_network(config: Preset, dataset, seed):
+    """The network with which a seed's trainings begin, its statistics measured."""
+    network = pipeline.make_network(config, dataset, seed, config.learner_groups)
+    few = np.arange(min(len(dataset.train.images), config.learn.statistics_images))
+    return with_training_statistics(network, dataset, few)
 
 
 QUANTITIES = {
@@ -124,13 +126,12 @@ def measure_layer(reps, targets, labels, classes):
     )
 
 
-def alignment_rows(config: Preset, dataset, points) -> sweeps.Rows:
+def alignment_rows(config: Preset, dataset, points) -> sweep_rows.Rows:
     """Linear CKA of every two trained networks, a row a pair and layer."""
     split = jax.tree.map(lambda x: x[:MOST_IMAGES], dataset.validation)
     outputs = {}
     for seed in range(config.seed, config.seed + config.num_seeds):
-        untrained = pipeline.make_network(config, dataset, seed, config.learner_groups)
-        untrained = with_training_statistics(untrained, dataset, _few(config, dataset))
+        untrained = untrained_network(config, dataset, seed)
         outputs["untrained", seed] = representations_of(untrained, dataset, split)
         for training in pipeline.trainings(config):
             folder = points / f"seed_{seed}" / f"seed_{seed}" / training.name
@@ -145,7 +146,7 @@ def alignment_rows(config: Preset, dataset, points) -> sweeps.Rows:
         pair = sorted([first[0], second[0]])  # of two seeds, either may have either
         rows.append(
             {
-                "pair": " and ".join(map(sweeps.training_name, pair)),
+                "pair": " and ".join(map(sweep_rows.training_name, pair)),
                 "first_seed": first[1],
                 "second_seed": second[1],
                 "seeds": "one seed" if first[1] == second[1] else "two seeds",
@@ -156,7 +157,7 @@ def alignment_rows(config: Preset, dataset, points) -> sweeps.Rows:
     return rows
 
 
-def draw(rows: sweeps.Rows):
+def draw(rows: sweep_rows.Rows):
     """A figure a quantity, a panel a layer, a line a method."""
     figures = {}
     epochs = [row for row in rows if row["seed"] is not None]
@@ -164,48 +165,48 @@ def draw(rows: sweeps.Rows):
         panels = [
             plots.Panel(
                 {
-                    sweeps.training_name(training): sweeps.curve(
-                        sweeps.select(epochs, training=training, layer=layer), "epoch", quantity
+                    sweep_rows.training_name(training): sweep_rows.curve(
+                        sweep_rows.select(epochs, training=training, layer=layer), "epoch", quantity
                     )
-                    for training in sweeps.values_of(epochs, "training")
+                    for training in sweep_rows.values_of(epochs, "training")
                 },
                 "epoch",
                 label,
-                sweeps.layer_name(layer),
+                sweep_rows.layer_name(layer),
             )
-            for layer in sweeps.values_of(epochs, "layer")
+            for layer in sweep_rows.values_of(epochs, "layer")
         ]
         caption = (
             f"{label.replace(chr(10), ' ')}: validation images of {epochs[0]['dataset']}, "
-            f"{sweeps.seeds_note(epochs)}."
+            f"{sweep_rows.seeds_note(epochs)}."
         )
         figures[quantity] = (plots.plot_curves(panels), caption[0].upper() + caption[1:])
     return figures
 
 
-def table(rows: sweeps.Rows) -> str:
+def table(rows: sweep_rows.Rows) -> str:
     """The quantities before and after learning, and the alignment of networks."""
     epochs = [row for row in rows if row["seed"] is not None]
     lines = []
     for training, layer in dict.fromkeys((row["training"], row["layer"]) for row in epochs):
         for epoch in (0, max(row["epoch"] for row in epochs)):
-            chosen = sweeps.select(epochs, training=training, layer=layer, epoch=epoch)
+            chosen = sweep_rows.select(epochs, training=training, layer=layer, epoch=epoch)
             means = [float(np.mean([row[name] for row in chosen])) for name in QUANTITIES]
-            name = sweeps.training_name(training)
-            lines.append([name, sweeps.layer_name(layer), epoch, *means])
+            name = sweep_rows.training_name(training)
+            lines.append([name, sweep_rows.layer_name(layer), epoch, *means])
     header = ["method", "layer", "epoch", *(q.replace("\n", " ") for q in QUANTITIES.values())]
     pairs = [row for row in rows if row["seed"] is None]
-    layers, alignment = sweeps.values_of(pairs, "layer"), []
+    layers, alignment = sweep_rows.values_of(pairs, "layer"), []
     for pair, seeds in dict.fromkeys((row["pair"], row["seeds"]) for row in pairs):
-        chosen = [sweeps.select(pairs, pair=pair, seeds=seeds, layer=layer) for layer in layers]
+        chosen = [sweep_rows.select(pairs, pair=pair, seeds=seeds, layer=layer) for layer in layers]
         means = [float(np.mean([row["linear_cka"] for row in group])) for group in chosen]
         alignment.append([pair, seeds, *means])
     return (
-        sweeps.markdown(header, lines)
+        sweep_rows.markdown(header, lines)
         + "\n\nLinear CKA of two networks' representations of the validation images (of the best "
         "epoch), by layer. It is not corrected for the few images, so it is high where there are "
         "many features; the untrained networks show how high before any learning.\n\n"
-        + sweeps.markdown(["networks", "seeds", *map(sweeps.layer_name, layers)], alignment)
+        + sweep_rows.markdown(["networks", "seeds", *map(sweep_rows.layer_name, layers)], alignment)
     )
 
 

@@ -17,6 +17,8 @@ from types import SimpleNamespace
 
 import command_line
 import numpy as np
+import sweep_points
+import sweep_rows
 import sweeps
 from scipy import stats
 
@@ -47,7 +49,7 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
         chosen = sweeps.configure(settings, dataset)
         for augment in settings.augment:
             points.append(
-                sweeps.run_point(
+                sweep_points.run_point(
                     f"{dataset}-{'augmented' if augment else 'plain'}",
                     {"augment": augment},
                     presets.with_augmentation(chosen) if augment else chosen,
@@ -57,9 +59,9 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
     return sweeps.Sweep(points, measure, draw, table)
 
 
-def measure(point: sweeps.Point, dataset, folder) -> sweeps.Rows:
+def measure(point: sweeps.Point, dataset, folder) -> sweep_rows.Rows:
     """The whole run of a dataset, its test split read once, at its end: a row a seed and method."""
-    sweeps.open_run(point, folder)
+    sweep_points.open_run(point, folder)
     results = pipeline.run(point.config, folder, dataset)
     rows = []
     for name, result in results.items():
@@ -80,27 +82,27 @@ def measure(point: sweeps.Point, dataset, folder) -> sweeps.Rows:
     return rows
 
 
-def table(rows: sweeps.Rows) -> str:
+def table(rows: sweep_rows.Rows) -> str:
     """Mean and standard deviation, and the differences from both SGD baselines."""
     lines = []
     for dataset, augment, training in dict.fromkeys(map(_key, rows)):
-        here = sweeps.select(rows, dataset=dataset, augment=augment)
-        ours = _accuracies(sweeps.select(here, training=training))
+        here = sweep_rows.select(rows, dataset=dataset, augment=augment)
+        ours = _accuracies(sweep_rows.select(here, training=training))
         baselines = ("is_same_g", "is_best_sgd")
         if training.startswith("sgd"):
             differences = [""] * len(baselines)
         else:
             differences = [_difference(ours, _accuracies(_sgd(here, name))) for name in baselines]
         percent = mean_and_deviation([100 * accuracy for accuracy in ours], 2)
-        name = training_name(sweeps.select(here, training=training)[0])
+        name = training_name(sweep_rows.select(here, training=training)[0])
         lines.append([dataset, "yes" if augment else "no", name, percent, *differences])
     header = ["dataset", "augmented", "method", "accuracy", "less SGD's, same G", "less best SGD's"]
-    seeds = len(sweeps.values_of(rows, "seed"))
+    seeds = len(sweep_rows.values_of(rows, "seed"))
     return (
         f"Test accuracy in percent, mean ± standard deviation of {seeds} seeds; its difference "
         "from SGD in points, with the 95 % interval of Student's t over the seeds' paired "
         "differences. The best SGD is that of the G with the best validation accuracy.\n\n"
-        + sweeps.markdown(header, lines)
+        + sweep_rows.markdown(header, lines)
     )
 
 
@@ -141,19 +143,19 @@ def training_name(row) -> str:
     """As the table calls a training."""
     marks = {"is_same_g": "the searched targets' G", "is_best_sgd": "best by validation"}
     marks = [mark for column, mark in marks.items() if row[column]]
-    name = sweeps.training_name(row["training"])
+    name = sweep_rows.training_name(row["training"])
     return f"{name} ({', '.join(marks)})" if row["training"].startswith("sgd") else name
 
 
-def draw(rows: sweeps.Rows):
+def draw(rows: sweep_rows.Rows):
     """A dot plot a dataset."""
     figures = {}
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
-        here = sweeps.select(rows, dataset=dataset)
+        here = sweep_rows.select(rows, dataset=dataset)
         dots = []
         for augment, training in dict.fromkeys((r["augment"], r["training"]) for r in here):
-            chosen = sweeps.select(here, augment=augment, training=training)
-            name = sweeps.training_name(training) + (", augmented" if augment else "")
+            chosen = sweep_rows.select(here, augment=augment, training=training)
+            name = sweep_rows.training_name(training) + (", augmented" if augment else "")
             accuracies = _accuracies(chosen)
             reference = training.startswith("sgd")
             dots.append(

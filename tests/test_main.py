@@ -5,22 +5,15 @@ import shutil
 
 import numpy as np
 import pytest
+from tiny_search import TINY_SEARCH
 
 import dsl_jax
 from dsl_jax import learning, runs, targets
 
 TINY = [
-    "--dataset=digits",
-    "--preset=smoke",
+    *TINY_SEARCH,
     "--num_train=90",
     "--config.validation_size=30",
-    "--config.widths=(4,4,4)",
-    "--config.search.num_explorers=4",
-    "--config.search.num_refiners=6",
-    "--config.search.num_parents=3",
-    "--config.search.layers[0].generations=2",
-    "--config.search.layers[1].generations=1",
-    "--config.search.layers[2].generations=0",
     "--config.learn.epochs=3",
     "--config.sgd.epochs=3",
     "--config.sgd_groups=(1,2)",

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from scipy import stats
+from tiny_search import TINY_SEARCH
 
 import dsl_jax
 from dsl_jax import devices, measures, pipeline
@@ -22,17 +23,9 @@ SCRIPTS = (
     "choices",
 )
 TINY = [
-    "--dataset=digits",
-    "--preset=smoke",
+    *TINY_SEARCH,
     "--num_train=60",
     "--config.validation_size=20",
-    "--config.widths=(4,4,4)",
-    "--config.search.num_explorers=4",
-    "--config.search.num_refiners=6",
-    "--config.search.num_parents=3",
-    "--config.search.layers[0].generations=2",
-    "--config.search.layers[1].generations=1",
-    "--config.search.layers[2].generations=0",
     "--config.search.layers[3].generations=1",
     "--config.learn.epochs=2",
     "--config.sgd.epochs=2",
@@ -84,6 +77,7 @@ def test_a_dry_run_tells_the_papers_plan_and_computes_nothing(name, experiment, 
 
 @pytest.mark.slow
 def test_a_sweep_is_resumed_and_drawn_again_without_data(experiment, tmp_path, monkeypatch, capsys):
+    import sweep_points
     import sweeps
 
     folder, run = tmp_path / "sweep", experiment("fitness_scaling")
@@ -95,7 +89,7 @@ def test_a_sweep_is_resumed_and_drawn_again_without_data(experiment, tmp_path, m
         "--sweep.layers=(0,2)",
         f"--output_dir={folder}",
     ]
-    search, calls = sweeps.search, []
+    search, calls = sweep_points.search, []
 
     def stop_at_third(*arguments, **options):
         calls.append(arguments)
@@ -103,7 +97,7 @@ def test_a_sweep_is_resumed_and_drawn_again_without_data(experiment, tmp_path, m
             raise KeyboardInterrupt
         return search(*arguments, **options)
 
-    monkeypatch.setattr(sweeps, "search", stop_at_third)
+    monkeypatch.setattr(sweep_points, "search", stop_at_third)
     assert run(*arguments) == 130
     assert run(*arguments) == 0
     assert len(calls) == 5  # four points, one of them begun twice
@@ -195,20 +189,13 @@ def test_runs_of_one_image_are_independent(experiment, tmp_path):
 
 @pytest.mark.slow
 def test_accuracy_is_of_validation_and_searches_are_shared(
-    experiment, tmp_path, monkeypatch, no_test_image
+    experiment, tmp_path, searched, no_test_image
 ):
-    folder, searches = tmp_path / "choices", []
-    found = dsl_jax.targets.search
-
-    def counted(*arguments, **options):
-        searches.append(arguments)
-        return found(*arguments, **options)
-
-    monkeypatch.setattr(dsl_jax.targets, "search", counted)
+    folder = tmp_path / "choices"
     options = "--sweep.options=preset,lambda_0.3,sgd,target_parent_mean"  # the last is the preset's
     more = "--sweep.more=diverges:learn.learning_rate=1e30"
     assert experiment("choices")(*TINY, options, more, f"--output_dir={folder}") == 0
-    assert len(searches) == 2  # chunks of 32 of 40 images, once for all options
+    assert len(searched) == 2  # chunks of 32 of 40 images, once for all options
     rows = {row["option"]: row for row in rows_of(folder)}
     assert set(rows) == {"preset", "lambda_0.3", "sgd"}
     assert "diverges failed: the loss is" in (folder / "report.md").read_text()
@@ -260,19 +247,10 @@ def test_every_dataset_has_its_own_presets_schedule(experiment, monkeypatch):
 
 
 @pytest.mark.slow
-def test_tables_learn_from_one_search_with_and_without_augmentation(
-    experiment, tmp_path, monkeypatch
-):
-    folder, searches = tmp_path / "tables", []
-    found = dsl_jax.targets.search
-
-    def counted(*arguments, **options):
-        searches.append(arguments)
-        return found(*arguments, **options)
-
-    monkeypatch.setattr(dsl_jax.targets, "search", counted)
+def test_tables_learn_from_one_search_with_and_without_augmentation(experiment, tmp_path, searched):
+    folder = tmp_path / "tables"
     assert experiment("tables")(*TINY, "--num_seeds=2", f"--output_dir={folder}") == 0
-    assert len(searches) == 2 * 2  # two chunks a seed
+    assert len(searched) == 2 * 2  # two chunks a seed
     rows = rows_of(folder)
     assert len(rows) == 2 * 2 * 3  # plain and augmented, seeds, methods
     assert {row["is_best_sgd"] for row in rows if row["training"] == "sgd_g1"} == {"True"}

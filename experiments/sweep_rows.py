@@ -1,0 +1,65 @@
+"""The rows of a sweep: how they are chosen, named, and made into curves and tables."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from dsl_jax.report import markdown_table
+from dsl_jax.summary import ROWS
+
+Rows = list[dict[str, Any]]
+
+
+def layer_name(layer: int, layers: int = 4) -> str:
+    """As figures call a layer; the last one holds the logits."""
+    return "logits" if layer == layers - 1 else f"layer {layer}"
+
+
+def training_name(training: str) -> str:
+    """As figures and tables call a training of the pipeline."""
+    if training.startswith("sgd_g"):
+        return f"SGD, G = {training.removeprefix('sgd_g')}"
+    return ROWS[training][0] if training in ROWS else training
+
+
+def select(rows: Rows, **columns: Any) -> Rows:
+    """The rows with these values."""
+    return [row for row in rows if all(row[name] == value for name, value in columns.items())]
+
+
+def values_of(rows: Rows, column: str) -> list[Any]:
+    """The different values of a column, in the order in which they come."""
+    return list(dict.fromkeys(row[column] for row in rows))
+
+
+def seeds_note(rows: Rows) -> str:
+    """How many seeds, and what bars stand for, for a caption."""
+    seeds = len(values_of(rows, "seed"))
+    return "one seed" if seeds == 1 else f"{seeds} seeds; bars: standard deviation over seeds"
+
+
+def deviation(values: Sequence[float]) -> float:
+    """Sample standard deviation; NaN, which is not drawn, for a single value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Standard error of the mean; NaN for a single value."""
+    return deviation(values) / len(values) ** 0.5
+
+
+def curve(
+    rows: Rows, along: str, quantity: str, spread: Callable[[Sequence[float]], float] = deviation
+) -> tuple[list[Any], list[float], list[float]]:
+    """A line for `plots.plot_curves`: where it has values, its means and their spreads."""
+    known = [row for row in rows if row[quantity] is not None]
+    places = sorted(set(values_of(known, along)))
+    groups = [[row[quantity] for row in select(known, **{along: place})] for place in places]
+    return places, [float(np.mean(group)) for group in groups], list(map(spread, groups))
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table; floats with four significant digits."""
+    text = [[f"{x + 0.0:.4g}" if isinstance(x, float) else str(x) for x in row] for row in rows]
+    return markdown_table(list(header), text)

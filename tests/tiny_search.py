@@ -1,0 +1,13 @@
+"""Flags of the smallest search that goes through every layer, for the experiments' tests."""
+
+TINY_SEARCH = [
+    "--dataset=digits",
+    "--preset=smoke",
+    "--config.widths=(4,4,4)",
+    "--config.search.num_explorers=4",
+    "--config.search.num_refiners=6",
+    "--config.search.num_parents=3",
+    "--config.search.layers[0].generations=2",
+    "--config.search.layers[1].generations=1",
+    "--config.search.layers[2].generations=0",
+]
