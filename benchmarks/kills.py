@@ -26,8 +26,8 @@ from flax import nnx
 
 import dsl_jax
 from dsl_jax.config import from_dict
-from dsl_jax.pipeline import trainings
 from dsl_jax.runs import environment
+from dsl_jax.steps import trainings
 from dsl_jax.targets import TargetStore
 
 MAIN = Path(__file__).parents[1] / "experiments" / "main.py"

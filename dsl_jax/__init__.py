@@ -1,11 +1,12 @@
 """Train networks by searching representations and learning them (arXiv 2509.10973)."""
 
 from dsl_jax import evolution, learning, measures
-from dsl_jax.config import LayerSchedule, LearnConfig, Preset, SearchConfig
+from dsl_jax.config import CycleConfig, LayerSchedule, LearnConfig, Preset, SearchConfig
 from dsl_jax.datasets import Dataset, Split, load_dataset
 from dsl_jax.evaluation import Evaluation, evaluate
 from dsl_jax.learning import LearnResult, learn, learn_sgd
 from dsl_jax.network import ConvNet
+from dsl_jax.overlay import Overlay
 from dsl_jax.presets import get_preset
 from dsl_jax.runs import LoadedRun, load_run
 from dsl_jax.search import SearchResult, search, search_image
@@ -14,12 +15,14 @@ from dsl_jax.targets import TargetStore, search_to_store
 
 __all__ = [
     "ConvNet",
+    "CycleConfig",
     "Dataset",
     "Evaluation",
     "LayerSchedule",
     "LearnConfig",
     "LearnResult",
     "LoadedRun",
+    "Overlay",
     "Preset",
     "SearchConfig",
     "SearchResult",

@@ -20,6 +20,8 @@ MATCHINGS = ("raw", "normalized")
 REPRESENTATIONS = ("post_gelu", "pre_gelu")
 EVALUATION_STATISTICS = ("train", "batch")
 VARIANTS = ("all_layers", "skip_block_0", "sgd")
+IMAGES_TO_SEARCH = ("all", "wrong", "unsure")
+CONTROLS = ("first_targets", "natural_targets", "fresh_network", "long_sgd")
 DATASETS = ("mnist", "fashion_mnist", "cifar10", "cifar100", "mnist_5k", "digits")
 TRAINING_IMAGES = dict(zip(DATASETS, (60_000, 60_000, 50_000, 50_000, 4_000, 1_297), strict=True))
 MIRRORED_DATASETS = ("fashion_mnist", "cifar10", "cifar100")
@@ -190,6 +192,31 @@ class LearnConfig:
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)
+class CycleConfig:
+    """A cycle after the first: the trained network is searched, and learns from what is found.
+
+    search: the search; gentler than the first, since the network's own representations are good.
+    images: which images are searched: "all", those that the network gets "wrong", or those of
+        which it is "unsure", giving the true class a probability below `confidence`. An image
+        that is not searched keeps its last target.
+    confidence: see `images`.
+    share: of these images only so large a part, drawn at random, is searched.
+    """
+
+    search: SearchConfig = field(default_factory=SearchConfig)
+    images: str = "all"
+    confidence: float = 0.9
+    share: float = 1.0
+
+    def __post_init__(self):
+        one_of("images", self.images, IMAGES_TO_SEARCH)
+        for name in ("confidence", "share"):
+            if not 0 < (value := getattr(self, name)) <= 1:
+                raise ValueError(f"{name} is {value}: it must be above 0 and at most 1")
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
 class Preset:
     """Everything that a run is made of, from the data to the seeds.
 
@@ -202,6 +229,11 @@ class Preset:
         beside the one at learner_groups.
     search, learn, sgd: the search, learning from its targets, and the baseline's training.
     variants: what is trained: "all_layers", "skip_block_0", "sgd".
+    cycles: how many times is searched and learned; 1 is the paper's method.
+    later_cycles: the second, third, ... cycle; the last of them also stands for all further ones.
+    controls: what later cycles are compared with: as many epochs on the "first_targets"; the
+        trained network's own representations as "natural_targets"; a "fresh_network" trained for
+        as many epochs on the last targets; "long_sgd", SGD for as many epochs.
     chunk_size: images searched in one call on a device; None: chosen from the memory.
     """
 
@@ -219,6 +251,9 @@ class Preset:
     learn: LearnConfig = field(default_factory=LearnConfig)
     sgd: LearnConfig = field(default_factory=LearnConfig)
     variants: tuple[str, ...] = VARIANTS
+    cycles: int = 1
+    later_cycles: tuple[CycleConfig, ...] = (CycleConfig(),)
+    controls: tuple[str, ...] = CONTROLS
     num_seeds: int = 1
     seed: int = 0
     chunk_size: int | None = None
@@ -241,11 +276,20 @@ class Preset:
         if "sgd" in self.variants and not self.sgd_groups:
             raise ValueError("sgd_groups is empty, but the variant sgd is asked for")
         one_of("representation", self.representation, REPRESENTATIONS)
-        if len(self.search.layers) != len(self.widths) + 1:
-            raise ValueError(
-                f"search.layers has {len(self.search.layers)} schedules: {len(self.widths)} "
-                f"widths need {len(self.widths) + 1}, one a block and one for the logits"
-            )
+        _at_least(1, cycles=self.cycles)
+        for control in self.controls:
+            one_of("control", control, CONTROLS)
+        if not self.later_cycles:
+            raise ValueError("later_cycles is empty: give one CycleConfig, used if cycles > 1")
+        searches = {"search": self.search}
+        for number, cycle in enumerate(self.later_cycles if self.cycles > 1 else ()):
+            searches[f"later_cycles[{number}].search"] = cycle.search
+        for name, search in searches.items():
+            if len(search.layers) != len(self.widths) + 1:
+                raise ValueError(
+                    f"{name}.layers has {len(search.layers)} schedules: {len(self.widths)} "
+                    f"widths need {len(self.widths) + 1}, one a block and one for the logits"
+                )
 
 
 # --------------------------------------------------------------------------------------------
@@ -277,7 +321,11 @@ def _assign(config: Any, parts: list[str], text: str, path: str) -> Any:
     head, rest = parts[0], parts[1:]
     if head.startswith("["):
         index = int(head[1:-1])
-        if not isinstance(config, tuple) or index >= len(config):
+        if not isinstance(config, tuple) or index > len(config):
+            raise ValueError(f"{path}: there is no element {head}")
+        if index == len(config) and isinstance(config[-1], CycleConfig):
+            config = (*config, config[-1])  # a further cycle is like the last, but for this
+        if index == len(config):
             raise ValueError(f"{path}: there is no element {head}")
         return (*config[:index], _assign(config[index], rest, text, path), *config[index + 1 :])
     names = [f.name for f in dataclasses.fields(config)] if _is_config(config) else []
@@ -328,16 +376,26 @@ def to_dict(config: Any) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+def search_from_dict(values: dict[str, Any]) -> SearchConfig:
+    """The `SearchConfig` that `to_dict` wrote, also after a way through JSON."""
+    layers = tuple(LayerSchedule(**layer) for layer in values["layers"])
+    return SearchConfig(**{**values, "layers": layers})
+
+
 def from_dict(values: dict[str, Any]) -> Preset:
     """The `Preset` that `to_dict` wrote, also after a way through JSON."""
-    search = dict(values["search"])
-    search["layers"] = tuple(LayerSchedule(**layer) for layer in search["layers"])
     lists = {k: tuple(v) for k, v in values.items() if isinstance(v, (list, tuple))}
+    later = [
+        {**cycle, "search": search_from_dict(cycle["search"])}
+        for cycle in lists.get("later_cycles", ())
+    ]
+    if later:
+        lists["later_cycles"] = tuple(CycleConfig(**cycle) for cycle in later)
     return Preset(
         **{
             **values,
             **lists,
-            "search": SearchConfig(**search),
+            "search": search_from_dict(values["search"]),
             "learn": LearnConfig(**values["learn"]),
             "sgd": LearnConfig(**values["sgd"]),
         }

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dsl_jax.config import LayerSchedule, SearchConfig, differences, to_dict
+from dsl_jax.config import SearchConfig, differences, search_from_dict, to_dict
 from dsl_jax.search import Stages, check_stages, output_shapes
 
 FORMAT = 1
@@ -101,9 +101,7 @@ def check_same_search(ours: dict, theirs: dict, path: Any) -> None:
 
 def config_of(manifest: dict[str, Any]) -> SearchConfig:
     """The `SearchConfig` that a manifest describes."""
-    values = manifest["fingerprint"]["config"]
-    layers = tuple(LayerSchedule(**layer) for layer in values["layers"])
-    return SearchConfig(**{**values, "layers": layers})
+    return search_from_dict(manifest["fingerprint"]["config"])
 
 
 def _provenance() -> dict[str, Any]:

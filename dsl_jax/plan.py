@@ -5,7 +5,6 @@ scaled by how fast this machine does a short piece of the same kind of work now.
 """
 
 import functools
-import math
 import time
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 
 from dsl_jax.config import TRAINING_IMAGES, Preset
 from dsl_jax.evolution import philox_key
+from dsl_jax.steps import Search, searches, trainings
 from dsl_jax.zarr_store import estimated_bytes
 
 # Seconds on the machine where the factors were measured, and what the probes took there.
@@ -50,10 +50,11 @@ def make_plan(config: Preset) -> Plan:
     sizes = representation_sizes(config)
 
     search = candidates = disk = 0
-    if any(variant != "sgd" for variant in config.variants):
-        candidates, search = search_cost(config, images)
-        generations = [layer.generations for layer in config.search.layers]
-        disk = estimated_bytes([(size,) for size in sizes], images, generations)
+    for step in searches(config):
+        evaluated, seconds = search_cost(config, images, step)
+        candidates, search = candidates + evaluated, search + seconds
+        generations = [layer.generations for layer in step.config.layers]
+        disk += estimated_bytes([(size,) for size in sizes], images, generations)
     learning = learning_seconds(config, images, validation)
     return Plan(
         images,
@@ -65,39 +66,50 @@ def make_plan(config: Preset) -> Plan:
     )
 
 
-def search_cost(config: Preset, images: int) -> tuple[int, float]:
-    """Candidates and seconds of the search of so many images, compilation included."""
-    per_image, first = 0.0, config.search.population_size
-    sizes = representation_sizes(config)
-    for number, (layer, size) in enumerate(zip(config.search.layers, sizes, strict=True)):
+def search_cost(config: Preset, images: int, step: Search | None = None) -> tuple[int, float]:
+    """Candidates and seconds of a search of so many images, compilation included.
+
+    step: None: the first, of the untrained network, which has no convolutions to compute. Of a
+    later one as many as there can be: it may leave images out.
+    """
+    search = config.search if step is None else step.config
+    speed, product_speed = _machine_speed()
+    sizes, flops = representation_sizes(config), stage_flops(config, config.learner_groups)
+    per_image = products = 0.0
+    for number, (layer, size) in enumerate(zip(search.layers, sizes, strict=True)):
         if number and not layer.generations:
             continue
-        candidates = first + config.search.num_children * layer.generations
+        candidates = search.population_size + search.num_children * layer.generations
         per_image += candidates * (SECONDS_PER_CANDIDATE + SECONDS_PER_CANDIDATE_ELEMENT * size)
-    seconds = COMPILE_SECONDS_PER_SEARCH + images * per_image / _machine_speed()[0]
-    return images * config.search.candidates_per_image, seconds
+        products += candidates * sum(flops[number + 1 :]) * SECONDS_PER_FLOP
+    products += search.population_size * flops[0] * SECONDS_PER_FLOP
+    if step is None or step.network is None:
+        products = 0.0  # its convolutions are identities
+    count = round(images * (step.chosen.share if step and step.chosen else 1))
+    seconds = count * (per_image / speed + products / product_speed)
+    return count * search.candidates_per_image, COMPILE_SECONDS_PER_SEARCH + seconds
 
 
 def learning_seconds(config: Preset, images: int, validation: int) -> float:
     """Seconds of all trainings of a seed, compilation included."""
-    learned = [(config.learner_groups, config.learn) for v in config.variants if v != "sgd"]
-    if "sgd" in config.variants:
-        learned += [(g, config.sgd) for g in {config.learner_groups, *config.sgd_groups}]
     total = 0.0
-    for groups, learn in learned:
+    for training in trainings(config):
+        learn = training.config
         # Three forward passes' worth a step, and a forward pass for statistics and validation.
         passes = 3 * images + (min(learn.statistics_images, images) + validation)
-        flops = forward_flops(config, groups) * passes * learn.epochs
+        flops = sum(stage_flops(config, training.groups)) * passes * learn.epochs
         total += COMPILE_SECONDS_PER_TRAINING + flops * SECONDS_PER_FLOP / _machine_speed()[1]
     return total
 
 
 def describe(plan: Plan, config: Preset, folder: str) -> str:
     """The plan in a few lines."""
+    cycles = "" if config.cycles == 1 else f", {config.cycles} cycles with their controls"
     search = "none"
     if plan.candidates:
         search = (
-            f"{plan.candidates:,} candidates, {config.search.candidates_per_image:,} an image; "
+            f"{'at most ' if cycles else ''}{plan.candidates:,} candidates, "
+            f"{config.search.candidates_per_image:,} an image{' at first' if cycles else ''}; "
             f"about {duration(plan.search_seconds)}"
         )
     seeds = "" if config.num_seeds == 1 else f", {config.num_seeds} seeds"
@@ -108,7 +120,8 @@ def describe(plan: Plan, config: Preset, folder: str) -> str:
             f"preset      {config.name}{seeds}, on {jax.devices()[0].device_kind} "
             f"({jax.default_backend()})",
             f"search      {search}",
-            f"learning    {', '.join(config.variants)}; about {duration(plan.learning_seconds)}",
+            f"learning    {', '.join(config.variants)}{cycles}; "
+            f"about {duration(plan.learning_seconds)}",
             f"disk        {plan.disk_bytes / 1e6:,.0f} MB of targets",
             f"folder      {folder}",
         ]
@@ -133,17 +146,19 @@ def representation_sizes(config: Preset) -> list[int]:
     return [*sizes, NUM_CLASSES.get(config.dataset, 10)]
 
 
-def forward_flops(config: Preset, groups: int) -> float:
-    """Floating-point operations of one image's way through the network."""
+def stage_flops(config: Preset, groups: int) -> list[float]:
+    """Floating-point operations of one image's way through each stage of the network."""
     height, width, channels = IMAGE_SHAPES.get(config.dataset, (28, 28, 1))
     height, width, previous = height - 1, width - 1, 8 * channels
-    total = 2 * height * width * 4 * channels * previous
+    stem = 2.0 * height * width * 4 * channels * previous
+    blocks = []
     for features in config.widths:
-        total += 18 * height * width * previous * features
+        first = 18.0 * height * width * previous * features
         height, width = height // 2, width // 2
-        total += 18 * height * width * features * features * (2 * groups - 1)
+        blocks.append(first + 18.0 * height * width * features * features * (2 * groups - 1))
         previous = features
-    return total + 2 * math.prod((height, width, previous)) * NUM_CLASSES.get(config.dataset, 10)
+    head = 2.0 * height * width * previous * NUM_CLASSES.get(config.dataset, 10)
+    return [stem + blocks[0], *blocks[1:], head]
 
 
 @functools.cache

@@ -28,7 +28,8 @@ class Row:
     groups: G, ConvGroups in a block; None where it means nothing.
     test_accuracy, validation_accuracy: fractions between 0 and 1, one for each seed.
     test_loss: cross-entropy in nats, one for each seed. Of the three any may be empty: not known.
-    seconds: time it took, all seeds together.
+    seconds: time that its training took, all seeds together.
+    candidates, search_seconds: what was searched for it, all seeds together.
     is_reference: a number to compare with, not one of this run's subjects.
 
     Raises:
@@ -43,6 +44,8 @@ class Row:
     test_loss: tuple[float, ...]
     seconds: float
     is_reference: bool = False
+    candidates: int = 0
+    search_seconds: float = 0.0
 
     def __post_init__(self):
         for what in ("test_accuracy", "validation_accuracy"):
@@ -185,7 +188,9 @@ _RESULT_COLUMNS = (
     "validation accuracy",
     "test loss",
     "seeds",
-    "time",
+    "training",
+    "candidates searched",
+    "search",
 )
 
 
@@ -200,6 +205,8 @@ def _result_cells(row: Row) -> tuple[str, ...]:
         mean_and_deviation(row.test_loss, 4),
         f"{row.num_seeds} seed{'' if row.num_seeds == 1 else 's'}" if row.num_seeds else "n/a",
         _duration(row.seconds),
+        f"{row.candidates:,}" if row.candidates else "none",
+        _duration(row.search_seconds) if row.candidates else "none",
     )
 
 
@@ -214,7 +221,8 @@ def mean_and_deviation(values: Sequence[float], digits: int, unit: str = "") -> 
 def _explain(rows: Sequence[Row]) -> str:
     text = (
         "Accuracies: of the epoch that is best by validation. Test loss: cross-entropy in nats. "
-        "Time: all seeds together, compilation included."
+        "Training and search: time and candidates of all that led to it, all seeds together, "
+        "compilation included."
     )
     if any(row.groups is not None for row in rows):
         text = f"G: ConvGroups in a block. {text}"

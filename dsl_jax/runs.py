@@ -2,8 +2,8 @@
 
 config.json       what is run, and on which data
 metrics.jsonl     a record an epoch of every training, and one a result
-seed_S/targets    the searched representations
-seed_S/search-*.json    seconds that a process spent on them
+seed_S/targets    the searched representations; targets_*: those of later cycles
+seed_S/search-*   seconds that a process spent on them
 seed_S/NAME/      a training: checkpoints while it runs, then model/ and result.json
 report.md, report.html, *.png
 """
@@ -101,9 +101,9 @@ class Run:
 
     # ---- search
 
-    def note_search(self, seed: int, process: str, seconds: float) -> None:
-        """Notes how long one process, known by a name of its own, has searched."""
-        self.write(f"seed_{seed}/search-{process}", {"seconds": seconds})
+    def note_search(self, seed: int, name: str, process: str, seconds: float) -> None:
+        """Notes how long one process, known by a name of its own, has searched these targets."""
+        self.write(f"seed_{seed}/search-{name}-{process}", {"seconds": seconds})
 
     # ---- other results
 
@@ -116,9 +116,12 @@ class Run:
         write_text(self.folder / f"{name}.json", json.dumps(values, indent=2))
 
 
-def search_seconds(folder: Path, seed: int) -> float:
-    """Seconds that all processes together spent on a seed's search, interrupted ones included."""
-    notes = (folder / f"seed_{seed}").glob("search*.json")
+def search_seconds(folder: Path, seed: int, name: str | None = None) -> float:
+    """Seconds that all processes together spent on a search, interrupted ones included.
+
+    None: on all searches of the seed.
+    """
+    notes = (folder / f"seed_{seed}").glob(f"search-{name}-*.json" if name else "search-*.json")
     return sum(read_json(path)["seconds"] for path in notes)
 
 
@@ -269,7 +272,11 @@ def load_network(folder: Path, arguments: dict[str, Any]) -> ConvNet:
 
 
 class LoadedRun(NamedTuple):
-    """A run read back. By training, such as "seed_0/all_layers": networks and history."""
+    """A run read back.
+
+    networks, history: by training, such as "seed_0/all_layers". targets: "seed_0", and those of
+    later cycles, such as "seed_0/targets_all_layers_cycle_2".
+    """
 
     config: Preset
     networks: dict[str, ConvNet]
@@ -300,8 +307,10 @@ def load_run(folder: str | os.PathLike) -> LoadedRun:
         result = read_json(path)
         networks[name] = load_network(path.parent, result["network"])
         history[name] = result["history"]
-    stores = sorted(folder.glob("seed_*/targets"))
-    targets = {str(path.parent.name): TargetStore.open(path) for path in stores}
+    targets = {}
+    for path in sorted(folder.glob("seed_*/targets*")):
+        name = path.parent.name if path.name == "targets" else str(path.relative_to(folder))
+        targets[name] = TargetStore.open(path)
     return LoadedRun(config, networks, targets, history)
 
 

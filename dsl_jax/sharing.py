@@ -121,7 +121,7 @@ def search_missing(
     search_rows: Callable[[np.ndarray], Any],
     *,
     chunks_per_call: int,
-    progress: bool,
+    progress: bool | str,
     on_chunk: Callable[[int], None] | None,
 ) -> None:
     """Searches and writes absent chunks until there are none, whoever does them.
@@ -131,7 +131,7 @@ def search_missing(
       claims: those on its chunks.
       search_rows: gives the `SearchResult` of some rows, integers [M].
       chunks_per_call: chunks whose rows it is given at a time.
-      progress: show a bar; it counts what other processes do, too.
+      progress: show a bar, a text: under this name; it counts what other processes do, too.
       on_chunk: called with the number of each chunk that this process has written.
     """
     rows = [store.rows(chunk) for chunk in range(store.num_chunks)]
@@ -144,8 +144,8 @@ def search_missing(
     bar = progress_bar(
         store.num_images,
         unit="image",
-        description="search",
-        show=progress,
+        description=progress if isinstance(progress, str) else "search",
+        show=bool(progress),
         done=store.num_images - absent,
     )
     with bar:

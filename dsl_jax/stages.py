@@ -21,29 +21,31 @@ VARIANCE_FLOOR = 1e-3
 
 def frozen_stages(
     network: ConvNet,
-    images: jax.Array,
-    config: SearchConfig | None,
+    images: jax.Array | None = None,
+    config: SearchConfig | None = None,
     *,
     key: jax.Array | None = None,
 ) -> tuple[Partial, ...]:
     """The network as functions of one image each, for search (paper 3.1).
 
-    BatchNorm statistics are measured once and frozen: with a `config` on candidates as search
-    will make them (noisy images; each block's output mutated as that layer's explorers are), so
-    that mutated candidates stay in range; without one on the clean images, for a trained network.
-    Variances have a floor of 1e-3. Convolutions that are exact identities are left out.
+    BatchNorm statistics are frozen. For an untrained network they are measured, with a `config`,
+    on candidates as search will make them (noisy images; each block's output mutated as that
+    layer's explorers are), so that mutated candidates stay in range. A trained network is given
+    alone: it keeps the statistics that it holds, those of its evaluation. Variances have a floor
+    of 1e-3. Convolutions that are exact identities are left out.
 
     Args:
       network: a `ConvNet`, whitened; not changed.
-      images: [N, H, W, C], normalised floats; the first 2,000 are used.
-      config: the search's configuration, or None.
+      images: [N, H, W, C], normalised floats, of which the first 2,000 are used; None: keep the
+        statistics that the network holds.
+      config: the search's configuration; None: the statistics of the images as they are.
       key: a `jax.random` key, needed with a config.
 
     Returns:
       A `Partial` for each block and one for the head: H(l-1) -> H(l), batched.
 
     Raises:
-      ValueError: a config without a key, or with another number of layers.
+      ValueError: a config without a key or images, or with another number of layers.
     """
     if config is not None and key is None:
         raise ValueError("frozen_stages needs a key to make candidates as the config says")
@@ -52,13 +54,18 @@ def frozen_stages(
             f"the config has {len(config.layers)} layers: {len(network.blocks)} blocks and the "
             f"logits need {len(network.blocks) + 1}"
         )
-    x = jnp.asarray(images[:STATISTICS_IMAGES], jnp.float32)
+    if images is None:
+        if config is not None:
+            raise ValueError("frozen_stages needs images to measure statistics as the config says")
+        x = None
+    else:
+        x = jnp.asarray(images[:STATISTICS_IMAGES], jnp.float32)
     keys = None if key is None else jax.random.split(philox_key(key), len(network.blocks) + 1)
     if config is not None:
         each = jax.random.split(keys[-1], len(x))
         x = jax.jit(jax.vmap(perturb_image, (0, 0, None)))(each, x, config.initial_noise)
     stem = (network.stem_kernel[...], network.stem_bias[...].reshape(1, 1, 1, -1))
-    x = _apply_stem(*stem, x)
+    x = None if x is None else _apply_stem(*stem, x)
 
     stages = []
     for number, block in enumerate(network.blocks):
@@ -85,8 +92,8 @@ class BlockSpec:
     normalized: bool
 
 
-def _freeze_block(block: Block, x: jax.Array):
-    """A block's weights with the statistics of x frozen, its spec, and its output.
+def _freeze_block(block: Block, x: jax.Array | None):
+    """A block's weights with the statistics of x (None: its own) frozen, its spec, and its output.
 
     Weights: for each convolution its kernel (None: the identity), and the scale and shift [c]
     that are left of its BatchNorm.
@@ -96,28 +103,46 @@ def _freeze_block(block: Block, x: jax.Array):
         for group in block.groups
         for layer in ((group.conv_1, group.norm_1, group.pool), (group.conv_2, group.norm_2, False))
     ]
-    x = gelu(x) if block.gelu_first else x
-    weights = []
-    for number, (conv, norm, pool) in enumerate(layers):
-        kernel = None if is_identity(conv.kernel[...]) else conv.kernel[...]
-        x = _convolve_and_pool(kernel, pool, gelu(x) if number else x)
-        scale, shift = freeze_norm(x, norm.bias[...], norm.epsilon)
-        x = x * scale + shift
-        weights.append((kernel, scale, shift))
     spec = BlockSpec(
         tuple(pool for *_, pool in layers), block.gelu_first, block.gelu_last, block.normalized
     )
+    weights = []
+    if x is None:
+        for conv, norm, _ in layers:
+            scale, shift = fold_norm(norm.mean[...], norm.var[...], norm.bias[...], norm.epsilon)
+            weights.append((_kernel(conv), scale, shift))
+        return tuple(weights), spec, None
+    x = gelu(x) if block.gelu_first else x
+    for number, (conv, norm, pool) in enumerate(layers):
+        x = _convolve_and_pool(_kernel(conv), pool, gelu(x) if number else x)
+        scale, shift = fold_norm(*moments(x), norm.bias[...], norm.epsilon)
+        x = x * scale + shift
+        weights.append((_kernel(conv), scale, shift))
     return tuple(weights), spec, finish_block(x, block.gelu_last, block.normalized)
 
 
-def freeze_norm(
-    x: jax.Array, bias: jax.Array, epsilon: float, floor: float = VARIANCE_FLOOR
+def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and variance of each channel of x [N, h, w, c], [c] each."""
+    mean = jnp.mean(x, axis=(0, 1, 2))
+    return mean, jnp.mean(jnp.square(x - mean.reshape(1, 1, 1, -1)), axis=(0, 1, 2))
+
+
+def fold_norm(
+    mean: jax.Array,
+    variance: jax.Array,
+    bias: jax.Array,
+    epsilon: float,
+    floor: float = VARIANCE_FLOOR,
 ) -> tuple[jax.Array, jax.Array]:
-    """BatchNorm with the statistics of x [N, h, w, c] as a scale and a shift, [1, 1, 1, c] each."""
-    mean = jnp.mean(x, axis=(0, 1, 2), keepdims=True)
-    variance = jnp.mean(jnp.square(x - mean), axis=(0, 1, 2), keepdims=True)
+    """BatchNorm with statistics [c] as a scale and a shift, [1, 1, 1, c] each."""
     scale = jax.lax.rsqrt(jnp.maximum(variance, floor) + epsilon)
-    return scale, bias.reshape(1, 1, 1, -1) - mean * scale
+    return tuple(x.reshape(1, 1, 1, -1) for x in (scale, bias - mean * scale))
+
+
+def _kernel(conv: nnx.Conv) -> jax.Array | None:
+    """A convolution's weights; None where it is the identity."""
+    kernel = conv.kernel[...]
+    return None if is_identity(kernel) else kernel
 
 
 def is_identity(kernel: jax.Array) -> bool:

@@ -10,9 +10,10 @@ import numpy as np
 from dsl_jax import plots
 from dsl_jax.config import Preset, to_dict
 from dsl_jax.datasets import Dataset
-from dsl_jax.pipeline import is_searched, make_stages, trainings
+from dsl_jax.networks import make_stages
 from dsl_jax.report import Report, Row
 from dsl_jax.runs import environment, read_json, search_seconds
+from dsl_jax.steps import is_searched, searches, trainings
 from dsl_jax.targets import TargetStore
 
 GALLERY_IMAGES = 3
@@ -22,6 +23,11 @@ ROWS = {
     "skip_block_0": ("searched targets, skip block 0", "the same, without targets for block 0"),
     "linear_on_pixels": ("linear classifier on pixels", "no network"),
     "head_on_untrained_network": ("head on the untrained network", "nothing learned but the head"),
+}
+CONTROL_ROWS = {
+    "first_targets": ("the first targets again", "as many epochs, but nothing searched again"),
+    "natural_targets": ("no search of blocks", "its own representations as targets"),
+    "fresh_network": ("a fresh network", "trained for as many epochs on the last targets"),
 }
 
 
@@ -73,9 +79,16 @@ def summarize(
             "Natural representations of the untrained network beside the searched ones; in the "
             "logits the true class is orange.",
         )
-        candidates = len(targets.ids) * config.search.candidates_per_image * config.num_seeds
+        stores = [
+            folder / f"seed_{seed}" / step.name for seed in seeds for step in searches(config)
+        ]
+        stores = [TargetStore.open(path) for path in stores if path.exists()]
+        candidates = sum(len(s.ids) * s.config.candidates_per_image for s in stores)
         final = ", ".join(f"{float(np.mean(f[:, -1])):.3f}" for f in fitness)
-        searched = (("candidates", f"{candidates:,}"), ("final log-likelihood by layer", final))
+        searched = (
+            ("candidates", f"{candidates:,}"),
+            ("log-likelihood after each layer, first search", final),
+        )
         seconds = sum(search_seconds(folder, seed) for seed in seeds)
         timings.insert(0, ("search, all seeds", seconds))
     for name, (figure, _) in figures.items():
@@ -104,8 +117,20 @@ def summarize(
 
 
 def _row(name: str, result: dict[str, Any], config: Preset) -> Row:
+    cycle = result.get("cycle", 1)
     if name in ROWS:
         title, description = ROWS[name]
+    elif result["role"] == "method":
+        title = f"{ROWS[result['variant']][0]}, cycle {cycle}"
+        description = "searched again from the network before, and trained further"
+    elif result["role"] == "control":
+        kind = name.removeprefix(f"{result['variant']}_").rstrip("_0123456789")
+        title = f"{ROWS[result['variant']][0]}, {CONTROL_ROWS[kind][0]}"
+        title += "" if kind == "fresh_network" else f", cycle {cycle}"
+        description = CONTROL_ROWS[kind][1]
+    elif name.endswith("_long"):
+        title = f"SGD, G = {result['groups']}, {config.cycles} times the epochs"
+        description = "as many as all cycles together"
     else:
         paired = result["groups"] == config.learner_groups
         title = f"SGD, G = {result['groups']}"
@@ -120,8 +145,10 @@ def _row(name: str, result: dict[str, Any], config: Preset) -> Row:
         test_accuracy=tuple(result["test_accuracy"]),
         validation_accuracy=tuple(result["validation_accuracy"]),
         test_loss=tuple(result["test_loss"]),
-        seconds=result["seconds"],
-        is_reference=name not in ("all_layers", "skip_block_0"),
+        seconds=result.get("training_seconds", result["seconds"]),
+        is_reference=result.get("role") != "method",
+        candidates=result.get("candidates", 0),
+        search_seconds=result.get("search_seconds", 0.0),
     )
 
 

@@ -265,7 +265,7 @@ def search_to_store(
     chunk_size: int | None = None,
     mesh: Mesh | None = None,
     preprocess: Callable[[np.ndarray], Any] | None = None,
-    progress: bool = False,
+    progress: bool | str = False,
     repair: bool = False,
     on_chunk: Callable[[int], None] | None = None,
 ) -> TargetStore:
@@ -287,7 +287,7 @@ def search_to_store(
       chunk_size: images in one chunk and one call, on each device; None: as in the store that is
         there, or `choose_chunk_size`.
       preprocess: applied to some images [M, H, W, C] at a time, such as `Dataset.normalize`.
-      progress: show a bar with rate and time left.
+      progress: show a bar with rate and time left; a text: under this name.
       repair: read all that is there first, and search damaged chunks again.
       on_chunk: called with each chunk's number after it was written.
 

@@ -23,10 +23,11 @@ import sweep_points
 import sweep_rows
 import sweeps
 
-from dsl_jax import pipeline, plots
+from dsl_jax import plots, steps
 from dsl_jax.config import Preset, one_of, override
 
 NOT_NORMALIZED = {"normalize_blocks": "False"}
+NO_BIASES = NOT_NORMALIZED | {"learn.bias_rate_factor": "0"}
 SGD = {"variants": "('sgd',)"}
 OPTIONS = {
     "preset": {},
@@ -38,8 +39,10 @@ OPTIONS = {
     "target_parent_mean": {"search.target": "parent_mean"},
     "normalized": {"normalize_blocks": "True"},
     "not_normalized": NOT_NORMALIZED,
-    "not_normalized_rate_0.2": NOT_NORMALIZED | {"learn.learning_rate": "0.2"},
-    "not_normalized_matching": NOT_NORMALIZED | {"learn.matching": "normalized"},
+    "not_normalized_bias_rate_1": NOT_NORMALIZED | {"learn.bias_rate_factor": "1"},
+    "not_normalized_bias_rate_0": NO_BIASES,
+    "not_normalized_bias_rate_0_rate_1": NO_BIASES | {"learn.learning_rate": "1"},
+    "not_normalized_bias_rate_0_matching": NO_BIASES | {"learn.matching": "normalized"},
     "pre_gelu": {"representation": "pre_gelu"},
     "statistics_batch": {"learn.evaluation_statistics": "batch"},
     "initial_noise_0": {"search.initial_noise": "0"},
@@ -97,7 +100,7 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
         points.append(
             sweep_points.run_point(name, columns, chosen, is_searched=digest not in searched)
         )
-        searched |= {digest} if pipeline.is_searched(chosen) else set()
+        searched |= {digest} if steps.is_searched(chosen) else set()
     return sweeps.Sweep(points, sweep_points.validation_rows, draw, table)
 
 

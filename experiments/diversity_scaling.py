@@ -25,7 +25,7 @@ import sweeps
 
 from dsl_jax import measures, plots
 from dsl_jax.config import Preset
-from dsl_jax.pipeline import SEARCH, make_stages, purpose_key
+from dsl_jax.networks import SEARCH, make_stages, purpose_key
 from dsl_jax.progress import progress_bar
 
 KEPT_ABOVE = np.log(0.5)  # log-likelihood of the true class

@@ -24,7 +24,7 @@ import sweeps
 
 from dsl_jax import plots
 from dsl_jax.config import Preset, SearchConfig
-from dsl_jax.pipeline import SEARCH, make_stages, purpose_key
+from dsl_jax.networks import SEARCH, make_stages, purpose_key
 
 PAPER_POPULATION = 240
 PARTS = 12  # parents, explorers and refiners are 1, 5 and 6 of them

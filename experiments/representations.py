@@ -26,7 +26,7 @@ import sweep_points
 import sweep_rows
 import sweeps
 
-from dsl_jax import measures, pipeline, plots
+from dsl_jax import measures, networks, pipeline, plots, steps
 from dsl_jax.config import Preset
 from dsl_jax.evaluation import representations_of, with_training_statistics
 from dsl_jax.runs import Run, load_network
@@ -71,10 +71,10 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
 def epoch_rows(config: Preset, dataset, folder) -> sweep_rows.Rows:
     """Searches and trains; a row for every training, epoch and layer."""
     record, seed = Run(folder, config), config.seed
-    stages = pipeline.make_stages(config, dataset, seed)
+    stages = networks.make_stages(config, dataset, seed)
     targets = pipeline.search_targets(record, dataset, seed, stages, repair=False, progress=True)
     split = jax.tree.map(lambda x: x[:MOST_IMAGES], dataset.validation)
-    key = pipeline.purpose_key(seed, pipeline.SEARCH)
+    key = networks.purpose_key(seed, networks.SEARCH)
     found = sweep_points.search_images(key, stages, dataset, split, config, progress=True)
     searched = found.representations
 
@@ -91,7 +91,7 @@ def epoch_rows(config: Preset, dataset, folder) -> sweep_rows.Rows:
 
     rows = []
     start = measure_network(untrained_network(config, dataset, seed))  # that of all trainings
-    for training in pipeline.trainings(config):
+    for training in steps.trainings(config):
         pipeline.train(record, dataset, seed, training, targets, True, measure=measure_network)
         history = record.finished(f"seed_{seed}/{training.name}")["history"]
         for epoch in [{"epoch": 0, **start}, *history]:
@@ -104,7 +104,7 @@ def epoch_rows(config: Preset, dataset, folder) -> sweep_rows.Rows:
 
 def untrained_network(config: Preset, dataset, seed):
     """The network with which a seed's trainings begin, its statistics measured."""
-    network = pipeline.make_network(config, dataset, seed, config.learner_groups)
+    network = networks.make_network(config, dataset, seed, config.learner_groups)
     few = np.arange(min(len(dataset.train.images), config.learn.statistics_images))
     return with_training_statistics(network, dataset, few)
 
@@ -133,9 +133,9 @@ def alignment_rows(config: Preset, dataset, points) -> sweep_rows.Rows:
     for seed in range(config.seed, config.seed + config.num_seeds):
         untrained = untrained_network(config, dataset, seed)
         outputs["untrained", seed] = representations_of(untrained, dataset, split)
-        for training in pipeline.trainings(config):
+        for training in steps.trainings(config):
             folder = points / f"seed_{seed}" / f"seed_{seed}" / training.name
-            arguments = pipeline.network_arguments(config, dataset, training.groups)
+            arguments = networks.network_arguments(config, dataset, training.groups)
             network = load_network(folder, arguments)
             outputs[training.name, seed] = representations_of(network, dataset, split)
     rows = []

@@ -12,7 +12,7 @@ import numpy as np
 import sweep_rows
 import sweeps
 
-from dsl_jax import devices, pipeline, plan
+from dsl_jax import devices, pipeline, plan, steps
 from dsl_jax.config import Preset, to_dict
 from dsl_jax.datasets import Dataset, Split
 from dsl_jax.runs import Run
@@ -90,7 +90,7 @@ def search_digest(config: Preset) -> str:
 def open_run(point: sweeps.Point, folder: Path) -> Run:
     """The run of a point; points of one search keep their targets in one place."""
     record = Run(folder, point.config)
-    if not pipeline.is_searched(point.config):
+    if not steps.is_searched(point.config):
         return record
     for seed in range(point.config.seed, point.config.seed + point.config.num_seeds):
         shared = folder.parent / "targets" / search_digest(point.config) / f"seed_{seed}"
@@ -111,7 +111,7 @@ def validation_rows(point: sweeps.Point, dataset: Dataset, folder: Path) -> swee
     for seed in range(point.config.seed, point.config.seed + point.config.num_seeds):
         targets = pipeline.open_targets(record, seed)
         found = {} if targets is None else final_cross_entropies(targets.fitness())
-        for training in pipeline.trainings(point.config):
+        for training in steps.trainings(point.config):
             result = record.finished(f"seed_{seed}/{training.name}")
             rows.append(
                 {

@@ -11,14 +11,15 @@ FOLDER = Path(dsl_jax.__file__).parent
 LEVELS = (
     {"files", "progress", "preparing", "batches"},
     {"config", "convolution", "devices", "evolution", "measures", "representation_ga", "sources"},
-    {"datasets", "presets", "network", "plots", "report"},
+    {"datasets", "presets", "steps", "network", "plots", "report"},
     {"stages", "search", "evaluation", "optimizer", "objectives"},
     {"learning", "probes", "fingerprint"},
     {"zarr_store"},
     {"sharing"},
     {"targets"},
-    {"runs"},
-    {"pipeline", "plan"},
+    {"runs", "overlay", "networks"},
+    {"comparison", "plan"},
+    {"pipeline"},
     {"summary"},
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}

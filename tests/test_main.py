@@ -3,12 +3,14 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 from tiny_search import TINY_SEARCH
 
 import dsl_jax
-from dsl_jax import learning, runs, targets
+from dsl_jax import learning, pipeline, runs, targets
 
 TINY = [
     *TINY_SEARCH,
@@ -19,6 +21,15 @@ TINY = [
     "--config.sgd_groups=(1,2)",
     "--config.chunk_size=16",
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def two_devices():
+    """Each device compiles the search for itself; `test_search` has all eight."""
+    mesh = Mesh(np.array(jax.devices()[:2]), ("images",))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "device_mesh", lambda *_: mesh)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from dsl_jax import plan
+from dsl_jax import plan, steps
 from dsl_jax.network import ConvNet
 from dsl_jax.presets import get_preset
 
@@ -33,7 +33,7 @@ def test_sizes_and_operations_are_the_networks(dataset, groups):
     assert [int(np.prod(h.shape[1:])) for h in outputs] == plan.representation_sizes(config)
     counted = jax.jit(forward).lower(state, images).compile().cost_analysis()["flops"] / 4
     # XLA also counts BatchNorm and GELU, and not the products with padding.
-    assert plan.forward_flops(config, groups) == pytest.approx(counted, rel=0.2)
+    assert sum(plan.stage_flops(config, groups)) == pytest.approx(counted, rel=0.2)
 
 
 def test_the_plan_counts_what_the_paper_needs():
@@ -54,3 +54,15 @@ def test_a_plan_grows_with_what_it_plans():
     assert large.disk_bytes > 9 * small.disk_bytes
     text = plan.describe(large, config, "somewhere")
     assert "somewhere" in text and f"{large.candidates:,}" in text
+
+
+def test_every_cycle_adds_its_search_and_its_trainings():
+    config = dataclasses.replace(get_preset("laptop", "mnist"), variants=("all_layers",))
+    one, two, three = (plan.make_plan(dataclasses.replace(config, cycles=n)) for n in (1, 2, 3))
+    per_image = config.later_cycles[0].search.candidates_per_image
+    natural = steps.without_search(config.later_cycles[0].search).candidates_per_image
+    assert two.candidates - one.candidates == one.images * (per_image + natural)
+    assert three.candidates - two.candidates == two.candidates - one.candidates
+    assert three.learning_seconds > two.learning_seconds > 3 * one.learning_seconds
+    # A trained network has convolutions to compute, which the untrained one has not.
+    assert two.search_seconds > 2 * one.search_seconds

@@ -112,7 +112,9 @@ def test_results_stand_in_their_columns():
         "validation accuracy": "90.00 %",
         "test loss": "0.0513",
         "seeds": "1 seed",
-        "time": "2 h 03 min",
+        "training": "2 h 03 min",
+        "candidates searched": "none",
+        "search": "none",
     }
 
 
@@ -169,7 +171,7 @@ def test_markdown_takes_nothing_for_markup():
     assert "<script>" not in shown and "&lt;script&gt;" in shown
     assert r"\`c\` \*d\*" in shown and r"\[f\](g) new line" in shown and "skip_block_0" in shown
     tables = [line for line in shown.splitlines() if line.startswith("|")]
-    assert {len(re.findall(r"(?<!\\)\|", line)) for line in tables} == {3, 8}
+    assert {len(re.findall(r"(?<!\\)\|", line)) for line in tables} == {3, 10}
     assert text.count("````") == 2  # the command holds a fence of three
 
 

@@ -114,7 +114,8 @@ def test_seconds_of_all_processes_count(tmp_path):
     run = Run(tmp_path / "run", CONFIG)
     assert search_seconds(run.folder, 0) == 0
     for process, seconds in (("a", 1.0), ("b", 2.0), ("a", 4.0)):
-        run.note_search(0, process, seconds)
-    run.note_search(1, "a", 100.0)
-    run.write("seed_0/search", {"seconds": 10.0})  # as earlier versions wrote it
+        run.note_search(0, "targets", process, seconds)
+    run.note_search(0, "targets_2", "a", 10.0)
+    run.note_search(1, "targets", "a", 100.0)
+    assert search_seconds(run.folder, 0, "targets") == 6.0
     assert search_seconds(run.folder, 0) == 16.0

@@ -12,7 +12,7 @@ from dsl_jax import stages as module
 from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.network import ConvNet
 from dsl_jax.search import search
-from dsl_jax.stages import freeze_norm, frozen_stages, is_identity
+from dsl_jax.stages import fold_norm, frozen_stages, is_identity, moments
 
 GENERATOR = np.random.default_rng(0)
 IMAGES = GENERATOR.normal(size=(60, 12, 12, 1)).astype(np.float32)
@@ -54,6 +54,25 @@ def test_clean_statistics_give_the_network_in_training_mode(normalize_blocks, re
         np.testing.assert_allclose(mine, theirs, atol=2e-3)
 
 
+@pytest.mark.parametrize("normalize_blocks", [False, True])
+def test_a_network_given_alone_keeps_the_statistics_of_its_evaluation(normalize_blocks):
+    network = make(2, normalize_blocks=normalize_blocks)
+    for value in jax.tree.leaves(nnx.state(network, nnx.BatchStat)):
+        assert value.shape == (8,)
+    for path, module_ in nnx.iter_modules(network):
+        if isinstance(module_, nnx.BatchNorm):
+            rng = np.random.default_rng(len(path))
+            module_.mean[...] = rng.normal(size=8).astype(np.float32)
+            module_.var[...] = rng.uniform(0.5, 2, size=8).astype(np.float32)
+    network.eval()
+    expected = [*network.representations(IMAGES), network(IMAGES)]
+    ours = through(frozen_stages(network), IMAGES)
+    for mine, theirs in zip(ours, expected, strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=2e-4)
+    with pytest.raises(ValueError, match="needs images"):
+        frozen_stages(network, None, CONFIG, key=KEY)
+
+
 def test_identities_are_left_out_and_change_nothing(monkeypatch):
     network = make()
     without = frozen_stages(network, IMAGES, CONFIG, key=KEY)
@@ -87,7 +106,7 @@ def test_an_image_does_not_influence_another():
 
 def test_the_variance_has_a_floor():
     dead = jnp.zeros((10, 3, 3, 2)).at[..., 1].set(GENERATOR.normal(size=(10, 3, 3)))
-    scale, shift = freeze_norm(dead, jnp.zeros(2), 1e-5)
+    scale, shift = fold_norm(*moments(dead), jnp.zeros(2), 1e-5)
     assert float(scale[0, 0, 0, 0]) == pytest.approx(1 / np.sqrt(1e-3 + 1e-5))
     assert float(scale[0, 0, 0, 1]) == pytest.approx(1 / float(dead[..., 1].std()), rel=1e-3)
     assert float(shift[0, 0, 0, 0]) == 0

@@ -10,8 +10,8 @@ from scipy import stats
 from tiny_search import TINY_SEARCH
 
 import dsl_jax
-from dsl_jax import devices, measures, pipeline
-from dsl_jax.pipeline import purpose_key
+from dsl_jax import comparison, devices, measures, pipeline
+from dsl_jax.networks import SEARCH, make_stages, purpose_key
 from dsl_jax.presets import get_preset
 
 SCRIPTS = (
@@ -44,8 +44,8 @@ def no_test_image(monkeypatch):
     def never(*_, **__):
         raise AssertionError("the test split is read once, at the end of a run")
 
-    monkeypatch.setattr(pipeline, "evaluate", never)
-    monkeypatch.setattr(pipeline, "linear_probe", never)
+    monkeypatch.setattr(comparison, "evaluate", never)
+    monkeypatch.setattr(comparison, "linear_probe", never)
 
 
 def rows_of(folder):
@@ -278,9 +278,9 @@ def test_representations_are_measured_before_and_after_every_epoch(
     dataset = dsl_jax.load_dataset("digits", num_train=60, validation_size=20)
     loaded = dsl_jax.load_run(folder / "points" / "seed_0")
     best = max(loaded.history["seed_0/all_layers"], key=lambda r: (r["best_so_far"], r["epoch"]))
-    stages = pipeline.make_stages(loaded.config, dataset, 0)
+    stages = make_stages(loaded.config, dataset, 0)
     split = dataset.validation
-    key = purpose_key(0, pipeline.SEARCH)
+    key = purpose_key(0, SEARCH)
     images = dataset.normalize(split.images)
     found = dsl_jax.search(key, stages, images, split.labels, loaded.config.search, ids=split.ids)
     network = loaded.networks["seed_0/all_layers"]

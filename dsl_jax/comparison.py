@@ -1,0 +1,156 @@
+"""The test split, read once, when all is trained (SPEC section 5); and what it took to train."""
+
+import time
+from typing import Any
+
+import numpy as np
+
+from dsl_jax.config import Preset
+from dsl_jax.datasets import Dataset
+from dsl_jax.evaluation import evaluate
+from dsl_jax.networks import search_network
+from dsl_jax.probes import linear_probe
+from dsl_jax.progress import progress_bar
+from dsl_jax.runs import Run, load_network, search_seconds
+from dsl_jax.steps import FIRST_TARGETS, Training, lineage, searches, trainings
+from dsl_jax.targets import TargetStore
+
+
+def evaluate_all(record: Run, dataset: Dataset, seeds: range, progress: bool) -> dict[str, Any]:
+    """Test accuracy of what is compared; which SGD that is, validation has decided.
+
+    Raises:
+      ValueError: something is not trained yet.
+    """
+    config = record.config
+    chosen = compared(record, seeds)
+    bar = progress_bar(
+        len(chosen) * len(seeds) + 1 + len(seeds),
+        unit="network",
+        description="evaluation",
+        show=progress,
+    )
+    results = {}
+    for training, is_best in chosen:
+        rows = []
+        for seed in seeds:
+            result = _finished(record, seed, training)
+            network = load_network(
+                record.folder / f"seed_{seed}" / training.name, result["network"]
+            )
+            statistics = training.config.evaluation_statistics
+            test = evaluate(network, dataset, "test", statistics=statistics)
+            rows.append(
+                (test.accuracy, test.loss, result["validation_accuracy"], result["seconds"])
+            )
+            bar.update()
+        results[training.name] = {
+            "groups": training.groups,
+            "variant": training.variant,
+            "cycle": training.cycle,
+            "role": training.role,
+            "best_by_validation": is_best,
+            **_columns(rows),
+            **_cost(record, seeds, training),
+        }
+    results |= evaluate_probes(config, dataset, seeds, bar)
+    bar.close()
+    _log(record, seeds, results)
+    return results
+
+
+def compared(record: Run, seeds: range) -> list[tuple[Training, bool]]:
+    """What is evaluated on the test split, and whether it is the best SGD by validation.
+
+    All but those SGDs that have neither the learner's G nor the G that is best by validation.
+    """
+    everything = trainings(record.config)
+    chosen = [(training, False) for training in everything if training.role != "baseline"]
+    baselines = [training for training in everything if training.role == "baseline"]
+    if baselines:
+
+        def validation(training):
+            scores = [_finished(record, seed, training)["validation_accuracy"] for seed in seeds]
+            return float(np.mean(scores))
+
+        short = [training for training in baselines if training.config == record.config.sgd]
+        paired = [t for t in short if t.groups == record.config.learner_groups]
+        best = max(short, key=validation)
+        kept = dict.fromkeys((*paired, best, *(t for t in baselines if t not in short)))
+        chosen += [(training, training == best) for training in kept]
+    return chosen
+
+
+def evaluate_probes(config: Preset, dataset: Dataset, seeds: range, bar: Any) -> dict[str, Any]:
+    """What a linear classifier does without a trained body: on pixels, on the untrained network."""
+    bodies = [search_network(config, dataset, seed) for seed in seeds]
+    results = {}
+    for name, networks in (("linear_on_pixels", [None]), ("head_on_untrained_network", bodies)):
+        rows = []
+        for network in networks:
+            started = time.monotonic()
+            score = linear_probe(dataset, network)
+            rows.append((*score, time.monotonic() - started))
+            bar.update()
+        results[name] = {"groups": None, **_columns(rows)}
+    return results
+
+
+def _finished(record: Run, seed: int, training: Training) -> dict[str, Any]:
+    result = record.finished(f"seed_{seed}/{training.name}")
+    if result is None:
+        raise ValueError(
+            f"{training.name} of seed {seed} is not trained yet in {record.folder}: "
+            "run --stage=learn (or all) first"
+        )
+    return result
+
+
+def _columns(rows: list[tuple]) -> dict[str, Any]:
+    accuracy, loss, validation, seconds = zip(*rows, strict=True)
+    return {
+        "test_accuracy": accuracy,
+        "test_loss": loss,
+        "validation_accuracy": validation,
+        "seconds": sum(seconds),
+    }
+
+
+def _cost(record: Run, seeds: range, training: Training) -> dict[str, Any]:
+    """What led to a network, all seeds together, with the trainings and searches before its own."""
+    before = lineage(record.config, training)
+    used = {name for step in before for name in step.targets}
+    candidates = search_time = training_time = 0
+    for seed in seeds:
+        training_time += sum(_finished(record, seed, step)["seconds"] for step in before)
+        for name in used:
+            path = record.folder / f"seed_{seed}" / name
+            if path.exists():  # else there was no image to search
+                store = TargetStore.open(path)
+                candidates += len(store.ids) * store.config.candidates_per_image
+                search_time += search_seconds(record.folder, seed, name)
+    return {
+        "training_seconds": training_time,
+        "candidates": candidates,
+        "search_seconds": search_time,
+    }
+
+
+def _log(record: Run, seeds: range, results: dict[str, Any]) -> None:
+    """Searches and results into the run's metrics."""
+    for seed in seeds:
+        for search in searches(record.config):
+            path = record.folder / f"seed_{seed}" / search.name
+            if not path.exists():
+                continue
+            fitness = TargetStore.open(path).fitness()
+            record.log(
+                {
+                    "search": f"seed_{seed}"
+                    + ("" if search.name == FIRST_TARGETS else f"/{search.name}"),
+                    "seconds": search_seconds(record.folder, seed, search.name),
+                    "fitness": [float(np.mean(layer[:, -1])) for layer in fitness],
+                }
+            )
+    for name, result in results.items():
+        record.log({"result": name, **result})

@@ -1,0 +1,192 @@
+"""Cycles: which images are searched again, and a whole run of two cycles with its controls."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from tiny_search import TINY_SEARCH
+
+import dsl_jax
+from dsl_jax import pipeline
+from dsl_jax.config import CycleConfig
+from dsl_jax.evaluation import representations_of
+
+KEY = jax.random.key(0)
+TINY = [
+    *TINY_SEARCH,
+    "--num_train=60",
+    "--config.validation_size=20",
+    "--config.search.layers[3].generations=1",
+    "--config.learn.epochs=2",
+    "--config.sgd.epochs=2",
+    "--variants=all_layers,sgd",
+]
+
+
+# ---- which images are searched
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return dsl_jax.load_dataset("digits", num_train=60, validation_size=20)
+
+
+@pytest.fixture(scope="module")
+def network(dataset):
+    network = dsl_jax.ConvNet(dataset.image_shape, 10, (4, 4, 4), rngs=nnx.Rngs(0))
+    network.whiten(dataset.normalize(dataset.train.images))
+    return network
+
+
+@pytest.fixture(scope="module")
+def probabilities(network, dataset):
+    logits = representations_of(network, dataset, dataset.train)[-1].astype(np.float64)
+    unnormalised = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return unnormalised / unnormalised.sum(axis=1, keepdims=True)
+
+
+def test_all_wrong_or_unsure_images_are_chosen(network, dataset, probabilities):
+    labels = dataset.train.labels
+    own = probabilities[np.arange(len(labels)), labels]
+    median = float(np.median(own))
+    expected = {
+        CycleConfig(): np.arange(len(labels)),
+        CycleConfig(images="wrong"): np.flatnonzero(probabilities.argmax(axis=1) != labels),
+        CycleConfig(images="unsure", confidence=median): np.flatnonzero(own < median),
+    }
+    for cycle, rows in expected.items():
+        ours = pipeline.choose_images(KEY, network, dataset, cycle)
+        np.testing.assert_array_equal(ours, rows)
+    assert 0 < len(expected[CycleConfig(images="wrong")]) < len(labels)
+
+
+def test_a_share_of_them_is_drawn_at_random(network, dataset):
+    half = CycleConfig(share=0.5)
+    first, same = (pipeline.choose_images(KEY, network, dataset, half) for _ in range(2))
+    other = pipeline.choose_images(jax.random.key(1), network, dataset, half)
+    np.testing.assert_array_equal(first, same)
+    assert len(first) == len(np.unique(first)) == len(other) == 20
+    assert not np.array_equal(first, other)
+    none = dataclasses.replace(half, share=0.001)
+    assert len(pipeline.choose_images(KEY, network, dataset, none)) == 0
+
+
+# ---- a whole run
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device():
+    """Each of eight devices would compile every search; `test_search` has them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "device_mesh", lambda *_: None)
+        yield
+
+
+CYCLES = ["--config.cycles=3", "--config.later_cycles[0].share=0.5"]
+NEVER_UNSURE = [
+    "--config.later_cycles[1].images=unsure",
+    "--config.later_cycles[1].confidence=1e-9",
+]
+
+
+@pytest.fixture(scope="module")
+def run(experiment):
+    return experiment("main")
+
+
+@pytest.fixture(scope="module")
+def finished(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "cycles"
+    assert run(*TINY, *CYCLES, *NEVER_UNSURE, f"--output_dir={folder}") == 0
+    return folder
+
+
+def results_of(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.mark.slow
+def test_the_first_cycle_is_the_run_without_cycles(run, finished, tmp_path):
+    assert run(*TINY, f"--output_dir={tmp_path / 'one'}") == 0
+    ours, alone = results_of(finished), results_of(tmp_path / "one")
+    for name, result in alone.items():
+        for field in ("test_accuracy", "test_loss", "validation_accuracy", "groups"):
+            assert ours[name][field] == result[field], (name, field)
+
+
+@pytest.mark.slow
+def test_a_later_cycle_searches_the_trained_network(finished, dataset):
+    loaded = dsl_jax.load_run(finished)
+    (row,) = np.flatnonzero(
+        loaded.targets["seed_0/targets_all_layers_cycle_2"].ids[3] == dataset.train.ids
+    )
+    store = loaded.targets["seed_0/targets_all_layers_cycle_2"]
+    assert len(store.ids) == 20
+    stages = dsl_jax.frozen_stages(loaded.networks["seed_0/all_layers"])
+    key = pipeline.purpose_key(0, pipeline.SEARCH, cycle=2)
+    found = dsl_jax.search(
+        key,
+        stages,
+        dataset.normalize(dataset.train.images[row : row + 1]),
+        dataset.train.labels[row : row + 1],
+        loaded.config.later_cycles[0].search,
+        ids=dataset.train.ids[row : row + 1],
+        chunk_size=store.chunk_size,
+    )
+    for mine, theirs in zip(found.representations, store.read([3]).representations, strict=True):
+        np.testing.assert_array_equal(np.asarray(mine).astype(theirs.dtype), theirs)
+
+
+@pytest.mark.slow
+def test_images_that_are_not_searched_again_keep_their_targets(finished):
+    folder = finished / "seed_0"
+    assert not (folder / "targets_all_layers_cycle_3").exists()  # no image was unsure
+    stores = [
+        dsl_jax.TargetStore.open(folder / name)
+        for name in ("targets", "targets_all_layers_cycle_2")
+    ]
+    record = pipeline.Run(finished, dsl_jax.load_run(finished).config)
+    names = ("targets", "targets_all_layers_cycle_2", "targets_all_layers_cycle_3")
+    targets = pipeline.open_targets(record, 0, names)
+    ours, first, second = (t.read().representations for t in (targets, *stores))
+    again = np.isin(stores[0].ids, stores[1].ids)
+    for layer, values in enumerate(ours):
+        np.testing.assert_array_equal(values[again], second[layer])
+        np.testing.assert_array_equal(values[~again], first[layer][~again])
+
+
+@pytest.mark.slow
+def test_natural_targets_are_the_networks_own_representations(finished, dataset):
+    loaded = dsl_jax.load_run(finished)
+    store = loaded.targets["seed_0/targets_all_layers_natural_targets_2"]
+    network = loaded.networks["seed_0/all_layers"]
+    own = representations_of(network, dataset, dataset.train)
+    found = store.read().representations
+    for mine, theirs in zip(found[:-1], own[:-1], strict=True):
+        np.testing.assert_allclose(mine, theirs, atol=5e-3)
+    assert not np.allclose(found[-1], own[-1], atol=5e-3)  # the logits are evolved
+
+
+@pytest.mark.slow
+def test_the_report_has_the_controls_and_what_each_row_cost(finished):
+    results = results_of(finished)
+    assert {
+        "all_layers_cycle_2",
+        "all_layers_cycle_3",
+        "all_layers_first_targets_3",
+        "all_layers_natural_targets_3",
+        "all_layers_fresh_network",
+        "sgd_g1_long",
+    } <= set(results)
+    config = dsl_jax.load_run(finished).config
+    first = 40 * config.search.candidates_per_image
+    second = 20 * config.later_cycles[0].search.candidates_per_image
+    assert results["all_layers_first_targets_3"]["candidates"] == first
+    assert results["all_layers_cycle_3"]["candidates"] == first + second
+    assert results["sgd_g1_long"]["candidates"] == 0
+    page = (finished / "report.md").read_text()
+    assert "searched targets, all layers, cycle 3" in page and f"{first + second:,}" in page
+    assert "no search of blocks, cycle 2 (reference)" in page
