@@ -15,7 +15,6 @@ import jax
 
 SMOOTHINGS = ("noise", "child", "noise_rescaled")
 TARGETS = ("best", "parent_mean")
-STRATEGIES = ("representation_ga",)
 MATCHINGS = ("raw", "normalized")
 REPRESENTATIONS = ("post_gelu", "pre_gelu")
 EVALUATION_STATISTICS = ("train", "batch")
@@ -79,7 +78,11 @@ class SearchConfig:
     smoothing: what the smoothing acts on: "noise", "child", or "noise_rescaled" (the noise,
         brought back to its strength before smoothing).
     target: what is kept of a layer: "best" candidate, or "parent_mean", the mean of its parents.
-    strategy: the evolutionary algorithm.
+    strategy: "representation_ga", the name of an evosax algorithm, or "module:Class" for one's
+        own (see `strategies`).
+    stop_probability: a layer stops changing once its best candidate gives the true class so large
+        a probability; 1: it never stops.
+    num_searches: independent searches of an image, whose mean, layer by layer, is the target.
     noise_truncation: share of the smoothed noise's variance that may be left out, for speed.
     """
 
@@ -91,6 +94,8 @@ class SearchConfig:
     smoothing: str = "noise"
     target: str = "best"
     strategy: str = "representation_ga"
+    stop_probability: float = 1.0
+    num_searches: int = 1
     noise_truncation: float = 1e-3
 
     def __post_init__(self):
@@ -102,9 +107,13 @@ class SearchConfig:
         _at_least(0, initial_noise=self.initial_noise, noise_truncation=self.noise_truncation)
         if self.noise_truncation >= 1:
             raise ValueError(f"noise_truncation is {self.noise_truncation}: it must be below 1")
+        _at_least(1, num_searches=self.num_searches)
+        if not 0 < self.stop_probability <= 1:
+            raise ValueError(
+                f"stop_probability is {self.stop_probability}: it must be above 0 and at most 1"
+            )
         one_of("smoothing", self.smoothing, SMOOTHINGS)
         one_of("target", self.target, TARGETS)
-        one_of("strategy", self.strategy, STRATEGIES)
 
     @property
     def num_children(self) -> int:
@@ -121,7 +130,7 @@ class SearchConfig:
         """Candidates that are evaluated for one image, over all layers."""
         first, *rest = (layer.generations for layer in self.layers)
         initial = self.population_size * (1 + sum(1 for g in rest if g))
-        return initial + self.num_children * (first + sum(rest))
+        return self.num_searches * (initial + self.num_children * (first + sum(rest)))
 
 
 @jax.tree_util.register_static

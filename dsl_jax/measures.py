@@ -154,6 +154,32 @@ def cosine_distance(a: Array, b: Array) -> Array:
     return jnp.sum((a - b) ** 2, axis=1) / 2
 
 
+def explained_variance(predictions: Array, targets: Array) -> Array:
+    """The share of the targets' variance that predictions explain (SPEC section 5).
+
+    1 - (summed squared error) / (summed squared distance of the targets from their mean): 1 for
+    perfect predictions, 0 for the mean of the targets, below 0 for worse. Of images that were not
+    trained on, it is what of a target can be learned.
+
+    Args:
+      predictions, targets: [n, ...] each, of one shape, n at least 2.
+
+    Returns:
+      A float32 scalar; NaN where all targets are the same.
+
+    Raises:
+      ValueError: shapes that differ, or fewer than two.
+    """
+    ours, theirs = _flatten(predictions, "predictions"), _flatten(targets, "targets")
+    if predictions.shape != targets.shape or len(theirs) < 2:
+        raise ValueError(
+            f"predictions {predictions.shape} and targets {targets.shape}: expected one shape "
+            "[n, ...] with n at least 2"
+        )
+    error = jnp.sum(jnp.square(ours - theirs))
+    return 1 - error / jnp.sum(jnp.square(theirs - jnp.mean(theirs, axis=0)))
+
+
 def within_class_entropy(reps: Array, labels: Array, num_classes: int | None = None) -> Array:
     """Mean over the classes of the collision entropy of a class's representations (paper 4.5).
 

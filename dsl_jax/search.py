@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from dsl_jax import strategies
 from dsl_jax.batches import largest_divisor
 from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.devices import join
@@ -30,7 +31,7 @@ class SearchResult(NamedTuple):
 
     representations: H(0) .. H(L-1), a float32 [N, ...] each; the last are the logits [N, classes].
     fitness: the best log-likelihood in every generation, the initial population's first: a float32
-      [N, generations_l + 1] for each layer.
+      [N, generations_l + 1] for each layer (with `num_searches` their mean).
     """
 
     representations: tuple[jax.Array, ...]
@@ -71,6 +72,22 @@ def _search_image(key, stages, image, label, config, schedules) -> SearchResult:
     """`search_image` with strength and boost of every layer apart, as they may be traced."""
     check_stages(stages, config)
     key = philox_key(key)
+    if config.num_searches == 1:
+        return _search_once(key, stages, image, label, config, schedules)
+    keys = jax.random.split(jax.random.fold_in(key, len(stages) + 1), config.num_searches)
+    found = jax.lax.map(
+        lambda run_key: _search_once(run_key, stages, image, label, config, schedules), keys
+    )
+    means = jax.tree.map(lambda runs: jnp.mean(runs, axis=0), found)
+    targets = [
+        standardize(h, kind_of(h.shape, last=index == len(stages) - 1))
+        for index, h in enumerate(means.representations)
+    ]
+    return SearchResult(tuple(targets), means.fitness)
+
+
+def _search_once(key, stages, image, label, config, schedules) -> SearchResult:
+    """One search of an image, by a philox key."""
     n = config.population_size
     image_keys = jax.random.split(jax.random.fold_in(key, len(stages)), n)
     noisy = jax.vmap(perturb_image, (0, None, None))(image_keys, image, config.initial_noise)
@@ -145,6 +162,11 @@ def _evolve(
         best = jnp.argmax(jnp.nan_to_num(fitness, nan=-jnp.inf))
         return population[best][None], fitness[best][None]
 
+    if config.strategy != strategies.PAPERS:
+        return strategies.evolve(
+            key, population, fitness, evaluate, layer, strength, boost, config, kind
+        )
+
     with jax.ensure_compile_time_eval():  # evosax makes arrays; none may belong to this trace
         from dsl_jax.representation_ga import Params, RepresentationGA
 
@@ -168,8 +190,11 @@ def _evolve(
         # Explorers and refiners apart, here as in `tell`, so that XLA need not join them.
         parts = jnp.split(children, [config.num_explorers])
         fitness = jnp.concatenate([evaluate(part) for part in parts if len(part)])
-        state, _ = algorithm.tell(generation_key, children, -fitness, state, params)
-        return state, state.fitness[0]
+        new, _ = algorithm.tell(generation_key, children, -fitness, state, params)
+        if config.stop_probability < 1:
+            is_enough = state.fitness[0] <= -math.log(config.stop_probability)
+            new = jax.tree.map(lambda old, new: jnp.where(is_enough, old, new), state, new)
+        return new, new.fitness[0]
 
     first = state.fitness[0]
     state, rest = jax.lax.scan(generation, state, jnp.arange(1, layer.generations + 1))
@@ -177,7 +202,8 @@ def _evolve(
 
 
 def check_stages(stages: Stages, config: SearchConfig) -> None:
-    """Raises ValueError unless there is a layer schedule for each stage."""
+    """Raises ValueError unless there is a layer schedule for each stage, and a known strategy."""
+    strategies.check(config)
     if len(stages) != len(config.layers):
         raise ValueError(
             f"{len(stages)} stages but {len(config.layers)} layer schedules: "

@@ -14,7 +14,7 @@ from absl import app, flags, logging
 
 import dsl_jax
 from dsl_jax import config as configs
-from dsl_jax import presets
+from dsl_jax import presets, strategies
 from dsl_jax.files import cache_dir
 
 DATASET = flags.DEFINE_string("dataset", "mnist", f"One of {', '.join(configs.DATASETS)}.")
@@ -77,6 +77,8 @@ def configure(dataset: str | None = None, **changes) -> configs.Preset:
         raise ValueError(
             f"num_train is {config.num_train}: {config.dataset} has {available} training images"
         )
+    for search in (config.search, *(cycle.search for cycle in config.later_cycles)):
+        strategies.check(search)
     if config.learn.variant != "all_layers":
         raise ValueError(
             "config.learn.variant has no effect here: set --variants or --config.variants instead"
