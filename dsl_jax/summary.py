@@ -116,30 +116,42 @@ def summarize(
     )
 
 
-def _row(name: str, result: dict[str, Any], config: Preset) -> Row:
-    cycle = result.get("cycle", 1)
+def training_title(name: str, result: dict[str, Any], cycles: int) -> str:
+    """What tables call a training, given what is known of it: variant, role, cycle, groups."""
     if name in ROWS:
-        title, description = ROWS[name]
+        return ROWS[name][0]
+    cycle, variant = result["cycle"], result["variant"]
+    if result["role"] == "method":
+        return f"{ROWS[variant][0]}, cycle {cycle}"
+    if result["role"] == "control":
+        title, _ = CONTROL_ROWS[_control(name, variant)]
+        return f"{ROWS[variant][0]}, {title}" + (f", cycle {cycle}" if name[-1].isdigit() else "")
+    long = f", {cycles} times the epochs" if name.endswith("_long") else ""
+    return f"SGD, G = {result['groups']}{long}"
+
+
+def _control(name: str, variant: str) -> str:
+    """Which control a training is, such as "first_targets"."""
+    return name.removeprefix(f"{variant}_").rstrip("_0123456789")
+
+
+def _row(name: str, result: dict[str, Any], config: Preset) -> Row:
+    if name in ROWS:
+        description = ROWS[name][1]
     elif result["role"] == "method":
-        title = f"{ROWS[result['variant']][0]}, cycle {cycle}"
         description = "searched again from the network before, and trained further"
     elif result["role"] == "control":
-        kind = name.removeprefix(f"{result['variant']}_").rstrip("_0123456789")
-        title = f"{ROWS[result['variant']][0]}, {CONTROL_ROWS[kind][0]}"
-        title += "" if kind == "fresh_network" else f", cycle {cycle}"
-        description = CONTROL_ROWS[kind][1]
+        description = CONTROL_ROWS[_control(name, result["variant"])][1]
     elif name.endswith("_long"):
-        title = f"SGD, G = {result['groups']}, {config.cycles} times the epochs"
         description = "as many as all cycles together"
     else:
         paired = result["groups"] == config.learner_groups
-        title = f"SGD, G = {result['groups']}"
         best = result["best_by_validation"] and len(config.sgd_groups) > 1
         description = " and ".join(
             ["the learner's own network"] * paired + ["the best G by validation"] * best
         )
     return Row(
-        name=title,
+        name=training_title(name, result, config.cycles),
         description=description,
         groups=result["groups"],
         test_accuracy=tuple(result["test_accuracy"]),

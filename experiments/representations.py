@@ -71,9 +71,10 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
 def epoch_rows(config: Preset, dataset, folder) -> sweep_rows.Rows:
     """Searches and trains; a row for every training, epoch and layer."""
     record, seed = Run(folder, config), config.seed
+    (search,) = steps.searches(config)
+    pipeline.search_targets(record, dataset, seed, search, repair=False, progress=True)
     stages = networks.make_stages(config, dataset, seed)
-    targets = pipeline.search_targets(record, dataset, seed, stages, repair=False, progress=True)
-    split = jax.tree.map(lambda x: x[:MOST_IMAGES], dataset.validation)
+    split = sweep_points.first_rows(dataset.validation, MOST_IMAGES)
     key = networks.purpose_key(seed, networks.SEARCH)
     found = sweep_points.search_images(key, stages, dataset, split, config, progress=True)
     searched = found.representations
@@ -92,7 +93,7 @@ def epoch_rows(config: Preset, dataset, folder) -> sweep_rows.Rows:
     rows = []
     start = measure_network(untrained_network(config, dataset, seed))  # that of all trainings
     for training in steps.trainings(config):
-        pipeline.train(record, dataset, seed, training, targets, True, measure=measure_network)
+        pipeline.train(record, dataset, seed, training, True, measure=measure_network)
         history = record.finished(f"seed_{seed}/{training.name}")["history"]
         for epoch in [{"epoch": 0, **start}, *history]:
             for layer in range(len(searched)):
@@ -128,7 +129,7 @@ def measure_layer(reps, targets, labels, classes):
 
 def alignment_rows(config: Preset, dataset, points) -> sweep_rows.Rows:
     """Linear CKA of every two trained networks, a row a pair and layer."""
-    split = jax.tree.map(lambda x: x[:MOST_IMAGES], dataset.validation)
+    split = sweep_points.first_rows(dataset.validation, MOST_IMAGES)
     outputs = {}
     for seed in range(config.seed, config.seed + config.num_seeds):
         untrained = untrained_network(config, dataset, seed)
@@ -212,7 +213,7 @@ def table(rows: sweep_rows.Rows) -> str:
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    sweeps.run("representations", SCALES, define, fixed=("sgd_groups",))
+    sweeps.run("representations", SCALES, define, fixed=("sgd_groups", "cycles"))
 
 
 if __name__ == "__main__":

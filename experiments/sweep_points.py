@@ -73,6 +73,11 @@ def first_images(dataset: Dataset, start: int, stop: int) -> Split:
     return jax.tree.map(lambda array: array[start:stop], dataset.train)
 
 
+def first_rows(split: Split, most: int) -> Split:
+    """The first images of a split, at most so many."""
+    return jax.tree.map(lambda array: array[:most], split)
+
+
 # --------------------------------------------------------------------------------------------
 # Points that are runs of the pipeline
 # --------------------------------------------------------------------------------------------

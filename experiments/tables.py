@@ -16,11 +16,9 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 
 import command_line
-import numpy as np
 import sweep_points
 import sweep_rows
 import sweeps
-from scipy import stats
 
 from dsl_jax import pipeline, plots, presets
 from dsl_jax.config import Preset
@@ -92,7 +90,9 @@ def table(rows: sweep_rows.Rows) -> str:
         if training.startswith("sgd"):
             differences = [""] * len(baselines)
         else:
-            differences = [_difference(ours, _accuracies(_sgd(here, name))) for name in baselines]
+            differences = [
+                sweep_rows.difference(ours, _accuracies(_sgd(here, name))) for name in baselines
+            ]
         percent = mean_and_deviation([100 * accuracy for accuracy in ours], 2)
         name = training_name(sweep_rows.select(here, training=training)[0])
         lines.append([dataset, "yes" if augment else "no", name, percent, *differences])
@@ -104,26 +104,6 @@ def table(rows: sweep_rows.Rows) -> str:
         "differences. The best SGD is that of the G with the best validation accuracy.\n\n"
         + sweep_rows.markdown(header, lines)
     )
-
-
-def _difference(ours: list[float], theirs: list[float]) -> str:
-    """In points, with its interval if there is more than one pair."""
-    if not theirs:
-        return ""
-    text = f"{100 * (np.mean(ours) - np.mean(theirs)):+.2f}"
-    if len(ours) > 1:
-        low, high = paired_interval(ours, theirs)
-        text += f" ({100 * low:+.2f} to {100 * high:+.2f})"
-    return text
-
-
-def paired_interval(ours: list[float], theirs: list[float]) -> tuple[float, float]:
-    """95 % interval of the mean difference of paired values; NaN for a single pair."""
-    differences = np.subtract(ours, theirs)
-    if len(differences) < 2:
-        return np.nan, np.nan
-    half = stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences)
-    return differences.mean() - half, differences.mean() + half
 
 
 def _key(row):

@@ -221,7 +221,7 @@ def test_more_generations_are_searched_further(experiment, tmp_path, no_test_ima
 
 
 def test_intervals_are_those_of_the_paired_t_test():
-    from tables import paired_interval
+    from sweep_rows import paired_interval
 
     ours, theirs = [0.91, 0.93, 0.92], [0.90, 0.905, 0.915]
     expected = stats.ttest_rel(ours, theirs).confidence_interval(0.95)

@@ -1,0 +1,167 @@
+"""Cycles of search and learning against SGD and their controls, over paired seeds.
+
+    python experiments/cycles.py --dataset=mnist_5k
+
+Each seed is a whole run: search and learning, then search from the trained network and further
+learning, and so on; the controls (see `config.Preset.controls`); SGD at the same G. The test
+split is read once, at a seed's end. Any field of the method is set by --config, for instance
+--config.cycles=4 '--config.later_cycles[0].search.layers[0].generations=5'. Settings, each
+--sweep.NAME=VALUE (laptop's): num_seeds (5), num_train and validation_size (the preset's).
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import command_line
+import numpy as np
+import sweep_points
+import sweep_rows
+import sweeps
+
+from dsl_jax import pipeline, plots
+from dsl_jax.config import Preset
+from dsl_jax.report import mean_and_deviation
+from dsl_jax.summary import training_title
+
+COSTS = ("candidates", "search_seconds", "training_seconds")
+
+
+@dataclass(frozen=True)
+class Settings(sweeps.Settings):
+    """What is swept: seeds."""
+
+
+SCALES = {
+    "smoke": Settings(num_train=160, validation_size=40, num_seeds=1),
+    "laptop": Settings(num_seeds=5),
+    "paper": Settings(num_seeds=3),
+}
+CYCLES = {"smoke": 2}
+VARIANTS = ("all_layers", "sgd")
+
+
+def define(config: Preset, settings: Settings) -> sweeps.Sweep:
+    """A point a seed, so that more seeds can join."""
+    given = command_line.assigned("config")
+    if "cycles" not in given:
+        config = dataclasses.replace(config, cycles=CYCLES.get(config.name, 3))
+    if "variants" not in given:
+        config = dataclasses.replace(config, variants=VARIANTS)
+    config = dataclasses.replace(config, sgd_groups=(config.learner_groups,))
+    seeds = range(config.seed, config.seed + config.num_seeds)
+    points = [
+        sweep_points.run_point(
+            f"seed_{seed}", {}, dataclasses.replace(config, seed=seed, num_seeds=1)
+        )
+        for seed in seeds
+    ]
+    return sweeps.Sweep(points, measure, draw, table)
+
+
+def measure(point: sweeps.Point, dataset, folder) -> sweep_rows.Rows:
+    """A whole run: a row a training."""
+    results = pipeline.run(point.config, folder, dataset)
+    rows = []
+    for name, result in results.items():
+        if result["groups"] is None:
+            continue  # the probes: the main job reports them
+        row = {name: result[name] for name in ("variant", "role", "cycle", "groups", *COSTS)}
+        rows.append(
+            {
+                "seed": point.config.seed,
+                "training": name,
+                "title": training_title(name, result, point.config.cycles),
+                **row,
+                "test_accuracy": result["test_accuracy"][0],
+                "validation_accuracy": result["validation_accuracy"][0],
+            }
+        )
+    return rows
+
+
+def table(rows: sweep_rows.Rows) -> str:
+    """Mean and deviation over seeds, the paired difference from SGD, and what it cost."""
+    lines = []
+    for training in sweep_rows.values_of(rows, "training"):
+        chosen = sweep_rows.select(rows, training=training)
+        ours = [row["test_accuracy"] for row in chosen]
+        seeds = [row["seed"] for row in chosen]
+        differences = []
+        for long in (False, True):
+            baseline = [
+                row["test_accuracy"]
+                for row in rows
+                if row["variant"] == "sgd"
+                and row["training"].endswith("_long") == long
+                and row["seed"] in seeds
+            ]
+            own = chosen[0]["variant"] == "sgd"
+            differences.append("" if own else sweep_rows.difference(ours, baseline))
+        costs = [float(np.mean([row[name] for row in chosen])) for name in COSTS]
+        percent = mean_and_deviation([100 * accuracy for accuracy in ours], 2)
+        cost = f"{costs[0] / 1e6:.1f} M", f"{costs[1] / 60:.1f}", f"{costs[2] / 60:.1f}"
+        lines.append([chosen[0]["title"], percent, *differences, *cost])
+    header = ["method", "test accuracy", "less SGD's", "less that of SGD for as many epochs"]
+    header += ["candidates", "search, minutes", "training, minutes"]
+    number = len(sweep_rows.values_of(rows, "seed"))
+    return (
+        f"Test accuracy in percent, mean ± standard deviation of {number} seeds; differences in "
+        "points, with the 95 % interval of Student's t over the seeds' paired differences; "
+        "candidates and minutes of all that led to a network, a seed.\n\n"
+        + sweep_rows.markdown(header, lines)
+    )
+
+
+LINES = {
+    "": "searched again in each cycle",
+    "first_targets": "control: the first targets again",
+    "natural_targets": "control: no search of blocks",
+}
+
+
+def draw(rows: sweep_rows.Rows):
+    """Test accuracy against the cycle and against the candidates, a figure a variant."""
+    figures = {}
+    for variant in sweep_rows.values_of(rows, "variant"):
+        if variant == "sgd":
+            continue
+        kept = [row for row in rows if row["variant"] == variant]
+        by_cycle, by_cost = {}, {}
+        for kind, name in LINES.items():
+            line = [
+                row | {"percent": 100 * row["test_accuracy"], "millions": row["candidates"] / 1e6}
+                for row in kept
+                if row["training"] == variant
+                or (kind and kind in row["training"])
+                or (not kind and "_cycle_" in row["training"])
+            ]
+            by_cycle[name] = sweep_rows.curve(line, "cycle", "percent")
+            # Seeds may differ by a few candidates, where only some images are searched again.
+            costs = [
+                float(np.mean([row["millions"] for row in sweep_rows.select(line, cycle=cycle)]))
+                for cycle in by_cycle[name][0]
+            ]
+            by_cost[name] = (costs, *by_cycle[name][1:])
+        for row in sweep_rows.values_of([r for r in rows if r["variant"] == "sgd"], "title"):
+            accuracies = [100 * r["test_accuracy"] for r in sweep_rows.select(rows, title=row)]
+            level = [float(np.mean(accuracies))] * 2
+            cycles = by_cycle[LINES[""]][0]
+            by_cycle[row] = ([cycles[0], cycles[-1]], level, [np.nan, np.nan])
+            costs = by_cost[LINES[""]][0]
+            by_cost[row] = ([costs[0], costs[-1]], level, [np.nan, np.nan])
+        panels = [
+            plots.Panel(by_cycle, "cycle", "test accuracy, %"),
+            plots.Panel(by_cost, "candidates evaluated, millions", "test accuracy, %"),
+        ]
+        caption = f"{rows[0]['dataset']}, {variant}: {sweep_rows.seeds_note(rows)}."
+        figures[f"cycles_{variant}"] = (plots.plot_curves(panels), caption)
+    return figures
+
+
+def run_all() -> None:
+    """The sweep, as the command line says."""
+    sweeps.run("cycles", SCALES, define, fixed=("sgd_groups",))
+
+
+if __name__ == "__main__":
+    command_line.start(run_all)

@@ -1,0 +1,149 @@
+"""What makes a searched target learnable: fitness, learnable share, accuracy and cost of each way.
+
+    python experiments/learnable.py --dataset=mnist_5k
+
+A way of making targets changes fields of the preset. For each, a network learns the targets of the
+training images; then the validation images are searched alike, and the share of their targets'
+variance that the network's representations explain is measured, layer by layer: what a target has
+that can be predicted from an image. No test image is read. Settings, each --sweep.NAME=VALUE
+(laptop's): options (names, see OPTIONS: all), num_seeds (1), num_train (2000), validation_size
+(500).
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import command_line
+import numpy as np
+import sweep_points
+import sweep_rows
+import sweeps
+
+from dsl_jax import measures, networks, plots, steps
+from dsl_jax.config import Preset, one_of, override
+from dsl_jax.evaluation import representations_of
+from dsl_jax.pipeline import trained_network
+from dsl_jax.runs import Run, search_seconds
+
+MOST_IMAGES = 500  # of the validation images, searched
+
+
+def _generations(*numbers: int) -> dict[str, str]:
+    return {f"search.layers[{i}].generations": str(g) for i, g in enumerate(numbers)}
+
+
+OPTIONS = {
+    "preset": {},
+    "target_best": {"search.target": "best"},
+    "two_searches": {"search.num_searches": "2"},
+    "four_searches": {"search.num_searches": "4"},
+    "stop_at_0.9": {"search.stop_probability": "0.9"},
+    "stop_at_0.6": {"search.stop_probability": "0.6"},
+    "fewer_generations": _generations(10, 5, 5, 10),
+    "more_generations": _generations(40, 20, 20, 10),
+    "smoothing_noise": {"search.smoothing": "noise"},
+    "smoothing_child": {"search.smoothing": "child"},
+    "pre_gelu": {"representation": "pre_gelu"},
+    "matching_normalized": {"learn.matching": "normalized"},
+    "SimpleGA": {"search.strategy": "SimpleGA"},
+    "DifferentialEvolution": {"search.strategy": "DifferentialEvolution"},
+    "SNES": {"search.strategy": "SNES"},
+    "Open_ES": {"search.strategy": "Open_ES"},
+    "Sep_CMA_ES": {"search.strategy": "Sep_CMA_ES"},
+}
+
+
+@dataclass(frozen=True)
+class Settings(sweeps.Settings):
+    """What is swept."""
+
+    options: tuple[str, ...] = tuple(OPTIONS)
+
+
+SCALES = {
+    "smoke": Settings(options=("preset", "SNES")),
+    "laptop": Settings(num_train=2500, validation_size=500, num_seeds=1),
+    "paper": Settings(),
+}
+
+
+def define(config: Preset, settings: Settings) -> sweeps.Sweep:
+    """A point an option and seed."""
+    config = dataclasses.replace(config, variants=("all_layers",))
+    points = []
+    for name in settings.options:
+        one_of("option", name, tuple(OPTIONS))
+        chosen = override(config, OPTIONS[name])
+        for seed in range(config.seed, config.seed + config.num_seeds):
+            columns = {"option": name, "seed": seed}
+            one = dataclasses.replace(chosen, seed=seed, num_seeds=1)
+            points.append(sweep_points.run_point(f"{name}-{seed}", columns, one))
+    return sweeps.Sweep(points, measure, draw, table)
+
+
+def measure(point: sweeps.Point, dataset, folder) -> sweep_rows.Rows:
+    """Searches, trains, searches validation images; one row."""
+    config, seed = point.config, point.config.seed
+    (row,) = sweep_points.validation_rows(point, dataset, folder)
+    split = sweep_points.first_rows(dataset.validation, MOST_IMAGES)
+    stages = networks.make_stages(config, dataset, seed)
+    key = networks.purpose_key(seed, networks.SEARCH)
+    found = sweep_points.search_images(key, stages, dataset, split, config, progress=True)
+    (training,) = steps.trainings(config)
+    network = trained_network(Run(folder, config), seed, training.name)
+    ours = representations_of(network, dataset, split)
+    shares = {
+        f"learnable_{layer}": float(measures.explained_variance(ours[layer], targets))
+        for layer, targets in enumerate(found.representations[:-1])
+    }
+    return [row | shares | {"search_seconds": search_seconds(folder, seed)}]
+
+
+def table(rows: sweep_rows.Rows) -> str:
+    """A row an option, means over the seeds."""
+    lines = []
+    for option in sweep_rows.values_of(rows, "option"):
+        chosen = sweep_rows.select(rows, option=option)
+
+        def means(beginning, rows=chosen):
+            names = [name for name in rows[0] if name.startswith(beginning)]
+            return [float(np.mean([row[name] for row in rows])) for name in names]
+
+        lines.append(
+            [
+                option,
+                "; ".join(f"{k}={v}" for k, v in OPTIONS[option].items()),
+                ", ".join(f"{value:.3f}" for value in means("cross_entropy_")),
+                ", ".join(f"{value:.3f}" for value in means("learnable_")),
+                ", ".join(f"{row['validation_accuracy']:.1%}" for row in chosen),
+                f"{means('search_seconds')[0]:.0f}",
+            ]
+        )
+    header = ["option", "changes", "cross-entropy after each layer", "learnable share of each"]
+    return (
+        "Mean cross-entropy (nats) of the best candidates of the training images; share of the "
+        "variance of the validation images' targets that the trained network explains, block by "
+        "block; validation accuracy of the best epoch, a number a seed; seconds of the search, "
+        "compilation included (0: the targets were there).\n\n"
+        + sweep_rows.markdown([*header, "accuracy", "search, s"], lines)
+    )
+
+
+def draw(rows: sweep_rows.Rows):
+    """A dot an option."""
+    dots = []
+    for option in sweep_rows.values_of(rows, "option"):
+        accuracies = [row["validation_accuracy"] for row in sweep_rows.select(rows, option=option)]
+        dots.append(SimpleNamespace(name=option, test_accuracy=accuracies, is_reference=False))
+    caption = f"Validation accuracy on {rows[0]['dataset']}, {sweep_rows.seeds_note(rows)}."
+    return {"learnable": (plots.plot_accuracy(dots, "validation"), caption)}
+
+
+def run_all() -> None:
+    """The sweep, as the command line says."""
+    sweeps.run("learnable", SCALES, define, fixed=("variants", "sgd_groups", "cycles"))
+
+
+if __name__ == "__main__":
+    command_line.start(run_all)
