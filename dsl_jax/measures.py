@@ -177,7 +177,7 @@ def explained_variance(predictions: Array, targets: Array) -> Array:
             "[n, ...] with n at least 2"
         )
     error = jnp.sum(jnp.square(ours - theirs))
-    return 1 - error / jnp.sum(jnp.square(theirs - jnp.mean(theirs, axis=0)))
+    return 1 - error / jnp.sum(jnp.square(theirs - jnp.mean(theirs, axis=0, keepdims=True)))
 
 
 def within_class_entropy(reps: Array, labels: Array, num_classes: int | None = None) -> Array:

@@ -113,18 +113,22 @@ def evolve(
             config.num_parents,
         )
         trace.append(best[:1])
-        state = algorithm.init(keys[1], us, _to_minimise(values), params)
+        with _as_evosax_broadcasts():
+            state = algorithm.init(keys[1], us, _to_minimise(values), params)
         first = 2
     else:
-        state = algorithm.init(jax.random.fold_in(key, 1), jnp.zeros(shape), params)
+        with _as_evosax_broadcasts():
+            state = algorithm.init(jax.random.fold_in(key, 1), jnp.zeros(shape), params)
 
     def generation(carry, number):
         state, archive, best = carry
         ask_key, tell_key = jax.random.split(jax.random.fold_in(key, number))
-        us, state = algorithm.ask(ask_key, state, params)
+        with _as_evosax_broadcasts():
+            us, state = algorithm.ask(ask_key, state, params)
         candidates = jax.vmap(decode)(us)
         values = evaluate(candidates)
-        state, _ = algorithm.tell(tell_key, us, _to_minimise(values), state, params)
+        with _as_evosax_broadcasts():
+            state, _ = algorithm.tell(tell_key, us, _to_minimise(values), state, params)
         archive, best = _keep_best(
             jnp.concatenate([archive, candidates]), jnp.concatenate([best, values]), len(best)
         )
@@ -143,6 +147,11 @@ def _basis(shape: tuple[int, ...], layer: LayerSchedule, config: SearchConfig):
     spatial, passes = tuple(shape[:-1]), layer.smoothing_passes
     basis = noise_basis(spatial, passes, rescale, config.noise_truncation)
     return basis, (basis.shape[1], shape[-1])
+
+
+def _as_evosax_broadcasts():
+    """evosax adds axes by broadcasting, which a strict user of JAX may have forbidden."""
+    return jax.numpy_rank_promotion("allow")
 
 
 def _to_minimise(fitness: jax.Array) -> jax.Array:

@@ -299,3 +299,20 @@ def test_bad_arguments_are_named():
         measures.between_class_entropy(np.ones((2, 3)), np.zeros(3, int))
     with pytest.raises(ValueError, match="float32: expected integers"):
         measures.within_class_entropy(np.ones((2, 3)), np.zeros(2, np.float32))
+
+
+def test_explained_variance_is_a_regressions_r_squared():
+    from sklearn.metrics import r2_score
+
+    rng = np.random.default_rng(0)
+    theirs = rng.normal(size=(30, 2, 4)) * np.arange(1, 5)
+    ours = 0.6 * theirs + 0.3 * rng.normal(size=theirs.shape)
+    expected = r2_score(
+        theirs.reshape(30, -1), ours.reshape(30, -1), multioutput="variance_weighted"
+    )
+    assert float(measures.explained_variance(ours, theirs)) == pytest.approx(expected, abs=1e-5)
+    assert float(measures.explained_variance(theirs, theirs)) == 1
+    mean = np.broadcast_to(theirs.mean(axis=0), theirs.shape)
+    assert float(measures.explained_variance(mean, theirs)) == pytest.approx(0, abs=1e-5)
+    with pytest.raises(ValueError, match="expected one shape"):
+        measures.explained_variance(ours[:10], theirs)
