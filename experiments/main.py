@@ -24,6 +24,9 @@ from dsl_jax.runs import Run, finished_report, prepare_folder
 
 _VARIANTS = flags.DEFINE_list("variants", None, f"Of {','.join(configs.VARIANTS)} (default: all).")
 _AUGMENT = flags.DEFINE_bool("augment", False, "Train on random crops, and flips where allowed.")
+_CYCLES = flags.DEFINE_integer(
+    "cycles", None, "Search again from the trained network, and learn on: how many times in all."
+)
 _STAGE = flags.DEFINE_string("stage", "all", f"One of {', '.join(pipeline.STAGES)}.")
 _REPAIR = flags.DEFINE_bool("repair", False, "Search damaged parts of the targets again.")
 _DISTRIBUTED = flags.DEFINE_bool(
@@ -40,8 +43,10 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: this
 
 def configure() -> configs.Preset:
     """The preset with what the flags change."""
-    variants = {} if _VARIANTS.value is None else {"variants": tuple(_VARIANTS.value)}
-    config = command_line.configure(**variants)
+    changes = {} if _VARIANTS.value is None else {"variants": tuple(_VARIANTS.value)}
+    if _CYCLES.value is not None:
+        changes["cycles"] = _CYCLES.value
+    config = command_line.configure(**changes)
     return presets.with_augmentation(config) if _AUGMENT.value else config
 
 

@@ -85,7 +85,7 @@ def one_device():
         yield
 
 
-CYCLES = ["--config.cycles=3", "--config.later_cycles[0].share=0.5"]
+CYCLES = ["--cycles=3", "--config.later_cycles[0].share=0.5"]
 NEVER_UNSURE = [
     "--config.later_cycles[1].images=unsure",
     "--config.later_cycles[1].confidence=1e-9",

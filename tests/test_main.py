@@ -187,6 +187,8 @@ def test_a_dry_run_prints_the_plan_and_makes_nothing(main, tmp_path, capsys):
         (["--dataset=digits", "--num_train=5000"], "5000"),
         (["--seed=-1"], "seed is -1"),
         (["--num_seeds=0"], "num_seeds is 0"),
+        (["--cycles=0"], "cycles is 0"),
+        (["--config.later_cycles[0].search.strategy=cma"], "strategy 'cma' is unknown"),
         (["--data_dir=/nowhere"], "/nowhere"),
         (["--dataset=digits", "--output_dir=/proc/run"], "/proc/run"),
         (

@@ -21,6 +21,8 @@ SCRIPTS = (
     "representations",
     "tables",
     "choices",
+    "cycles",
+    "learnable",
 )
 TINY = [
     *TINY_SEARCH,
@@ -293,3 +295,46 @@ def test_representations_are_measured_before_and_after_every_epoch(
     assert {row["pair"] for row in pairs} >= {"untrained and untrained"}
     assert all(0 <= row["linear_cka"] <= 1 for row in pairs)
     assert {row["seeds"] for row in pairs} == {"one seed", "two seeds"}
+
+
+# ---- past the paper
+
+
+@pytest.mark.slow
+def test_cycles_are_compared_with_sgd_seed_by_seed(experiment, tmp_path):
+    folder = tmp_path / "cycles"
+    flags = ["--num_seeds=2", "--config.cycles=2", "--config.controls=('first_targets',)"]
+    assert experiment("cycles")(*TINY, *flags, f"--output_dir={folder}") == 0
+    rows = rows_of(folder)
+    names = ["all_layers", "all_layers_cycle_2", "all_layers_first_targets_2", "sgd_g1"]
+    assert [(r["seed"], r["training"]) for r in rows] == [(s, n) for s in (0, 1) for n in names]
+    by_name = {n: [r["test_accuracy"] for r in rows if r["training"] == n] for n in names}
+    mean = 100 * np.mean(np.subtract(by_name["all_layers_cycle_2"], by_name["sgd_g1"]))
+    page = (folder / "report.md").read_text()
+    (line,) = [line for line in page.splitlines() if "all layers, cycle 2 |" in line]
+    assert f"| {mean:+.2f} (" in line
+    candidates = {r["training"]: r["candidates"] for r in rows}
+    assert candidates["all_layers_cycle_2"] > candidates["all_layers"] > candidates["sgd_g1"] == 0
+    assert (folder / "cycles_all_layers.png").exists()
+
+
+@pytest.mark.slow
+def test_what_can_be_learned_is_measured_on_images_that_were_not_trained_on(
+    experiment, tmp_path, no_test_image
+):
+    folder = tmp_path / "learnable"
+    flags = ["--sweep.options=preset", f"--output_dir={folder}"]
+    assert experiment("learnable")(*TINY, *flags) == 0
+    (row,) = rows_of(folder)
+    dataset = dsl_jax.load_dataset("digits", num_train=60, validation_size=20)
+    loaded = dsl_jax.load_run(folder / "points" / "preset-0")
+    split, key = dataset.validation, purpose_key(0, SEARCH)
+    images = dataset.normalize(split.images)
+    stages = make_stages(loaded.config, dataset, 0)
+    found = dsl_jax.search(key, stages, images, split.labels, loaded.config.search, ids=split.ids)
+    ours = loaded.networks["seed_0/all_layers"].representations(images)
+    for layer in range(3):
+        theirs = np.asarray(found.representations[layer])
+        error = np.mean((np.asarray(ours[layer]) - theirs) ** 2)
+        share = 1 - error / np.mean((theirs - theirs.mean(axis=0)) ** 2)
+        assert row[f"learnable_{layer}"] == pytest.approx(share, abs=1e-2)
