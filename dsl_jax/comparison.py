@@ -1,5 +1,6 @@
 """The test split, read once, when all is trained (SPEC section 5); and what it took to train."""
 
+import itertools
 import time
 from typing import Any
 
@@ -12,7 +13,7 @@ from dsl_jax.networks import search_network
 from dsl_jax.probes import linear_probe
 from dsl_jax.progress import progress_bar
 from dsl_jax.runs import Run, load_network, search_seconds
-from dsl_jax.steps import FIRST_TARGETS, Training, lineage, searches, trainings
+from dsl_jax.steps import FIRST_TARGETS, Training, needed, searches, trainings
 from dsl_jax.targets import TargetStore
 
 
@@ -117,18 +118,16 @@ def _columns(rows: list[tuple]) -> dict[str, Any]:
 
 
 def _cost(record: Run, seeds: range, training: Training) -> dict[str, Any]:
-    """What led to a network, all seeds together, with the trainings and searches before its own."""
-    before = lineage(record.config, training)
-    used = {name for step in before for name in step.targets}
+    """What led to a network, all seeds together, with the searches and trainings that it needs."""
     candidates = search_time = training_time = 0
-    for seed in seeds:
-        training_time += sum(_finished(record, seed, step)["seconds"] for step in before)
-        for name in used:
-            path = record.folder / f"seed_{seed}" / name
-            if path.exists():  # else there was no image to search
-                store = TargetStore.open(path)
-                candidates += len(store.ids) * store.config.candidates_per_image
-                search_time += search_seconds(record.folder, seed, name)
+    for seed, step in itertools.product(seeds, needed(record.config, training)):
+        path = record.folder / f"seed_{seed}" / step.name
+        if isinstance(step, Training):
+            training_time += _finished(record, seed, step)["seconds"]
+        elif path.exists():  # else there was no image to search
+            store = TargetStore.open(path)
+            candidates += len(store.ids) * store.config.candidates_per_image
+            search_time += search_seconds(record.folder, seed, step.name)
     return {
         "training_seconds": training_time,
         "candidates": candidates,

@@ -318,7 +318,7 @@ def override(config: Any, assignments: dict[str, str], name: str = "config") -> 
     Raises:
       ValueError: no such field (the nearest one is suggested), or a value of the wrong type.
     """
-    for path, text in assignments.items():
+    for path, text in sorted(assignments.items()):  # a later cycle copies the one before it
         parts = re.findall(r"\[\d+\]|[^.\[\]]+", path)
         config = _assign(config, parts, text, f"{name}.{path}")
     return config
@@ -332,7 +332,7 @@ def _assign(config: Any, parts: list[str], text: str, path: str) -> Any:
         index = int(head[1:-1])
         if not isinstance(config, tuple) or index > len(config):
             raise ValueError(f"{path}: there is no element {head}")
-        if index == len(config) and isinstance(config[-1], CycleConfig):
+        if config and index == len(config) and isinstance(config[-1], CycleConfig):
             config = (*config, config[-1])  # a further cycle is like the last, but for this
         if index == len(config):
             raise ValueError(f"{path}: there is no element {head}")

@@ -113,6 +113,18 @@ def representations_of(
     )
 
 
+def logits_of(network: nnx.Module, dataset: Dataset, split: Split) -> np.ndarray:
+    """What a network, with the statistics that it holds, says of a split's images.
+
+    Returns:
+      float32 [N, classes], on the host.
+    """
+    graph, state = nnx.split(in_mode(network, training=False))
+    return in_batches(
+        lambda images: _outputs(graph, state, dataset.normalize(images))[-1], split.images
+    )
+
+
 def in_batches(function: Callable, images: np.ndarray, batch_size: int = BATCH_SIZE) -> Any:
     """What a function makes of many images, which it is given in batches of one shape.
 

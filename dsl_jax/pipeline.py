@@ -4,6 +4,7 @@ import os
 import platform
 import time
 import uuid
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from dsl_jax.comparison import evaluate_all
 from dsl_jax.config import CycleConfig, Preset, one_of
 from dsl_jax.datasets import Dataset, load_dataset
 from dsl_jax.devices import device_mesh
-from dsl_jax.evaluation import representations_of
+from dsl_jax.evaluation import logits_of
 from dsl_jax.learning import Measure, learn, learn_sgd
 from dsl_jax.network import ConvNet
 from dsl_jax.networks import (
@@ -110,12 +111,8 @@ def open_targets(
 
 def search_targets(
     record: Run, dataset: Dataset, seed: int, step: Search, repair: bool, progress: bool
-) -> TargetStore | None:
-    """Searches the images of a step that are not yet in its store.
-
-    Returns:
-      The complete store; None if there is no image to search (and no folder then).
-    """
+) -> None:
+    """Searches the images of a step that are not yet in its store; without any, there is none."""
     split, process, started = dataset.train, uuid.uuid4().hex[:8], time.monotonic()
     if step.network is None:
         stages = make_stages(record.config, dataset, seed)
@@ -123,17 +120,19 @@ def search_targets(
         network = trained_network(record, seed, step.network)
         stages = frozen_stages(network)
         if step.chosen is not None:
-            key = purpose_key(seed, CHOICE, step.cycle)
-            rows = choose_images(key, network, dataset, step.chosen)
+            rows = _chosen_before(record.folder / f"seed_{seed}" / step.name, split.ids)
+            if rows is None:
+                key = purpose_key(seed, CHOICE, step.cycle)
+                rows = choose_images(key, network, dataset, step.chosen)
             split = jax.tree.map(lambda array: array[rows], split)
     if not len(split.images):
-        return None
+        return
 
     def note_seconds(_):
         name = f"{platform.node()}-{process}"
         record.note_search(seed, step.name, name, time.monotonic() - started)
 
-    return search_to_store(
+    search_to_store(
         record.folder / f"seed_{seed}" / step.name,
         purpose_key(seed, SEARCH, step.cycle),
         stages,
@@ -151,13 +150,21 @@ def search_targets(
     )
 
 
+def _chosen_before(path: Path, ids: np.ndarray) -> np.ndarray | None:
+    """The rows with which an interrupted search began; rounding may choose others elsewhere."""
+    try:
+        return np.flatnonzero(np.isin(ids, TargetStore.open(path).ids))
+    except (FileNotFoundError, ValueError):  # not there, or stopped before its ids were
+        return None
+
+
 def choose_images(
     key: jax.Array, network: ConvNet, dataset: Dataset, cycle: CycleConfig
 ) -> np.ndarray:
     """The rows, in order, of the training images that a later cycle searches: [M] integers."""
     rows = np.arange(len(dataset.train.images))
     if cycle.images != "all":
-        logits = representations_of(network, dataset, dataset.train)[-1]
+        logits = logits_of(network, dataset, dataset.train)
         if cycle.images == "wrong":
             rows = np.flatnonzero(np.argmax(logits, axis=-1) != dataset.train.labels)
         else:

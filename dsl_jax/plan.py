@@ -86,7 +86,7 @@ def search_cost(config: Preset, images: int, step: Search | None = None) -> tupl
     if step is None or step.network is None:
         products = 0.0  # its convolutions are identities
     count = round(images * (step.chosen.share if step and step.chosen else 1))
-    seconds = count * (per_image / speed + products / product_speed)
+    seconds = count * search.num_searches * (per_image / speed + products / product_speed)
     return count * search.candidates_per_image, COMPILE_SECONDS_PER_SEARCH + seconds
 
 

@@ -80,13 +80,15 @@ def searches(config: Preset) -> list[Search]:
     return [step for step in steps(config) if isinstance(step, Search)]
 
 
-def lineage(config: Preset, training: Training) -> list[Training]:
-    """A training, the one whose network it goes on from, and so on to the first."""
-    by_name = {other.name: other for other in trainings(config)}
-    found = [training]
-    while found[-1].start:
-        found.append(by_name[found[-1].start])
-    return found
+def needed(config: Preset, training: Training) -> list[Search | Training]:
+    """All steps that a training needs, in order, itself the last."""
+    wanted, found = {training.name}, []
+    for step in reversed(steps(config)):
+        if step.name in wanted:
+            found.append(step)
+            is_search = isinstance(step, Search)
+            wanted |= {step.network} if is_search else {step.start, *step.targets}
+    return found[::-1]
 
 
 def later_cycle(config: Preset, cycle: int) -> CycleConfig:
@@ -119,13 +121,13 @@ def _later_cycles(config: Preset, variant: str) -> list[Search | Training]:
             found.append(_learner(config, name, variant, (FIRST_TARGETS,), **rest))
             network = name
     if "natural_targets" in config.controls:
-        network = variant
+        network, natural = variant, (FIRST_TARGETS,)
         for cycle in range(2, config.cycles + 1):
-            name = f"{variant}_natural_targets_{cycle}"
-            config_without = without_search(later_cycle(config, cycle).search)
-            search = Search(f"targets_{name}", config_without, cycle, network)
+            name, later = f"{variant}_natural_targets_{cycle}", later_cycle(config, cycle)
+            search = Search(f"targets_{name}", without_search(later.search), cycle, network, later)
+            natural = (*natural, search.name)
             rest = {"start": network, "cycle": cycle, "role": "control"}
-            found += [search, _learner(config, name, variant, (search.name,), **rest)]
+            found += [search, _learner(config, name, variant, natural, **rest)]
             network = name
     if "fresh_network" in config.controls:
         fresh = _learner(config, f"{variant}_fresh_network", variant, targets, role="control")
@@ -137,9 +139,11 @@ def without_search(config: SearchConfig) -> SearchConfig:
     """A search that leaves what the network makes of the clean image, and evolves the logits."""
     *hidden, logits = config.layers
     hidden = [dataclasses.replace(layer, generations=0) for layer in hidden]
-    return dataclasses.replace(config, layers=(*hidden, logits), initial_noise=0.0)
+    layers = (*hidden, logits)
+    return dataclasses.replace(config, layers=layers, initial_noise=0.0, num_searches=1)
 
 
 def _as_long(config: Preset, learn: LearnConfig) -> LearnConfig:
     """Training for as many epochs as all cycles together, in one schedule."""
-    return dataclasses.replace(learn, epochs=learn.epochs * config.cycles)
+    epochs, stem_epochs = (config.cycles * n for n in (learn.epochs, learn.stem_bias_epochs))
+    return dataclasses.replace(learn, epochs=epochs, stem_bias_epochs=stem_epochs)

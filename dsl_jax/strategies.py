@@ -11,6 +11,7 @@ more dimensions than smooth noise has. Letters: n candidates of a generation, k 
 """
 
 import importlib
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,8 @@ from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.evolution import noise_basis, spread, standardize
 
 PAPERS = "representation_ga"
+# With evosax's default steps of 0.001 these would hardly move in u.
+SLOW = ("Open_ES", "PGPE", "ARS", "ASEBO", "GuidedES", "NoiseReuseES", "PersistentES")
 
 
 def resolve(name: str) -> type:
@@ -33,8 +36,8 @@ def resolve(name: str) -> type:
     """
     import evosax.algorithms as evosax
 
-    module, colon, attribute = name.partition(":")
-    if not colon:
+    module, _, attribute = name.partition(":")
+    if not (module and attribute):
         if name in evosax.algorithms:
             return evosax.algorithms[name]
         raise ValueError(
@@ -48,14 +51,36 @@ def resolve(name: str) -> type:
 
 
 def check(config: SearchConfig) -> None:
-    """Raises ValueError unless the configuration's strategy is one; before expensive work."""
-    if config.strategy != PAPERS:
-        resolve(config.strategy)
+    """What can be known before expensive work.
+
+    Raises:
+      ValueError: there is no such strategy, it cannot be made with so many candidates, or what
+        is smoothed is the child, which a strategy does not make.
+    """
+    if config.strategy == PAPERS:
+        return
+    if config.smoothing == "child":
+        raise ValueError(
+            f"strategy {config.strategy!r} smooths noise: set smoothing to 'noise' or "
+            "'noise_rescaled'"
+        )
+    try:
+        _make(config, (8,))
+    except (AssertionError, TypeError) as error:
+        raise ValueError(
+            f"strategy {config.strategy!r} cannot be made with {config.num_children} candidates "
+            f"a generation: {error}"
+        ) from error
 
 
-def _options(name: str) -> dict[str, Any]:
-    """What evosax's defaults are replaced by: its steps of 0.001 would hardly move in u."""
-    return {"optimizer": optax.adam(0.1)} if name in ("Open_ES", "PGPE", "ARS") else {}
+def _make(config: SearchConfig, shape: tuple[int, ...]) -> Any:
+    """The algorithm, for solutions of this shape."""
+    with jax.ensure_compile_time_eval():  # evosax makes arrays; none may belong to a trace
+        return resolve(config.strategy)(
+            population_size=config.num_children,
+            solution=np.zeros(shape, np.float32),
+            **({"optimizer": optax.adam(0.1)} if config.strategy in SLOW else {}),
+        )
 
 
 def evolve(
@@ -89,36 +114,40 @@ def evolve(
         noise = u if basis is None else (basis @ u).reshape(start.shape)
         return standardize(start + scale * noise, kind)
 
-    with jax.ensure_compile_time_eval():  # evosax makes arrays; none may belong to this trace
+    algorithm = _make(config, shape)
+
+    def keep(archive, best, candidates, values):
+        new = _keep_best(
+            jnp.concatenate([archive, candidates]), jnp.concatenate([best, values]), len(best)
+        )
+        if config.stop_probability == 1:
+            return new
+        is_enough = best[0] >= math.log(config.stop_probability)
+        return jax.tree.map(lambda old, new: jnp.where(is_enough, old, new), (archive, best), new)
+
+    with jax.ensure_compile_time_eval():
         from evosax.algorithms.population_based.base import PopulationBasedAlgorithm
 
-        algorithm = resolve(config.strategy)(
-            population_size=config.num_children,
-            solution=np.zeros(shape, np.float32),
-            **_options(config.strategy),
-        )
         params = algorithm.default_params
+    # No generation's: those are folded in as 1, 2, ...
+    first_key = jax.random.fold_in(key, layer.generations + 1)
     archive, best = _keep_best(population, fitness, config.num_parents)
     trace = [best[:1]]
     first = 1
     if isinstance(algorithm, PopulationBasedAlgorithm):
         # Its first population: the start, and mutations of it; they are the first generation.
-        keys = jax.random.split(jax.random.fold_in(key, 1))
+        keys = jax.random.split(first_key)
         us = jax.random.normal(keys[0], (config.num_children, *shape)).at[0].set(0)
         candidates = jax.vmap(decode)(us)
         values = evaluate(candidates)
-        archive, best = _keep_best(
-            jnp.concatenate([archive, candidates]),
-            jnp.concatenate([best, values]),
-            config.num_parents,
-        )
+        archive, best = keep(archive, best, candidates, values)
         trace.append(best[:1])
         with _as_evosax_broadcasts():
             state = algorithm.init(keys[1], us, _to_minimise(values), params)
         first = 2
     else:
         with _as_evosax_broadcasts():
-            state = algorithm.init(jax.random.fold_in(key, 1), jnp.zeros(shape), params)
+            state = algorithm.init(first_key, jnp.zeros(shape), params)
 
     def generation(carry, number):
         state, archive, best = carry
@@ -129,9 +158,7 @@ def evolve(
         values = evaluate(candidates)
         with _as_evosax_broadcasts():
             state, _ = algorithm.tell(tell_key, us, _to_minimise(values), state, params)
-        archive, best = _keep_best(
-            jnp.concatenate([archive, candidates]), jnp.concatenate([best, values]), len(best)
-        )
+        archive, best = keep(archive, best, candidates, values)
         return (state, archive, best), best[0]
 
     numbers = jnp.arange(first, layer.generations + 1)

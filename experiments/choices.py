@@ -149,7 +149,7 @@ def draw(rows: sweep_rows.Rows):
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    sweeps.run("choices", SCALES, define, fixed=("variants", "sgd_groups"))
+    sweeps.run("choices", SCALES, define, fixed=("variants", "sgd_groups", *sweeps.CYCLE_FIELDS))
 
 
 if __name__ == "__main__":

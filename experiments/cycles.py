@@ -135,6 +135,8 @@ def draw(rows: sweep_rows.Rows):
                 or (kind and kind in row["training"])
                 or (not kind and "_cycle_" in row["training"])
             ]
+            if kind and len(sweep_rows.values_of(line, "training")) == 1:
+                continue  # this control was not run: there is the first cycle alone
             by_cycle[name] = sweep_rows.curve(line, "cycle", "percent")
             # Seeds may differ by a few candidates, where only some images are searched again.
             costs = [
@@ -142,13 +144,14 @@ def draw(rows: sweep_rows.Rows):
                 for cycle in by_cycle[name][0]
             ]
             by_cost[name] = (costs, *by_cycle[name][1:])
-        for row in sweep_rows.values_of([r for r in rows if r["variant"] == "sgd"], "title"):
-            accuracies = [100 * r["test_accuracy"] for r in sweep_rows.select(rows, title=row)]
+        for title in sweep_rows.values_of([r for r in rows if r["variant"] == "sgd"], "title"):
+            chosen = sweep_rows.select(rows, title=title)
+            accuracies = [100 * row["test_accuracy"] for row in chosen]
             level = [float(np.mean(accuracies))] * 2
             cycles = by_cycle[LINES[""]][0]
-            by_cycle[row] = ([cycles[0], cycles[-1]], level, [np.nan, np.nan])
+            by_cycle[title] = ([cycles[0], cycles[-1]], level, [np.nan, np.nan])
             costs = by_cost[LINES[""]][0]
-            by_cost[row] = ([costs[0], costs[-1]], level, [np.nan, np.nan])
+            by_cost[title] = ([costs[0], costs[-1]], level, [np.nan, np.nan])
         panels = [
             plots.Panel(by_cycle, "cycle", "test accuracy, %"),
             plots.Panel(by_cost, "candidates evaluated, millions", "test accuracy, %"),

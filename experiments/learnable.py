@@ -6,7 +6,7 @@ A way of making targets changes fields of the preset. For each, a network learns
 training images; then the validation images are searched alike, and the share of their targets'
 variance that the network's representations explain is measured, layer by layer: what a target has
 that can be predicted from an image. No test image is read. Settings, each --sweep.NAME=VALUE
-(laptop's): options (names, see OPTIONS: all), num_seeds (1), num_train (2000), validation_size
+(laptop's): options (names, see OPTIONS: all), num_seeds (1), num_train (2500), validation_size
 (500).
 """
 
@@ -142,7 +142,7 @@ def draw(rows: sweep_rows.Rows):
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    sweeps.run("learnable", SCALES, define, fixed=("variants", "sgd_groups", "cycles"))
+    sweeps.run("learnable", SCALES, define, fixed=("variants", "sgd_groups", *sweeps.CYCLE_FIELDS))
 
 
 if __name__ == "__main__":

@@ -79,8 +79,8 @@ def run_all() -> None:
         raise ValueError(
             f"stage {_STAGE.value!r} is unknown: choose one of {', '.join(pipeline.STAGES)}"
         )
+    join_job()  # first: looking a strategy up starts the devices, and then no job can be joined
     config = configure()
-    join_job()
     default = f"runs/{config.dataset}-{config.name}-seed{config.seed}"
     folder = Path(OUTPUT_DIR.value or default)
     if DRY_RUN.value:

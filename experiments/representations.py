@@ -213,7 +213,7 @@ def table(rows: sweep_rows.Rows) -> str:
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    sweeps.run("representations", SCALES, define, fixed=("sgd_groups", "cycles"))
+    sweeps.run("representations", SCALES, define, fixed=("sgd_groups", *sweeps.CYCLE_FIELDS))
 
 
 if __name__ == "__main__":

@@ -40,6 +40,8 @@ from dsl_jax.datasets import Dataset, load_or_substitute
 from dsl_jax.files import read_json, replacing, write_text
 from dsl_jax.runs import environment
 
+CYCLE_FIELDS = ("cycles", "later_cycles", "controls")  # for `fixed`, where there is one cycle
+
 
 @dataclass(frozen=True)
 class Settings:

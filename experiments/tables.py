@@ -150,7 +150,7 @@ def draw(rows: sweep_rows.Rows):
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    sweeps.run("tables", SCALES, define)
+    sweeps.run("tables", SCALES, define, fixed=sweeps.CYCLE_FIELDS)
 
 
 if __name__ == "__main__":

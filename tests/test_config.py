@@ -85,7 +85,6 @@ def test_any_field_can_be_set_by_name():
         ("search.num_parents", "2.5", "expected int"),
         ("learn.augment", "1", "expected bool"),
         ("search.smoothing", "blur", "'blur' is unknown"),
-        ("search.strategy", "cma", "'cma' is unknown"),
         ("search.num_parents", "-1", "num_parents is -1"),
         ("search.layers[0].generations", "-1", "generations is -1"),
         ("learn.learning_rate", "-0.5", "learning_rate is -0.5"),

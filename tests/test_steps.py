@@ -6,7 +6,7 @@ import pytest
 
 from dsl_jax.config import CONTROLS, CycleConfig, override
 from dsl_jax.presets import get_preset
-from dsl_jax.steps import Search, lineage, searches, steps, trainings, without_search
+from dsl_jax.steps import Search, needed, searches, steps, trainings, without_search
 
 SMOKE = get_preset("smoke", "mnist")
 
@@ -45,7 +45,7 @@ def test_a_cycle_searches_the_network_before_and_trains_it_further():
     assert (search_3.network, cycle_3.start) == (cycle_2.name, cycle_2.name)
     assert cycle_3.targets == ("targets", search_2.name, search_3.name)
     assert cycle_3.config == learner.config and learner.config.variant == "skip_block_0"
-    assert lineage(config, cycle_3) == [cycle_3, cycle_2, learner]
+    assert needed(config, cycle_2) == [first, learner, search_2, cycle_2]
 
 
 def test_a_control_leaves_out_one_thing():
@@ -58,9 +58,12 @@ def test_a_control_leaves_out_one_thing():
     assert natural.network == "all_layers" and natural.config.initial_noise == 0
     generations = [layer.generations for layer in natural.config.layers]
     assert generations == [0, 0, 0, SMOKE.search.layers[-1].generations]
-    assert by_name["all_layers_natural_targets_2"].targets == (natural.name,)
+    assert by_name["all_layers_natural_targets_2"].targets == ("targets", natural.name)
     fresh = by_name["all_layers_fresh_network"]
     assert fresh.start is None and fresh.targets == last.targets
+    config = with_cycles(3, variants=("all_layers", "sgd"))
+    names = [step.name for step in needed(config, fresh)]
+    assert "all_layers_cycle_2" in names and "all_layers_first_targets_2" not in names
     assert fresh.config.epochs == by_name["sgd_g1_long"].config.epochs == 3 * SMOKE.learn.epochs
     roles = {name: step.role for name, step in by_name.items() if not isinstance(step, Search)}
     assert roles["all_layers_cycle_2"] == "method" and roles["sgd_g1_long"] == "baseline"

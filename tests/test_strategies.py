@@ -125,6 +125,10 @@ def test_a_result_depends_on_key_and_id_alone_with_any_strategy():
 def test_unknown_strategies_are_refused_before_anything_is_searched():
     with pytest.raises(ValueError, match=r"strategy 'cma' is unknown: choose .*Sep_CMA_ES"):
         search(KEY, STAGES, IMAGES, LABELS, with_strategy("cma"))
+    with pytest.raises(ValueError, match="'SNES' smooths noise"):
+        search(KEY, STAGES, IMAGES, LABELS, with_strategy("SNES", smoothing="child"))
+    with pytest.raises(ValueError, match="cannot be made with 13 candidates"):
+        search(KEY, STAGES, IMAGES, LABELS, with_strategy("Open_ES", num_refiners=7))
     for name in ("no_such_module:X", "own_strategy:Run"):
         with pytest.raises(ValueError, match=f"{name}' cannot be imported"):
             search(KEY, STAGES, IMAGES, LABELS, with_strategy(name))
@@ -133,10 +137,11 @@ def test_unknown_strategies_are_refused_before_anything_is_searched():
 # ---- other ways to a target
 
 
-def test_a_layer_stops_changing_once_it_is_probable_enough():
-    config = dataclasses.replace(CONFIG, stop_probability=0.5)
+@pytest.mark.parametrize("strategy", ["representation_ga", "SNES"])
+def test_a_layer_stops_changing_once_it_is_probable_enough(strategy):
+    config = with_strategy(strategy, stop_probability=0.5)
     stopped = search(KEY, STAGES, IMAGES, LABELS, config)
-    free = search(KEY, STAGES, IMAGES, LABELS, CONFIG)
+    free = search(KEY, STAGES, IMAGES, LABELS, with_strategy(strategy))
     some = 0
     ours, theirs = np.asarray(stopped.fitness[0]), np.asarray(free.fitness[0])
     for mine, its in zip(ours, theirs, strict=True):
