@@ -210,8 +210,14 @@ def plot_curves(panels: Sequence[Panel], title: str = "", legend: str = "") -> F
         _scale_x(axes, panel)
         _scale_y(axes, panel)
         _tidy(axes)
+    characters = 11 * figure.get_figwidth()  # that fit beside each other, with their lines
+    fitting = int(characters // (max(map(len, handles)) + 6))
     figure.legend(
-        handles.values(), handles, loc="outside lower center", ncols=4, title=legend or None
+        handles.values(),
+        handles,
+        loc="outside lower center",
+        ncols=min(4, max(1, fitting)),
+        title=legend or None,
     )
     if title:
         figure.suptitle(title)
