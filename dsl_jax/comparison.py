@@ -17,8 +17,12 @@ from dsl_jax.steps import FIRST_TARGETS, Training, needed, searches, trainings
 from dsl_jax.targets import TargetStore
 
 
-def evaluate_all(record: Run, dataset: Dataset, seeds: range, progress: bool) -> dict[str, Any]:
+def evaluate_all(
+    record: Run, dataset: Dataset, seeds: range, probes: bool, progress: bool
+) -> dict[str, Any]:
     """Test accuracy of what is compared; which SGD that is, validation has decided.
+
+    With `probes` that of linear classifiers as well.
 
     Raises:
       ValueError: something is not trained yet.
@@ -26,7 +30,7 @@ def evaluate_all(record: Run, dataset: Dataset, seeds: range, progress: bool) ->
     config = record.config
     chosen = compared(record, seeds)
     bar = progress_bar(
-        len(chosen) * len(seeds) + 1 + len(seeds),
+        len(chosen) * len(seeds) + (1 + len(seeds) if probes else 0),
         unit="network",
         description="evaluation",
         show=progress,
@@ -54,7 +58,8 @@ def evaluate_all(record: Run, dataset: Dataset, seeds: range, progress: bool) ->
             **_columns(rows),
             **_cost(record, seeds, training),
         }
-    results |= evaluate_probes(config, dataset, seeds, bar)
+    if probes:
+        results |= evaluate_probes(config, dataset, seeds, bar)
     bar.close()
     _log(record, seeds, results)
     return results

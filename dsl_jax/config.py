@@ -1,13 +1,10 @@
-"""Configuration: frozen dataclasses, and overrides by name.
+"""Configuration: frozen dataclasses, and the way to plain data and back.
 
 Every class is registered as a static pytree, so that a config passes through `jit` and `vmap` as
 part of the program. Building one checks its values; a bad one raises `ValueError` that names it.
 """
 
-import ast
 import dataclasses
-import difflib
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -302,82 +299,8 @@ class Preset:
 
 
 # --------------------------------------------------------------------------------------------
-# Overrides by name, and plain data
+# Plain data
 # --------------------------------------------------------------------------------------------
-
-
-def override(config: Any, assignments: dict[str, str], name: str = "config") -> Any:
-    """A copy of `config` with fields set by name.
-
-    Args:
-      config: a config dataclass.
-      assignments: from a path, such as "search.num_parents" or "search.layers[0].generations",
-        to the value as text: a Python literal, or a bare word for a string.
-      name: what errors call the config.
-
-    Raises:
-      ValueError: no such field (the nearest one is suggested), or a value of the wrong type.
-    """
-    for path, text in sorted(assignments.items()):  # a later cycle copies the one before it
-        parts = re.findall(r"\[\d+\]|[^.\[\]]+", path)
-        config = _assign(config, parts, text, f"{name}.{path}")
-    return config
-
-
-def _assign(config: Any, parts: list[str], text: str, path: str) -> Any:
-    if not parts:
-        return _parse(config, text, path)
-    head, rest = parts[0], parts[1:]
-    if head.startswith("["):
-        index = int(head[1:-1])
-        if not isinstance(config, tuple) or index > len(config):
-            raise ValueError(f"{path}: there is no element {head}")
-        if config and index == len(config) and isinstance(config[-1], CycleConfig):
-            config = (*config, config[-1])  # a further cycle is like the last, but for this
-        if index == len(config):
-            raise ValueError(f"{path}: there is no element {head}")
-        return (*config[:index], _assign(config[index], rest, text, path), *config[index + 1 :])
-    names = [f.name for f in dataclasses.fields(config)] if _is_config(config) else []
-    if head not in names:
-        near = difflib.get_close_matches(head, names, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(names) or 'none'}"
-        raise ValueError(f"{path}: no field {head!r}; {hint}")
-    return dataclasses.replace(config, **{head: _assign(getattr(config, head), rest, text, path)})
-
-
-def _is_config(value: Any) -> bool:
-    return dataclasses.is_dataclass(value) and not isinstance(value, type)
-
-
-def _parse(old: Any, text: str, path: str) -> Any:
-    """The value that `text` means, where a value like `old` is expected."""
-    try:
-        new = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        new = {"true": True, "false": False}.get(text.lower(), text)
-    if isinstance(new, list):
-        new = tuple(new)
-    if isinstance(old, tuple) and isinstance(new, str):  # words, separated by commas
-        new = tuple(new.split(","))
-    if isinstance(old, float) and type(new) is int:
-        new = float(new)
-    expected = (int, type(None)) if old is None else (type(old),)
-    if path.rpartition(".")[2] in ("num_train", "validation_size", "chunk_size"):
-        expected = (int, type(None))
-    if isinstance(old, tuple) and isinstance(new, tuple) and old:
-        if isinstance(old[0], float):
-            new = tuple(float(x) if type(x) is int else x for x in new)
-        for element in new:
-            if type(element) is not type(old[0]):
-                raise ValueError(
-                    f"{path}={text}: expected elements such as {old[0]!r}, got {element!r}"
-                )
-    if type(new) not in expected:
-        raise ValueError(
-            f"{path}={text}: expected {expected[0].__name__}, such as {old!r}, "
-            f"got {type(new).__name__}"
-        )
-    return new
 
 
 def to_dict(config: Any) -> dict[str, Any]:

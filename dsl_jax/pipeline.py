@@ -44,6 +44,7 @@ def run(
     requested: str | None = None,
     stage: str = "all",
     repair: bool = False,
+    probes: bool = True,
     progress: bool = True,
 ) -> dict[str, Any]:
     """Runs the method and keeps everything in `folder`; goes on where it was interrupted.
@@ -61,6 +62,7 @@ def run(
       stage: "search": the first search only; "learn": all that comes after it, later cycles
         included, up to the evaluation; "report": evaluate what is trained; "all".
       repair: search damaged chunks of the targets again.
+      probes: also evaluate linear classifiers on pixels and on the untrained network.
       progress: show bars.
 
     Returns:
@@ -87,7 +89,7 @@ def run(
                     train(record, dataset, seed, step, progress)
     if stage in ("search", "learn"):
         return {}
-    results = evaluate_all(record, dataset, seeds, progress)
+    results = evaluate_all(record, dataset, seeds, probes, progress)
     record.write("results", results)
     return results
 

@@ -15,7 +15,6 @@ smoothed matters most, 95.7 % against 81.7 % with the child smoothed (docs/choic
 import dataclasses
 import re
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import command_line
 import numpy as np
@@ -24,7 +23,8 @@ import sweep_rows
 import sweeps
 
 from dsl_jax import plots, steps
-from dsl_jax.config import Preset, one_of, override
+from dsl_jax.config import Preset, one_of
+from dsl_jax.overrides import override
 
 NOT_NORMALIZED = {"normalize_blocks": "False"}
 NO_BIASES = NOT_NORMALIZED | {"learn.bias_rate_factor": "0"}
@@ -136,11 +136,9 @@ def table(rows: sweep_rows.Rows) -> str:
 
 def draw(rows: sweep_rows.Rows):
     """A dot an option."""
-    dots = []
-    for option in sweep_rows.values_of(rows, "option"):
-        accuracies = [row["validation_accuracy"] for row in sweep_rows.select(rows, option=option)]
-        reference = option.startswith("sgd")
-        dots.append(SimpleNamespace(name=option, test_accuracy=accuracies, is_reference=reference))
+    dots = sweep_rows.dots(
+        rows, "option", "validation_accuracy", lambda option: option.startswith("sgd")
+    )
     caption = (
         f"Validation accuracy on {rows[0]['dataset']}, best epoch, {sweep_rows.seeds_note(rows)}."
     )

@@ -16,6 +16,7 @@ import dsl_jax
 from dsl_jax import config as configs
 from dsl_jax import presets, strategies
 from dsl_jax.files import cache_dir
+from dsl_jax.overrides import override
 
 DATASET = flags.DEFINE_string("dataset", "mnist", f"One of {', '.join(configs.DATASETS)}.")
 PRESET = flags.DEFINE_string(
@@ -70,7 +71,7 @@ def configure(dataset: str | None = None, **changes) -> configs.Preset:
     for name, flag in (("num_seeds", NUM_SEEDS), ("num_train", NUM_TRAIN)):
         if flag.value is not None:
             changes[name] = flag.value
-    config = configs.override(dataclasses.replace(config, **changes), assigned("config"))
+    config = override(dataclasses.replace(config, **changes), assigned("config"))
     configs.one_of("dataset", config.dataset, configs.DATASETS)
     available = configs.TRAINING_IMAGES[config.dataset]
     if config.num_train is not None and config.num_train > available:

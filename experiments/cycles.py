@@ -60,11 +60,9 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
 
 def measure(point: sweeps.Point, dataset, folder) -> sweep_rows.Rows:
     """A whole run: a row a training."""
-    results = pipeline.run(point.config, folder, dataset)
+    results = pipeline.run(point.config, folder, dataset, probes=False)
     rows = []
     for name, result in results.items():
-        if result["groups"] is None:
-            continue  # the probes: the main job reports them
         row = {name: result[name] for name in ("variant", "role", "cycle", "groups", *COSTS)}
         rows.append(
             {

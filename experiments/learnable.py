@@ -12,7 +12,6 @@ that can be predicted from an image. No test image is read. Settings, each --swe
 
 import dataclasses
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import command_line
 import numpy as np
@@ -21,8 +20,9 @@ import sweep_rows
 import sweeps
 
 from dsl_jax import measures, networks, plots, steps
-from dsl_jax.config import Preset, one_of, override
+from dsl_jax.config import Preset, one_of
 from dsl_jax.evaluation import representations_of
+from dsl_jax.overrides import override
 from dsl_jax.pipeline import trained_network
 from dsl_jax.runs import Run, search_seconds
 
@@ -132,10 +132,7 @@ def table(rows: sweep_rows.Rows) -> str:
 
 def draw(rows: sweep_rows.Rows):
     """A dot an option."""
-    dots = []
-    for option in sweep_rows.values_of(rows, "option"):
-        accuracies = [row["validation_accuracy"] for row in sweep_rows.select(rows, option=option)]
-        dots.append(SimpleNamespace(name=option, test_accuracy=accuracies, is_reference=False))
+    dots = sweep_rows.dots(rows, "option", "validation_accuracy")
     caption = f"Validation accuracy on {rows[0]['dataset']}, {sweep_rows.seeds_note(rows)}."
     return {"learnable": (plots.plot_accuracy(dots, "validation"), caption)}
 

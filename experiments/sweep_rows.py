@@ -1,6 +1,7 @@
 """The rows of a sweep: how they are chosen, named, and made into curves and tables."""
 
 from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -68,6 +69,20 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> str:
         low, high = paired_interval(ours, theirs)
         text += f" ({100 * low:+.2f} to {100 * high:+.2f})"
     return text
+
+
+def dots(
+    rows: Rows, column: str, accuracy: str, is_reference: Callable[[Any], bool] = lambda _: False
+) -> list[SimpleNamespace]:
+    """For `plots.plot_accuracy`: a line for each value of a column, a mark a row."""
+    return [
+        SimpleNamespace(
+            name=value,
+            test_accuracy=[row[accuracy] for row in select(rows, **{column: value})],
+            is_reference=is_reference(value),
+        )
+        for value in values_of(rows, column)
+    ]
 
 
 def curve(

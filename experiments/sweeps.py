@@ -33,11 +33,11 @@ from dsl_jax.config import (
     Preset,
     differences,
     one_of,
-    override,
     to_dict,
 )
 from dsl_jax.datasets import Dataset, load_or_substitute
 from dsl_jax.files import read_json, replacing, write_text
+from dsl_jax.overrides import override
 from dsl_jax.runs import environment
 
 CYCLE_FIELDS = ("cycles", "later_cycles", "controls")  # for `fixed`, where there is one cycle

@@ -60,11 +60,9 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
 def measure(point: sweeps.Point, dataset, folder) -> sweep_rows.Rows:
     """The whole run of a dataset, its test split read once, at its end: a row a seed and method."""
     sweep_points.open_run(point, folder)
-    results = pipeline.run(point.config, folder, dataset)
+    results = pipeline.run(point.config, folder, dataset, probes=False)
     rows = []
     for name, result in results.items():
-        if result["groups"] is None:
-            continue  # the probes: the main job reports them
         for number, accuracy in enumerate(result["test_accuracy"]):
             rows.append(
                 {

@@ -15,9 +15,9 @@ from dsl_jax.config import (
     SearchConfig,
     differences,
     from_dict,
-    override,
     to_dict,
 )
+from dsl_jax.overrides import override
 from dsl_jax.presets import get_preset, with_augmentation
 
 

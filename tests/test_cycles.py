@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from tiny_search import TINY_SEARCH
+from tiny_search import TINY_RUN
 
 import dsl_jax
 from dsl_jax import pipeline
@@ -15,15 +15,7 @@ from dsl_jax.config import CycleConfig
 from dsl_jax.evaluation import representations_of
 
 KEY = jax.random.key(0)
-TINY = [
-    *TINY_SEARCH,
-    "--num_train=60",
-    "--config.validation_size=20",
-    "--config.search.layers[3].generations=1",
-    "--config.learn.epochs=2",
-    "--config.sgd.epochs=2",
-    "--variants=all_layers,sgd",
-]
+TINY = [*TINY_RUN, "--variants=all_layers,sgd"]
 
 
 # ---- which images are searched

@@ -4,7 +4,8 @@ import dataclasses
 
 import pytest
 
-from dsl_jax.config import CONTROLS, CycleConfig, override
+from dsl_jax.config import CONTROLS, CycleConfig
+from dsl_jax.overrides import override
 from dsl_jax.presets import get_preset
 from dsl_jax.steps import Search, needed, searches, steps, trainings, without_search
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from scipy import stats
-from tiny_search import TINY_SEARCH
+from tiny_search import TINY_RUN as TINY
 
 import dsl_jax
 from dsl_jax import comparison, devices, measures, pipeline
@@ -24,14 +24,6 @@ SCRIPTS = (
     "cycles",
     "learnable",
 )
-TINY = [
-    *TINY_SEARCH,
-    "--num_train=60",
-    "--config.validation_size=20",
-    "--config.search.layers[3].generations=1",
-    "--config.learn.epochs=2",
-    "--config.sgd.epochs=2",
-]
 
 
 @pytest.fixture(autouse=True)

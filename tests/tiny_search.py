@@ -1,4 +1,4 @@
-"""Flags of the smallest search that goes through every layer, for the experiments' tests."""
+"""Flags of the smallest runs that go through every layer, for the experiments' tests."""
 
 TINY_SEARCH = [
     "--dataset=digits",
@@ -10,4 +10,13 @@ TINY_SEARCH = [
     "--config.search.layers[0].generations=2",
     "--config.search.layers[1].generations=1",
     "--config.search.layers[2].generations=0",
+]
+
+TINY_RUN = [
+    *TINY_SEARCH,
+    "--num_train=60",
+    "--config.validation_size=20",
+    "--config.search.layers[3].generations=1",
+    "--config.learn.epochs=2",
+    "--config.sgd.epochs=2",
 ]
