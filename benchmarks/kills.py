@@ -210,7 +210,7 @@ def compare(one: Path, other: Path) -> list[str]:
         if ours.get(name) != theirs.get(name):
             lines.append(f"targets: {name}")
     for folder in (one, other):
-        for store in sorted(folder.glob("seed_*/targets")):
+        for store in sorted(folder.glob("seed_*/targets*")):
             lines += [f"{store}: {fault}" for fault in TargetStore.open(store).verify()]
     ours, theirs = network_bytes(one), network_bytes(other)
     for name in sorted(ours.keys() | theirs.keys()):
@@ -227,7 +227,7 @@ def target_files(folder: Path) -> dict[str, bytes]:
     """Name -> bytes of all files of a run's targets but the locks of killed processes."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
-        for path in sorted(folder.glob("seed_*/targets/**/*"))
+        for path in sorted(folder.glob("seed_*/targets*/**/*"))
         if path.is_file() and not path.name.endswith(".__lock")
     }
 
@@ -250,7 +250,7 @@ def results(folder: Path) -> dict[str, Any]:
         f"{training} {field}": value
         for training, row in read.items()
         for field, value in row.items()
-        if field != "seconds"
+        if not field.endswith("seconds")
     }
 
 
