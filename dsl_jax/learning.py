@@ -78,7 +78,7 @@ def learn(
       network: see the module; not changed.
       dataset: its training images have the targets; its validation images choose the epoch.
       targets: a `SearchResult` with a row for each training image, in order, or a `TargetStore`
-        that has the ids of all of them.
+        or `Overlay` that has the ids of all of them.
       config: a `LearnConfig`; `variant` says which layers have a target.
       mesh: a mesh with the one axis "images": its devices share each batch equally, and BatchNorm
         sees the whole batch. It may span the processes of `jax.distributed`, each of which then
