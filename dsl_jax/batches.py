@@ -1,4 +1,4 @@
-"""Equal parts: how many images a batch of training holds, and which."""
+"""Rows: how many images a batch of training holds, and which; where an image stands."""
 
 import jax
 import numpy as np
@@ -41,3 +41,9 @@ def plan_batches(key: jax.Array, num_images: int, batch_size: int, multiple: int
     rows = np.asarray(jax.random.permutation(key, num_images))
     steps = num_images // size
     return rows[: steps * size].reshape(steps, size)
+
+
+def rows_of(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Where each of `wanted` [M] stands in `ids` [N], no two alike; -1 for one that does not."""
+    row_of = {int(number): row for row, number in enumerate(ids)}
+    return np.array([row_of.get(int(number), -1) for number in wanted], np.int64)

@@ -12,9 +12,8 @@ from dsl_jax.evaluation import evaluate
 from dsl_jax.networks import search_network
 from dsl_jax.probes import linear_probe
 from dsl_jax.progress import progress_bar
-from dsl_jax.runs import Run, load_network, search_seconds
-from dsl_jax.steps import FIRST_TARGETS, Training, needed, searches, trainings
-from dsl_jax.targets import TargetStore
+from dsl_jax.runs import Run, find_targets, search_seconds
+from dsl_jax.steps import Training, needed, searches, trainings
 
 
 def evaluate_all(
@@ -39,21 +38,18 @@ def evaluate_all(
     for training, is_best in chosen:
         rows = []
         for seed in seeds:
-            result = _finished(record, seed, training)
-            network = load_network(
-                record.folder / f"seed_{seed}" / training.name, result["network"]
-            )
+            validation = _finished(record, seed, training)["validation_accuracy"]
+            network = record.network(f"seed_{seed}/{training.name}")
             statistics = training.config.evaluation_statistics
             test = evaluate(network, dataset, "test", statistics=statistics)
-            rows.append(
-                (test.accuracy, test.loss, result["validation_accuracy"], result["seconds"])
-            )
+            rows.append((test.accuracy, test.loss, validation))
             bar.update()
         results[training.name] = {
-            "groups": training.groups,
-            "variant": training.variant,
-            "cycle": training.cycle,
+            "kind": training.kind,
             "role": training.role,
+            "variant": training.variant,
+            "groups": training.groups,
+            "cycle": training.cycle,
             "best_by_validation": is_best,
             **_columns(rows),
             **_cost(record, seeds, training),
@@ -79,10 +75,8 @@ def compared(record: Run, seeds: range) -> list[tuple[Training, bool]]:
             scores = [_finished(record, seed, training)["validation_accuracy"] for seed in seeds]
             return float(np.mean(scores))
 
-        short = [training for training in baselines if training.config == record.config.sgd]
-        paired = [t for t in short if t.groups == record.config.learner_groups]
-        best = max(short, key=validation)
-        kept = dict.fromkeys((*paired, best, *(t for t in baselines if t not in short)))
+        best = max((t for t in baselines if t.kind == "sgd"), key=validation)
+        kept = [t for t in baselines if t == best or t.groups == record.config.learner_groups]
         chosen += [(training, training == best) for training in kept]
     return chosen
 
@@ -92,13 +86,12 @@ def evaluate_probes(config: Preset, dataset: Dataset, seeds: range, bar: Any) ->
     bodies = [search_network(config, dataset, seed) for seed in seeds]
     results = {}
     for name, networks in (("linear_on_pixels", [None]), ("head_on_untrained_network", bodies)):
-        rows = []
+        rows, started = [], time.monotonic()
         for network in networks:
-            started = time.monotonic()
-            score = linear_probe(dataset, network)
-            rows.append((*score, time.monotonic() - started))
+            rows.append(linear_probe(dataset, network))
             bar.update()
-        results[name] = {"groups": None, **_columns(rows)}
+        seconds = time.monotonic() - started
+        results[name] = {"groups": None, **_columns(rows), "seconds": seconds}
     return results
 
 
@@ -113,47 +106,32 @@ def _finished(record: Run, seed: int, training: Training) -> dict[str, Any]:
 
 
 def _columns(rows: list[tuple]) -> dict[str, Any]:
-    accuracy, loss, validation, seconds = zip(*rows, strict=True)
-    return {
-        "test_accuracy": accuracy,
-        "test_loss": loss,
-        "validation_accuracy": validation,
-        "seconds": sum(seconds),
-    }
+    accuracy, loss, validation = zip(*rows, strict=True)
+    return {"test_accuracy": accuracy, "test_loss": loss, "validation_accuracy": validation}
 
 
 def _cost(record: Run, seeds: range, training: Training) -> dict[str, Any]:
     """What led to a network, all seeds together, with the searches and trainings that it needs."""
     candidates = search_time = training_time = 0
     for seed, step in itertools.product(seeds, needed(record.config, training)):
-        path = record.folder / f"seed_{seed}" / step.name
         if isinstance(step, Training):
             training_time += _finished(record, seed, step)["seconds"]
-        elif path.exists():  # else there was no image to search
-            store = TargetStore.open(path)
-            candidates += len(store.ids) * store.config.candidates_per_image
+        elif store := find_targets(record.folder, seed, step.name):
+            candidates += store.candidates
             search_time += search_seconds(record.folder, seed, step.name)
-    return {
-        "training_seconds": training_time,
-        "candidates": candidates,
-        "search_seconds": search_time,
-    }
+    return {"seconds": training_time, "candidates": candidates, "search_seconds": search_time}
 
 
 def _log(record: Run, seeds: range, results: dict[str, Any]) -> None:
     """Searches and results into the run's metrics."""
-    for seed in seeds:
-        for search in searches(record.config):
-            path = record.folder / f"seed_{seed}" / search.name
-            if not path.exists():
-                continue
-            fitness = TargetStore.open(path).fitness()
+    for seed, search in itertools.product(seeds, searches(record.config)):
+        if store := find_targets(record.folder, seed, search.name):
             record.log(
                 {
-                    "search": f"seed_{seed}"
-                    + ("" if search.name == FIRST_TARGETS else f"/{search.name}"),
+                    "search": f"seed_{seed}",
+                    "targets": search.name,
                     "seconds": search_seconds(record.folder, seed, search.name),
-                    "fitness": [float(np.mean(layer[:, -1])) for layer in fitness],
+                    "fitness": [float(np.mean(layer[:, -1])) for layer in store.fitness()],
                 }
             )
     for name, result in results.items():

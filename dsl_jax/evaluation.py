@@ -107,10 +107,7 @@ def representations_of(
     Returns:
       Its representations and, last, its logits: a float32 [N, ...] each, on the host.
     """
-    graph, state = nnx.split(in_mode(network, training=False))
-    return in_batches(
-        lambda images: _outputs(graph, state, dataset.normalize(images)), split.images, batch_size
-    )
+    return in_batches(_still(network, dataset), split.images, batch_size)
 
 
 def logits_of(network: nnx.Module, dataset: Dataset, split: Split) -> np.ndarray:
@@ -119,10 +116,8 @@ def logits_of(network: nnx.Module, dataset: Dataset, split: Split) -> np.ndarray
     Returns:
       float32 [N, classes], on the host.
     """
-    graph, state = nnx.split(in_mode(network, training=False))
-    return in_batches(
-        lambda images: _outputs(graph, state, dataset.normalize(images))[-1], split.images
-    )
+    outputs = _still(network, dataset)
+    return in_batches(lambda images: outputs(images)[-1], split.images)
 
 
 def in_batches(function: Callable, images: np.ndarray, batch_size: int = BATCH_SIZE) -> Any:
@@ -143,6 +138,12 @@ def in_batches(function: Callable, images: np.ndarray, batch_size: int = BATCH_S
         rows = np.minimum(np.arange(start, start + batch_size), count - 1)
         parts.append(jax.tree.map(lambda x: np.asarray(x)[: count - start], function(images[rows])))
     return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+def _still(network: nnx.Module, dataset: Dataset) -> Callable:
+    """The network with the statistics that it holds: from uint8 images to `_outputs`."""
+    graph, state = nnx.split(in_mode(network, training=False))
+    return lambda images: _outputs(graph, state, dataset.normalize(images))
 
 
 @partial(jax.jit, static_argnames="graph")

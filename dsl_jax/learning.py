@@ -17,7 +17,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from dsl_jax.batches import exact_batch_size, plan_batches
+from dsl_jax.batches import exact_batch_size, plan_batches, rows_of
 from dsl_jax.config import LearnConfig
 from dsl_jax.datasets import Dataset, augment
 from dsl_jax.devices import on_one_device, replicate, take
@@ -351,14 +351,13 @@ def _check_finite(losses: np.ndarray, epoch: int, steps_per_epoch: int) -> None:
 def _target_arrays(targets: Any, ids: np.ndarray) -> tuple[np.ndarray, ...]:
     """Targets of the images with these ids, on the host; the last are the logits."""
     if hasattr(targets, "read"):
-        rows = {int(number): row for row, number in enumerate(targets.ids)}
-        missing = [int(number) for number in ids if int(number) not in rows]
-        if missing:
+        rows = rows_of(targets.ids, ids)
+        if missing := ids[rows < 0].tolist():
             raise ValueError(
                 f"the targets lack {len(missing)} of {len(ids)} training images, ids "
                 f"{missing[:5]} ...: search the same training split"
             )
-        targets = targets.read(np.array([rows[int(number)] for number in ids]))
+        targets = targets.read(rows)
     return tuple(np.asarray(h) for h in targets.representations)
 
 

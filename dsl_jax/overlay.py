@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
+from dsl_jax.batches import rows_of
 from dsl_jax.search import SearchResult
 from dsl_jax.targets import TargetStore
 
@@ -29,15 +30,14 @@ class Overlay:
             raise ValueError("an overlay needs at least one store")
         self.ids = stores[0].ids
         self._stores = tuple(stores)
-        row_of = {int(number): row for row, number in enumerate(self.ids)}
         self._store = np.zeros(len(self.ids), np.int64)
         self._row = np.arange(len(self.ids))
         for index, store in enumerate(stores[1:], 1):
-            if unknown := [int(number) for number in store.ids if int(number) not in row_of]:
+            rows = rows_of(self.ids, store.ids)
+            if unknown := store.ids[rows < 0].tolist():
                 raise ValueError(
                     f"{store.path} has ids that the first store lacks: {unknown[:5]} ..."
                 )
-            rows = [row_of[int(number)] for number in store.ids]
             self._store[rows] = index
             self._row[rows] = np.arange(len(store.ids))
 

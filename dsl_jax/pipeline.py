@@ -28,7 +28,7 @@ from dsl_jax.networks import (
     purpose_key,
 )
 from dsl_jax.overlay import Overlay
-from dsl_jax.runs import Run, load_network
+from dsl_jax.runs import Run, find_targets
 from dsl_jax.stages import frozen_stages
 from dsl_jax.steps import FIRST_TARGETS, Search, Training, is_searched, steps
 from dsl_jax.targets import TargetStore, search_to_store
@@ -105,21 +105,23 @@ def open_targets(
     """The targets of a seed, later ones over earlier ones; None in a run of SGD alone."""
     if not is_searched(record.config):
         return None
-    first, *later = (record.folder / f"seed_{seed}" / name for name in names)
-    stores = [TargetStore.open(first)]
-    stores += [TargetStore.open(path) for path in later if path.exists()]  # see search_targets
-    return stores[0] if len(stores) == 1 else Overlay(stores)
+    first, *later = names
+    stores = [find_targets(record.folder, seed, name) for name in later]
+    stores = [store for store in stores if store is not None]
+    first = TargetStore.open(record.folder / f"seed_{seed}" / first)
+    return Overlay([first, *stores]) if stores else first
 
 
 def search_targets(
     record: Run, dataset: Dataset, seed: int, step: Search, repair: bool, progress: bool
 ) -> None:
     """Searches the images of a step that are not yet in its store; without any, there is none."""
-    split, process, started = dataset.train, uuid.uuid4().hex[:8], time.monotonic()
+    split, started = dataset.train, time.monotonic()
+    process = f"{platform.node()}-{uuid.uuid4().hex[:8]}"
     if step.network is None:
         stages = make_stages(record.config, dataset, seed)
     else:
-        network = trained_network(record, seed, step.network)
+        network = record.network(f"seed_{seed}/{step.network}")
         stages = frozen_stages(network)
         if step.chosen is not None:
             rows = _chosen_before(record.folder / f"seed_{seed}" / step.name, split.ids)
@@ -131,8 +133,7 @@ def search_targets(
         return
 
     def note_seconds(_):
-        name = f"{platform.node()}-{process}"
-        record.note_search(seed, step.name, name, time.monotonic() - started)
+        record.note_search(seed, step.name, process, time.monotonic() - started)
 
     search_to_store(
         record.folder / f"seed_{seed}" / step.name,
@@ -196,7 +197,7 @@ def train(
     if step.start is None:
         network = make_network(config, dataset, seed, step.groups)
     else:
-        network = trained_network(record, seed, step.start)
+        network = record.network(f"seed_{seed}/{step.start}")
     batch_size, multiple = step.config.batch_size, step.config.batch_multiple
     key = purpose_key(seed, TRAINING, step.cycle)
     options = {
@@ -223,9 +224,3 @@ def train(
         "history": learned.history,
     }
     record.finish(name, learned.network, result)
-
-
-def trained_network(record: Run, seed: int, name: str) -> ConvNet:
-    """The network of a training that is done."""
-    result = record.finished(f"seed_{seed}/{name}")
-    return load_network(record.folder / f"seed_{seed}" / name, result["network"])

@@ -74,7 +74,10 @@ def search_cost(config: Preset, images: int, step: Search | None = None) -> tupl
     """
     search = config.search if step is None else step.config
     speed, product_speed = _machine_speed()
-    sizes, flops = representation_sizes(config), stage_flops(config, config.learner_groups)
+    is_trained = step is not None and step.network is not None
+    sizes = representation_sizes(config)
+    # The untrained network's convolutions are identities.
+    flops = stage_flops(config, config.learner_groups) if is_trained else [0.0] * len(sizes)
     per_image = products = 0.0
     for number, (layer, size) in enumerate(zip(search.layers, sizes, strict=True)):
         if number and not layer.generations:
@@ -83,8 +86,6 @@ def search_cost(config: Preset, images: int, step: Search | None = None) -> tupl
         per_image += candidates * (SECONDS_PER_CANDIDATE + SECONDS_PER_CANDIDATE_ELEMENT * size)
         products += candidates * sum(flops[number + 1 :]) * SECONDS_PER_FLOP
     products += search.population_size * flops[0] * SECONDS_PER_FLOP
-    if step is None or step.network is None:
-        products = 0.0  # its convolutions are identities
     count = round(images * (step.chosen.share if step and step.chosen else 1))
     seconds = count * search.num_searches * (per_image / speed + products / product_speed)
     return count * search.candidates_per_image, COMPILE_SECONDS_PER_SEARCH + seconds

@@ -44,23 +44,28 @@ def _layers(generations, strengths, boosts=(5.0, 3.0, 3.0, 1.0), passes=(5, 1, 1
     return tuple(map(LayerSchedule, generations, strengths, boosts, passes))
 
 
-def _gentler(search: SearchConfig, generations: tuple[int, ...] | None = None) -> CycleConfig:
+def _gentler(search: SearchConfig) -> CycleConfig:
     """A later cycle: the same search at strength 0.1 and boost 2 (SPEC section 5)."""
-    generations = generations or tuple(layer.generations for layer in search.layers)
-    passes = tuple(layer.smoothing_passes for layer in search.layers)
-    layers = _layers(generations, (0.1,) * len(passes), (2.0, 2.0, 2.0, 1.0), passes)
+    layers = tuple(
+        dataclasses.replace(layer, mutation_strength=0.1, exploration_boost=boost)
+        for layer, boost in zip(search.layers, (2.0, 2.0, 2.0, 1.0), strict=True)
+    )
     return CycleConfig(search=dataclasses.replace(search, layers=layers))
 
 
-def _smoke(dataset: str) -> Preset:
-    search = SearchConfig(
-        layers=_layers((10, 5, 5, 5), (0.3, 0.2, 0.1, 0.1)),
-        num_parents=8,
-        num_explorers=16,
-        num_refiners=24,
+def _small_search(generations, num_parents, num_explorers, num_refiners) -> SearchConfig:
+    return SearchConfig(
+        layers=_layers(generations, (0.3, 0.2, 0.1, 0.1)),
+        num_parents=num_parents,
+        num_explorers=num_explorers,
+        num_refiners=num_refiners,
         smoothing="noise_rescaled",
         target="parent_mean",
     )
+
+
+def _smoke(dataset: str) -> Preset:
+    search = _small_search((10, 5, 5, 5), 8, 16, 24)
     return Preset(
         name="smoke",
         dataset=dataset,
@@ -79,14 +84,7 @@ def _smoke(dataset: str) -> Preset:
 
 def _laptop(dataset: str) -> Preset:
     images = 6000 if dataset in ("cifar10", "cifar100") else 8000
-    search = SearchConfig(
-        layers=_layers((20, 10, 10, 10), (0.3, 0.2, 0.1, 0.1)),
-        num_parents=12,
-        num_explorers=34,
-        num_refiners=42,
-        smoothing="noise_rescaled",
-        target="parent_mean",
-    )
+    search = _small_search((20, 10, 10, 10), 12, 34, 42)
     return Preset(
         name="laptop",
         dataset=dataset,

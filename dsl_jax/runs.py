@@ -88,6 +88,10 @@ class Run:
         """The result of a training that is done, or None."""
         return read_json(self.folder / name / "result.json")
 
+    def network(self, name: str) -> ConvNet:
+        """The network of a training that is done."""
+        return load_network(self.folder / name, self.finished(name)["network"])
+
     def finish(self, name: str, network: nnx.Module, result: dict[str, Any]) -> None:
         """Keeps a trained network and its result; its checkpoints are no longer needed."""
         folder = self.training(name)
@@ -123,6 +127,12 @@ def search_seconds(folder: Path, seed: int, name: str | None = None) -> float:
     """
     notes = (folder / f"seed_{seed}").glob(f"search-{name}-*.json" if name else "search-*.json")
     return sum(read_json(path)["seconds"] for path in notes)
+
+
+def find_targets(folder: Path, seed: int, name: str) -> TargetStore | None:
+    """The targets of one search; None where it had no image to search."""
+    path = folder / f"seed_{seed}" / name
+    return TargetStore.open(path) if path.exists() else None
 
 
 def prepare_folder(folder: str | os.PathLike) -> None:

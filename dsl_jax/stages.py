@@ -106,18 +106,21 @@ def _freeze_block(block: Block, x: jax.Array | None):
     spec = BlockSpec(
         tuple(pool for *_, pool in layers), block.gelu_first, block.gelu_last, block.normalized
     )
-    weights = []
+    kernels = [conv.kernel[...] for conv, _, _ in layers]
+    kernels = [None if is_identity(kernel) else kernel for kernel in kernels]
     if x is None:
-        for conv, norm, _ in layers:
-            scale, shift = fold_norm(norm.mean[...], norm.var[...], norm.bias[...], norm.epsilon)
-            weights.append((_kernel(conv), scale, shift))
+        weights = [
+            (kernel, *fold_norm(norm.mean[...], norm.var[...], norm.bias[...], norm.epsilon))
+            for kernel, (_, norm, _) in zip(kernels, layers, strict=True)
+        ]
         return tuple(weights), spec, None
+    weights = []
     x = gelu(x) if block.gelu_first else x
-    for number, (conv, norm, pool) in enumerate(layers):
-        x = _convolve_and_pool(_kernel(conv), pool, gelu(x) if number else x)
+    for number, (kernel, (_, norm, pool)) in enumerate(zip(kernels, layers, strict=True)):
+        x = _convolve_and_pool(kernel, pool, gelu(x) if number else x)
         scale, shift = fold_norm(*moments(x), norm.bias[...], norm.epsilon)
         x = x * scale + shift
-        weights.append((_kernel(conv), scale, shift))
+        weights.append((kernel, scale, shift))
     return tuple(weights), spec, finish_block(x, block.gelu_last, block.normalized)
 
 
@@ -137,12 +140,6 @@ def fold_norm(
     """BatchNorm with statistics [c] as a scale and a shift, [1, 1, 1, c] each."""
     scale = jax.lax.rsqrt(jnp.maximum(variance, floor) + epsilon)
     return tuple(x.reshape(1, 1, 1, -1) for x in (scale, bias - mean * scale))
-
-
-def _kernel(conv: nnx.Conv) -> jax.Array | None:
-    """A convolution's weights; None where it is the identity."""
-    kernel = conv.kernel[...]
-    return None if is_identity(kernel) else kernel
 
 
 def is_identity(kernel: jax.Array) -> bool:

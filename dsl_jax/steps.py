@@ -6,6 +6,7 @@ the cycles stand their controls, which leave one thing out each.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import NamedTuple
 
 from dsl_jax.config import CycleConfig, LearnConfig, Preset, SearchConfig
@@ -30,20 +31,27 @@ class Search(NamedTuple):
 class Training(NamedTuple):
     """A network to train, kept in the folder `name`.
 
+    kind: "cycle" (the method), one of `config.CONTROLS`, or "sgd".
     variant, groups: how, and its ConvGroups a block.
     targets: the searches that it learns from; of an image's targets it takes those of the last.
     start: the training whose network it goes on from; None: a new network.
-    role: "method", a "control", or a "baseline".
     """
 
     name: str
+    kind: str
     variant: str
     groups: int
     config: LearnConfig
     targets: tuple[str, ...] = ()
     start: str | None = None
     cycle: int = 1
-    role: str = "method"
+
+    @property
+    def role(self) -> str:
+        """Whether it is the "method", a "control" of it or a "baseline"."""
+        if self.variant == "sgd":
+            return "baseline"
+        return "method" if self.kind == "cycle" else "control"
 
 
 def is_searched(config: Preset) -> bool:
@@ -57,16 +65,16 @@ def steps(config: Preset) -> list[Search | Training]:
     found: list[Search | Training] = []
     if searched:
         found.append(Search(FIRST_TARGETS, config.search))
-    found += [_learner(config, v, v, (FIRST_TARGETS,)) for v in searched]
+    found += [_learner(config, v, "cycle", v, (FIRST_TARGETS,)) for v in searched]
     if "sgd" in config.variants:
         groups = sorted({config.learner_groups, *config.sgd_groups})
-        found += [Training(f"sgd_g{g}", "sgd", g, config.sgd, role="baseline") for g in groups]
+        found += [Training(f"sgd_g{g}", "sgd", "sgd", g, config.sgd) for g in groups]
     if config.cycles > 1:
         for variant in searched:
             found += _later_cycles(config, variant)
         if "sgd" in config.variants and "long_sgd" in config.controls:
             g, long = config.learner_groups, _as_long(config, config.sgd)
-            found.append(Training(f"sgd_g{g}_long", "sgd", g, long, role="baseline"))
+            found.append(Training(f"sgd_g{g}_long", "long_sgd", "sgd", g, long))
     return found
 
 
@@ -96,42 +104,49 @@ def later_cycle(config: Preset, cycle: int) -> CycleConfig:
     return config.later_cycles[min(cycle - 2, len(config.later_cycles) - 1)]
 
 
-def _learner(config: Preset, name: str, variant: str, targets: tuple[str, ...], **rest) -> Training:
+def _learner(
+    config: Preset, name: str, kind: str, variant: str, targets: tuple[str, ...], **rest
+) -> Training:
     learn = dataclasses.replace(config.learn, variant=variant)
-    return Training(name, variant, config.learner_groups, learn, targets, **rest)
+    return Training(name, kind, variant, config.learner_groups, learn, targets, **rest)
 
 
 def _later_cycles(config: Preset, variant: str) -> list[Search | Training]:
     """The cycles of a variant from the second on, then their controls."""
+    found = _chain(config, variant, "cycle", lambda search: search)
+    targets = found[-1].targets
+    if "first_targets" in config.controls:
+        found += _chain(config, variant, "first_targets", None)
+    if "natural_targets" in config.controls:
+        found += _chain(config, variant, "natural_targets", without_search)
+    if "fresh_network" in config.controls:
+        fresh = _learner(config, f"{variant}_fresh_network", "fresh_network", variant, targets)
+        found.append(fresh._replace(config=_as_long(config, fresh.config), cycle=config.cycles))
+    return found
+
+
+def _chain(
+    config: Preset,
+    variant: str,
+    kind: str,
+    change: Callable[[SearchConfig], SearchConfig] | None,
+) -> list[Search | Training]:
+    """A training a cycle, each going on from the one before.
+
+    change: what becomes of each cycle's search, of the network before; None: there is none, and
+    the first targets are learned again.
+    """
     found: list[Search | Training] = []
     targets: tuple[str, ...] = (FIRST_TARGETS,)
     network = variant
     for cycle in range(2, config.cycles + 1):
-        name, later = f"{variant}_cycle_{cycle}", later_cycle(config, cycle)
-        search = Search(f"targets_{name}", later.search, cycle, network, later)
-        targets = (*targets, search.name)
-        found += [search, _learner(config, name, variant, targets, start=network, cycle=cycle)]
+        name, later = f"{variant}_{kind}_{cycle}", later_cycle(config, cycle)
+        if change is not None:
+            search = Search(f"targets_{name}", change(later.search), cycle, network, later)
+            found.append(search)
+            targets = (*targets, search.name)
+        found.append(_learner(config, name, kind, variant, targets, start=network, cycle=cycle))
         network = name
-
-    if "first_targets" in config.controls:
-        network = variant
-        for cycle in range(2, config.cycles + 1):
-            name = f"{variant}_first_targets_{cycle}"
-            rest = {"start": network, "cycle": cycle, "role": "control"}
-            found.append(_learner(config, name, variant, (FIRST_TARGETS,), **rest))
-            network = name
-    if "natural_targets" in config.controls:
-        network, natural = variant, (FIRST_TARGETS,)
-        for cycle in range(2, config.cycles + 1):
-            name, later = f"{variant}_natural_targets_{cycle}", later_cycle(config, cycle)
-            search = Search(f"targets_{name}", without_search(later.search), cycle, network, later)
-            natural = (*natural, search.name)
-            rest = {"start": network, "cycle": cycle, "role": "control"}
-            found += [search, _learner(config, name, variant, natural, **rest)]
-            network = name
-    if "fresh_network" in config.controls:
-        fresh = _learner(config, f"{variant}_fresh_network", variant, targets, role="control")
-        found.append(fresh._replace(config=_as_long(config, fresh.config), cycle=config.cycles))
     return found
 
 

@@ -106,7 +106,8 @@ def evolve(
       The best k candidates [k, ...] that were evaluated, best first, k = num_parents, and the
       best fitness of each generation [g + 1].
     """
-    start = population[jnp.argmax(jnp.nan_to_num(fitness, nan=-jnp.inf))]
+    archive, best = _keep_best(population, fitness, config.num_parents)
+    trace, start = [best[:1]], archive[0]
     scale = strength * boost * spread(start)
     basis, shape = _basis(start.shape, layer, config)
 
@@ -131,8 +132,6 @@ def evolve(
         params = algorithm.default_params
     # No generation's: those are folded in as 1, 2, ...
     first_key = jax.random.fold_in(key, layer.generations + 1)
-    archive, best = _keep_best(population, fitness, config.num_parents)
-    trace = [best[:1]]
     first = 1
     if isinstance(algorithm, PopulationBasedAlgorithm):
         # Its first population: the start, and mutations of it; they are the first generation.

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsl_jax import plots
+from dsl_jax.batches import rows_of
 from dsl_jax.config import Preset, to_dict
 from dsl_jax.datasets import Dataset
 from dsl_jax.networks import make_stages
 from dsl_jax.report import Report, Row
-from dsl_jax.runs import environment, read_json, search_seconds
+from dsl_jax.runs import environment, find_targets, read_json, search_seconds
 from dsl_jax.steps import is_searched, searches, trainings
 from dsl_jax.targets import TargetStore
 
@@ -24,10 +25,13 @@ ROWS = {
     "linear_on_pixels": ("linear classifier on pixels", "no network"),
     "head_on_untrained_network": ("head on the untrained network", "nothing learned but the head"),
 }
-CONTROL_ROWS = {
-    "first_targets": ("the first targets again", "as many epochs, but nothing searched again"),
-    "natural_targets": ("no search of blocks", "its own representations as targets"),
-    "fresh_network": ("a fresh network", "trained for as many epochs on the last targets"),
+# By `steps.Training.kind`, for what stands in later cycles: after the variant, and a sentence.
+KINDS = {
+    "cycle": ("", "searched again from the network before, and trained further"),
+    "first_targets": (", the first targets again", "as many epochs, but nothing searched again"),
+    "natural_targets": (", no search of blocks", "its own representations as targets"),
+    "fresh_network": (", a fresh network", "trained for as many epochs on the last targets"),
+    "long_sgd": ("", "as many as all cycles together"),
 }
 
 
@@ -80,10 +84,9 @@ def summarize(
             "logits the true class is orange.",
         )
         stores = [
-            folder / f"seed_{seed}" / step.name for seed in seeds for step in searches(config)
+            find_targets(folder, seed, step.name) for seed in seeds for step in searches(config)
         ]
-        stores = [TargetStore.open(path) for path in stores if path.exists()]
-        candidates = sum(len(s.ids) * s.config.candidates_per_image for s in stores)
+        candidates = sum(store.candidates for store in stores if store is not None)
         final = ", ".join(f"{float(np.mean(f[:, -1])):.3f}" for f in fitness)
         searched = (
             ("candidates", f"{candidates:,}"),
@@ -117,47 +120,38 @@ def summarize(
 
 
 def training_title(name: str, result: dict[str, Any], cycles: int) -> str:
-    """What tables call a training, given what is known of it: variant, role, cycle, groups."""
+    """What tables call a training, given what is known of it: kind, variant, cycle, groups."""
     if name in ROWS:
         return ROWS[name][0]
-    cycle, variant = result["cycle"], result["variant"]
-    if result["role"] == "method":
-        return f"{ROWS[variant][0]}, cycle {cycle}"
-    if result["role"] == "control":
-        title, _ = CONTROL_ROWS[_control(name, variant)]
-        return f"{ROWS[variant][0]}, {title}" + (f", cycle {cycle}" if name[-1].isdigit() else "")
-    long = f", {cycles} times the epochs" if name.endswith("_long") else ""
-    return f"SGD, G = {result['groups']}{long}"
+    if result["variant"] == "sgd":
+        long = f", {cycles} times the epochs" if result["kind"] == "long_sgd" else ""
+        return f"SGD, G = {result['groups']}{long}"
+    title = ROWS[result["variant"]][0] + KINDS[result["kind"]][0]
+    return title if result["kind"] == "fresh_network" else f"{title}, cycle {result['cycle']}"
 
 
-def _control(name: str, variant: str) -> str:
-    """Which control a training is, such as "first_targets"."""
-    return name.removeprefix(f"{variant}_").rstrip("_0123456789")
+def _description(name: str, result: dict[str, Any], config: Preset) -> str:
+    """A sentence for the report's readers."""
+    if name in ROWS:
+        return ROWS[name][1]
+    if result["kind"] in KINDS:
+        return KINDS[result["kind"]][1]
+    paired = result["groups"] == config.learner_groups
+    best = result["best_by_validation"] and len(config.sgd_groups) > 1
+    return " and ".join(
+        ["the learner's own network"] * paired + ["the best G by validation"] * best
+    )
 
 
 def _row(name: str, result: dict[str, Any], config: Preset) -> Row:
-    if name in ROWS:
-        description = ROWS[name][1]
-    elif result["role"] == "method":
-        description = "searched again from the network before, and trained further"
-    elif result["role"] == "control":
-        description = CONTROL_ROWS[_control(name, result["variant"])][1]
-    elif name.endswith("_long"):
-        description = "as many as all cycles together"
-    else:
-        paired = result["groups"] == config.learner_groups
-        best = result["best_by_validation"] and len(config.sgd_groups) > 1
-        description = " and ".join(
-            ["the learner's own network"] * paired + ["the best G by validation"] * best
-        )
     return Row(
         name=training_title(name, result, config.cycles),
-        description=description,
+        description=_description(name, result, config),
         groups=result["groups"],
         test_accuracy=tuple(result["test_accuracy"]),
         validation_accuracy=tuple(result["validation_accuracy"]),
         test_loss=tuple(result["test_loss"]),
-        seconds=result.get("training_seconds", result["seconds"]),
+        seconds=result["seconds"],
         is_reference=result.get("role") != "method",
         candidates=result.get("candidates", 0),
         search_seconds=result.get("search_seconds", 0.0),
@@ -168,8 +162,7 @@ def _gallery(config: Preset, dataset: Dataset, targets: TargetStore):
     """A few training images of different classes, seed 0's natural and searched representations."""
     _, rows = np.unique(dataset.train.labels, return_index=True)
     rows = np.sort(rows)[:GALLERY_IMAGES]
-    order = {int(number): row for row, number in enumerate(targets.ids)}
-    searched = targets.read(np.array([order[int(number)] for number in dataset.train.ids[rows]]))
+    searched = targets.read(rows_of(targets.ids, dataset.train.ids[rows]))
     h = jnp.asarray(dataset.normalize(dataset.train.images[rows]))
     natural = []
     for stage in make_stages(config, dataset, config.seed):

@@ -99,6 +99,11 @@ class TargetStore:
         return [chunk for chunk in range(self.num_chunks) if chunk not in self._known]
 
     @property
+    def candidates(self) -> int:
+        """How many candidates its search evaluates, over all images."""
+        return self.num_images * self.config.candidates_per_image
+
+    @property
     def is_complete(self) -> bool:
         """Whether every image has been searched; looks at the disk."""
         return not self.missing_chunks()

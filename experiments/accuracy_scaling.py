@@ -127,7 +127,7 @@ def table(rows: sweep_rows.Rows) -> str:
 def run_all() -> None:
     """The sweep, as the command line says."""
     fixed = ("search.num_", "variants")
-    sweeps.run("accuracy_scaling", SCALES, define, (*fixed, *sweeps.CYCLE_FIELDS))
+    sweeps.run("accuracy_scaling", SCALES, define, fixed)
 
 
 if __name__ == "__main__":

@@ -147,7 +147,7 @@ def draw(rows: sweep_rows.Rows):
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    sweeps.run("choices", SCALES, define, fixed=("variants", "sgd_groups", *sweeps.CYCLE_FIELDS))
+    sweeps.run("choices", SCALES, define, fixed=("variants", "sgd_groups"))
 
 
 if __name__ == "__main__":

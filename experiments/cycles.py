@@ -23,7 +23,8 @@ from dsl_jax.config import Preset
 from dsl_jax.report import mean_and_deviation
 from dsl_jax.summary import training_title
 
-COSTS = ("candidates", "search_seconds", "training_seconds")
+KNOWN = ("kind", "variant", "groups", "cycle")
+COSTS = ("candidates", "search_seconds", "seconds")
 
 
 @dataclass(frozen=True)
@@ -63,13 +64,12 @@ def measure(point: sweeps.Point, dataset, folder) -> sweep_rows.Rows:
     results = pipeline.run(point.config, folder, dataset, probes=False)
     rows = []
     for name, result in results.items():
-        row = {name: result[name] for name in ("variant", "role", "cycle", "groups", *COSTS)}
         rows.append(
             {
                 "seed": point.config.seed,
                 "training": name,
                 "title": training_title(name, result, point.config.cycles),
-                **row,
+                **{column: result[column] for column in (*KNOWN, *COSTS)},
                 "test_accuracy": result["test_accuracy"][0],
                 "validation_accuracy": result["validation_accuracy"][0],
             }
@@ -85,13 +85,11 @@ def table(rows: sweep_rows.Rows) -> str:
         ours = [row["test_accuracy"] for row in chosen]
         seeds = [row["seed"] for row in chosen]
         differences = []
-        for long in (False, True):
+        for kind in ("sgd", "long_sgd"):
             baseline = [
                 row["test_accuracy"]
-                for row in rows
-                if row["variant"] == "sgd"
-                and row["training"].endswith("_long") == long
-                and row["seed"] in seeds
+                for row in sweep_rows.select(rows, kind=kind)
+                if row["seed"] in seeds
             ]
             own = chosen[0]["variant"] == "sgd"
             differences.append("" if own else sweep_rows.difference(ours, baseline))
@@ -101,17 +99,14 @@ def table(rows: sweep_rows.Rows) -> str:
         lines.append([chosen[0]["title"], percent, *differences, *cost])
     header = ["method", "test accuracy", "less SGD's", "less that of SGD for as many epochs"]
     header += ["candidates", "search, minutes", "training, minutes"]
-    number = len(sweep_rows.values_of(rows, "seed"))
     return (
-        f"Test accuracy in percent, mean ± standard deviation of {number} seeds; differences in "
-        "points, with the 95 % interval of Student's t over the seeds' paired differences; "
-        "candidates and minutes of all that led to a network, a seed.\n\n"
-        + sweep_rows.markdown(header, lines)
+        f"{sweep_rows.paired_note(rows)} Candidates and minutes: of all that led to a network, a "
+        "seed.\n\n" + sweep_rows.markdown(header, lines)
     )
 
 
 LINES = {
-    "": "searched again in each cycle",
+    "cycle": "searched again in each cycle",
     "first_targets": "control: the first targets again",
     "natural_targets": "control: no search of blocks",
 }
@@ -119,37 +114,31 @@ LINES = {
 
 def draw(rows: sweep_rows.Rows):
     """Test accuracy against the cycle and against the candidates, a figure a variant."""
+    rows = [
+        row | {"percent": 100 * row["test_accuracy"], "millions": row["candidates"] / 1e6}
+        for row in rows
+    ]
+    baselines = sweep_rows.select(rows, variant="sgd")
     figures = {}
     for variant in sweep_rows.values_of(rows, "variant"):
         if variant == "sgd":
             continue
-        kept = [row for row in rows if row["variant"] == variant]
+        kept = sweep_rows.select(rows, variant=variant)
         by_cycle, by_cost = {}, {}
         for kind, name in LINES.items():
-            line = [
-                row | {"percent": 100 * row["test_accuracy"], "millions": row["candidates"] / 1e6}
-                for row in kept
-                if row["training"] == variant
-                or (kind and kind in row["training"])
-                or (not kind and "_cycle_" in row["training"])
-            ]
-            if kind and len(sweep_rows.values_of(line, "training")) == 1:
-                continue  # this control was not run: there is the first cycle alone
-            by_cycle[name] = sweep_rows.curve(line, "cycle", "percent")
-            # Seeds may differ by a few candidates, where only some images are searched again.
-            costs = [
-                float(np.mean([row["millions"] for row in sweep_rows.select(line, cycle=cycle)]))
-                for cycle in by_cycle[name][0]
-            ]
-            by_cost[name] = (costs, *by_cycle[name][1:])
-        for title in sweep_rows.values_of([r for r in rows if r["variant"] == "sgd"], "title"):
-            chosen = sweep_rows.select(rows, title=title)
-            accuracies = [100 * row["test_accuracy"] for row in chosen]
-            level = [float(np.mean(accuracies))] * 2
-            cycles = by_cycle[LINES[""]][0]
-            by_cycle[title] = ([cycles[0], cycles[-1]], level, [np.nan, np.nan])
-            costs = by_cost[LINES[""]][0]
-            by_cost[title] = ([costs[0], costs[-1]], level, [np.nan, np.nan])
+            later = [row for row in kept if row["kind"] == kind and row["cycle"] > 1]
+            if later:  # all begin with the first cycle
+                line = sweep_rows.select(kept, training=variant) + later
+                by_cycle[name] = sweep_rows.curve(line, "cycle", "percent")
+                # Seeds may differ by a few candidates, where only some images are searched again.
+                costs = sweep_rows.curve(line, "cycle", "millions")[1]
+                by_cost[name] = (costs, *by_cycle[name][1:])
+        for curves in (by_cycle, by_cost):
+            ends = [curves[LINES["cycle"]][0][i] for i in (0, -1)]
+            for title in sweep_rows.values_of(baselines, "title"):
+                chosen = sweep_rows.select(baselines, title=title)
+                level = float(np.mean([row["percent"] for row in chosen]))
+                curves[title] = (ends, [level] * 2, [np.nan] * 2)
         panels = [
             plots.Panel(by_cycle, "cycle", "test accuracy, %"),
             plots.Panel(by_cost, "candidates evaluated, millions", "test accuracy, %"),
@@ -161,7 +150,7 @@ def draw(rows: sweep_rows.Rows):
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    sweeps.run("cycles", SCALES, define, fixed=("sgd_groups",))
+    sweeps.run("cycles", SCALES, define, fixed=("sgd_groups",), has_cycles=True)
 
 
 if __name__ == "__main__":

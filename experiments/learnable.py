@@ -19,11 +19,10 @@ import sweep_points
 import sweep_rows
 import sweeps
 
-from dsl_jax import measures, networks, plots, steps
+from dsl_jax import measures, plots, steps
 from dsl_jax.config import Preset, one_of
 from dsl_jax.evaluation import representations_of
 from dsl_jax.overrides import override
-from dsl_jax.pipeline import trained_network
 from dsl_jax.runs import Run, search_seconds
 
 MOST_IMAGES = 500  # of the validation images, searched
@@ -86,16 +85,13 @@ def measure(point: sweeps.Point, dataset, folder) -> sweep_rows.Rows:
     """Searches, trains, searches validation images; one row."""
     config, seed = point.config, point.config.seed
     (row,) = sweep_points.validation_rows(point, dataset, folder)
-    split = sweep_points.first_rows(dataset.validation, MOST_IMAGES)
-    stages = networks.make_stages(config, dataset, seed)
-    key = networks.purpose_key(seed, networks.SEARCH)
-    found = sweep_points.search_images(key, stages, dataset, split, config, progress=True)
+    split, searched = sweep_points.search_validation(config, dataset, seed, MOST_IMAGES)
     (training,) = steps.trainings(config)
-    network = trained_network(Run(folder, config), seed, training.name)
+    network = Run(folder, config).network(f"seed_{seed}/{training.name}")
     ours = representations_of(network, dataset, split)
     shares = {
         f"learnable_{layer}": float(measures.explained_variance(ours[layer], targets))
-        for layer, targets in enumerate(found.representations[:-1])
+        for layer, targets in enumerate(searched[:-1])
     }
     return [row | shares | {"search_seconds": search_seconds(folder, seed)}]
 
@@ -139,7 +135,7 @@ def draw(rows: sweep_rows.Rows):
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    sweeps.run("learnable", SCALES, define, fixed=("variants", "sgd_groups", *sweeps.CYCLE_FIELDS))
+    sweeps.run("learnable", SCALES, define, fixed=("variants", "sgd_groups"))
 
 
 if __name__ == "__main__":

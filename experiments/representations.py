@@ -29,7 +29,7 @@ import sweeps
 from dsl_jax import measures, networks, pipeline, plots, steps
 from dsl_jax.config import Preset
 from dsl_jax.evaluation import representations_of, with_training_statistics
-from dsl_jax.runs import Run, load_network
+from dsl_jax.runs import Run
 
 MOST_IMAGES = 1000  # measured at most, for the memory of the Gram matrices
 
@@ -73,11 +73,7 @@ def epoch_rows(config: Preset, dataset, folder) -> sweep_rows.Rows:
     record, seed = Run(folder, config), config.seed
     (search,) = steps.searches(config)
     pipeline.search_targets(record, dataset, seed, search, repair=False, progress=True)
-    stages = networks.make_stages(config, dataset, seed)
-    split = sweep_points.first_rows(dataset.validation, MOST_IMAGES)
-    key = networks.purpose_key(seed, networks.SEARCH)
-    found = sweep_points.search_images(key, stages, dataset, split, config, progress=True)
-    searched = found.representations
+    split, searched = sweep_points.search_validation(config, dataset, seed, MOST_IMAGES)
 
     def measure_network(network):
         values = {}
@@ -134,10 +130,9 @@ def alignment_rows(config: Preset, dataset, points) -> sweep_rows.Rows:
     for seed in range(config.seed, config.seed + config.num_seeds):
         untrained = untrained_network(config, dataset, seed)
         outputs["untrained", seed] = representations_of(untrained, dataset, split)
+        record = Run(points / f"seed_{seed}", dataclasses.replace(config, seed=seed, num_seeds=1))
         for training in steps.trainings(config):
-            folder = points / f"seed_{seed}" / f"seed_{seed}" / training.name
-            arguments = networks.network_arguments(config, dataset, training.groups)
-            network = load_network(folder, arguments)
+            network = record.network(f"seed_{seed}/{training.name}")
             outputs[training.name, seed] = representations_of(network, dataset, split)
     rows = []
     for (first, second), layer in itertools.product(
@@ -213,7 +208,7 @@ def table(rows: sweep_rows.Rows) -> str:
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    sweeps.run("representations", SCALES, define, fixed=("sgd_groups", *sweeps.CYCLE_FIELDS))
+    sweeps.run("representations", SCALES, define, fixed=("sgd_groups",))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 import sweep_rows
 import sweeps
 
-from dsl_jax import devices, pipeline, plan, steps
+from dsl_jax import devices, networks, pipeline, plan, steps
 from dsl_jax.config import Preset, to_dict
 from dsl_jax.datasets import Dataset, Split
 from dsl_jax.runs import Run
@@ -76,6 +76,17 @@ def first_images(dataset: Dataset, start: int, stop: int) -> Split:
 def first_rows(split: Split, most: int) -> Split:
     """The first images of a split, at most so many."""
     return jax.tree.map(lambda array: array[:most], split)
+
+
+def search_validation(
+    config: Preset, dataset: Dataset, seed: int, most: int
+) -> tuple[Split, tuple[np.ndarray, ...]]:
+    """The first validation images, searched as a seed's training images are."""
+    split = first_rows(dataset.validation, most)
+    stages = networks.make_stages(config, dataset, seed)
+    key = networks.purpose_key(seed, networks.SEARCH)
+    found = search_images(key, stages, dataset, split, config, progress=True)
+    return split, found.representations
 
 
 # --------------------------------------------------------------------------------------------

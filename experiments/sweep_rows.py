@@ -71,6 +71,15 @@ def difference(ours: Sequence[float], theirs: Sequence[float]) -> str:
     return text
 
 
+def paired_note(rows: Rows) -> str:
+    """What the numbers of a table with `difference`s are."""
+    seeds = len(values_of(rows, "seed"))
+    return (
+        f"Test accuracy in percent, mean ± standard deviation of {seeds} seeds; differences in "
+        "points, with the 95 % interval of Student's t over the seeds' paired differences."
+    )
+
+
 def dots(
     rows: Rows, column: str, accuracy: str, is_reference: Callable[[Any], bool] = lambda _: False
 ) -> list[SimpleNamespace]:

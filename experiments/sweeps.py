@@ -40,7 +40,7 @@ from dsl_jax.files import read_json, replacing, write_text
 from dsl_jax.overrides import override
 from dsl_jax.runs import environment
 
-CYCLE_FIELDS = ("cycles", "later_cycles", "controls")  # for `fixed`, where there is one cycle
+CYCLE_FIELDS = ("cycles", "later_cycles", "controls")
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ def run(
     scales: dict[str, Settings],
     define: Callable[[Any, Any], Sweep],
     fixed: Sequence[str] = (),
+    has_cycles: bool = False,
 ) -> None:
     """Computes what is missing of a sweep, as the command line says, and draws its results.
 
@@ -94,11 +95,12 @@ def run(
       scales: the settings of each preset.
       define: from a `Preset` and settings to the sweep; called for a dry run, too.
       fixed: beginnings of the fields that the sweep itself sets, which --config may not.
+      has_cycles: whether it has more than the paper's one cycle; else those fields are fixed, too.
     """
     one_of("preset", command_line.PRESET.value, PRESETS)
     settings = override(scales[command_line.PRESET.value], command_line.assigned("sweep"), "sweep")
     for path in command_line.assigned("config"):
-        if path.startswith(tuple(fixed)):
+        if path.startswith((*fixed, *(() if has_cycles else CYCLE_FIELDS))):
             raise ValueError(f"config.{path} has no effect here: the sweep sets it")
     config = configure(settings)
     folder = Path(OUTPUT_DIR.value or f"runs/{name}-{config.dataset}-{config.name}-{config.seed}")

@@ -13,7 +13,6 @@ for CIFAR-10, on 2 CPU cores, another job beside it: 97.90 % against SGD's 97.71
 """
 
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import command_line
 import sweep_points
@@ -95,12 +94,9 @@ def table(rows: sweep_rows.Rows) -> str:
         name = training_name(sweep_rows.select(here, training=training)[0])
         lines.append([dataset, "yes" if augment else "no", name, percent, *differences])
     header = ["dataset", "augmented", "method", "accuracy", "less SGD's, same G", "less best SGD's"]
-    seeds = len(sweep_rows.values_of(rows, "seed"))
     return (
-        f"Test accuracy in percent, mean ± standard deviation of {seeds} seeds; its difference "
-        "from SGD in points, with the 95 % interval of Student's t over the seeds' paired "
-        "differences. The best SGD is that of the G with the best validation accuracy.\n\n"
-        + sweep_rows.markdown(header, lines)
+        f"{sweep_rows.paired_note(rows)} The best SGD is that of the G with the best validation "
+        "accuracy.\n\n" + sweep_rows.markdown(header, lines)
     )
 
 
@@ -125,20 +121,17 @@ def training_name(row) -> str:
     return f"{name} ({', '.join(marks)})" if row["training"].startswith("sgd") else name
 
 
+def label(row) -> str:
+    """As the figure calls a training."""
+    return sweep_rows.training_name(row["training"]) + (", augmented" if row["augment"] else "")
+
+
 def draw(rows: sweep_rows.Rows):
     """A dot plot a dataset."""
     figures = {}
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
-        here = sweep_rows.select(rows, dataset=dataset)
-        dots = []
-        for augment, training in dict.fromkeys((r["augment"], r["training"]) for r in here):
-            chosen = sweep_rows.select(here, augment=augment, training=training)
-            name = sweep_rows.training_name(training) + (", augmented" if augment else "")
-            accuracies = _accuracies(chosen)
-            reference = training.startswith("sgd")
-            dots.append(
-                SimpleNamespace(name=name, test_accuracy=accuracies, is_reference=reference)
-            )
+        labelled = [row | {"label": label(row)} for row in sweep_rows.select(rows, dataset=dataset)]
+        dots = sweep_rows.dots(labelled, "label", "test_accuracy", lambda x: x.startswith("SGD"))
         figures[f"accuracy_{dataset}"] = (
             plots.plot_accuracy(dots),
             f"Test accuracy on {dataset}; a mark for each seed.",
@@ -148,7 +141,7 @@ def draw(rows: sweep_rows.Rows):
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    sweeps.run("tables", SCALES, define, fixed=sweeps.CYCLE_FIELDS)
+    sweeps.run("tables", SCALES, define)
 
 
 if __name__ == "__main__":
