@@ -21,10 +21,10 @@ import numpy as np
 import sweep_points
 import sweep_rows
 import sweeps
-from fitness_scaling import with_population
+from search_sizes import columns, sizes
 
 from dsl_jax import plots
-from dsl_jax.config import Preset, SearchConfig
+from dsl_jax.config import Preset
 
 
 @dataclass(frozen=True)
@@ -48,34 +48,16 @@ SCALES = {
 }
 
 
-def with_generations(config: SearchConfig, factor: float) -> SearchConfig:
-    """The search with all layers' generations times a factor, rounded."""
-    layers = tuple(
-        dataclasses.replace(schedule, generations=round(schedule.generations * factor))
-        for schedule in config.layers
-    )
-    return dataclasses.replace(config, layers=layers)
-
-
 def define(config: Preset, settings: Settings) -> sweeps.Sweep:
     """A point for every population, and one for every factor."""
-    base = (settings.population, 1.0)
-    wanted = [(n, 1.0) for n in settings.populations]
-    wanted += [(settings.population, factor) for factor in settings.factors]
-    points = []
-    for population, factor in dict.fromkeys([*wanted, base]):
-        search = with_generations(with_population(config.search, population), factor)
-        points.append(
-            sweep_points.run_point(
-                f"population{population}-generations_x{factor:g}",
-                {
-                    "population": population,
-                    "factor": factor,
-                    "generations": "-".join(str(layer.generations) for layer in search.layers),
-                },
-                dataclasses.replace(config, search=search, variants=("all_layers",)),
-            )
+    points = [
+        sweep_points.run_point(
+            size.name,
+            columns(size, config.search),
+            dataclasses.replace(config, search=size.of(config.search), variants=("all_layers",)),
         )
+        for size in sizes(settings.populations, settings.factors, settings.population)
+    ]
 
     def draw(rows):
         full = sweep_rows.select(rows, population=settings.population, factor=1.0)[0]["generations"]

@@ -9,11 +9,16 @@ measure stand the one of order 1 (the Vendi score), and both with the features c
 candidates always count as one: they differ along a line). Settings, each --sweep.NAME=VALUE
 (laptop's): num_images (48), num_runs (32), images_a_point (12).
 
+How diversity depends on the size of the search is shown by --sweep.populations (multiples of 12,
+such as 24,48,96,192) and --sweep.factors on the generations of all layers (such as 0.5,1,2), which
+are swept with --sweep.population (96); without them the preset's search is made, and no other.
+
 The command took 5 minutes on 2 CPU cores, another job beside it: N_eff 11.7, 6.8 and 2.7 of 32 in
 layers 0, 1 and 2 (docs/reproduction.md).
 """
 
 import dataclasses
+import functools
 from dataclasses import dataclass
 
 import command_line
@@ -22,6 +27,7 @@ import numpy as np
 import sweep_points
 import sweep_rows
 import sweeps
+from search_sizes import columns, sizes
 
 from dsl_jax import measures, plots
 from dsl_jax.config import Preset
@@ -39,6 +45,9 @@ class Settings(sweeps.Settings):
     num_images: int = 48
     num_runs: int = 32
     images_a_point: int = 12
+    populations: tuple[int, ...] = ()
+    factors: tuple[float, ...] = ()
+    population: int = 96
 
     def __post_init__(self):
         for name in ("num_images", "num_runs", "images_a_point"):
@@ -74,17 +83,28 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
     """A point for every few images; a candidate is the best of its run."""
     sweeps.only_one_seed(config, "diversity_scaling")
     config = dataclasses.replace(config, search=dataclasses.replace(config.search, target="best"))
-    points = []
-    for start in range(0, settings.num_images, settings.images_a_point):
-        rows = range(start, min(start + settings.images_a_point, settings.num_images))
-        points.append(
-            sweep_points.search_point(
-                f"images-{rows[0]}-{rows[-1]}",
-                {"first_image": rows[0], "last_image": rows[-1], "of_runs": settings.num_runs},
-                config,
-                len(rows) * settings.num_runs,
+    chosen = {"": ({}, config)}
+    if settings.populations or settings.factors:
+        chosen = {
+            f"{size.name}-": (
+                columns(size, config.search),
+                dataclasses.replace(config, search=size.of(config.search)),
             )
-        )
+            for size in sizes(settings.populations, settings.factors, settings.population)
+        }
+    points = []
+    for beginning, (size_columns, sized) in chosen.items():
+        for start in range(0, settings.num_images, settings.images_a_point):
+            rows = range(start, min(start + settings.images_a_point, settings.num_images))
+            place = {"first_image": rows[0], "last_image": rows[-1], "of_runs": settings.num_runs}
+            points.append(
+                sweep_points.search_point(
+                    f"{beginning}images-{rows[0]}-{rows[-1]}",
+                    size_columns | place,
+                    sized,
+                    len(rows) * settings.num_runs,
+                )
+            )
 
     def measure(point, dataset, _):
         split = sweep_points.first_images(
@@ -113,7 +133,7 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
             )
         ]
 
-    return sweeps.Sweep(points, measure, draw, table)
+    return sweeps.Sweep(points, measure, functools.partial(draw, settings.population), table)
 
 
 def measure_runs(candidates: np.ndarray, fitness: np.ndarray) -> sweep_rows.Rows:
@@ -144,47 +164,84 @@ def _measure_all(candidates, masks):
     }
 
 
-def draw(rows: sweep_rows.Rows):
-    """Each measure against the number of runs, a curve a layer."""
-    panels = []
-    for name, title in NAMES.items():
-        lines = {
-            sweep_rows.layer_name(layer): sweep_rows.curve(
-                sweep_rows.select(rows, layer=layer), "runs", name, sweep_rows.standard_error
-            )
-            for layer in sweep_rows.values_of(rows, "layer")
-        }
-        panels.append(
-            plots.Panel(lines, "independent runs", "different solutions", title, "log", "log")
-        )
+def draw(population: int, rows: sweep_rows.Rows):
+    """Each measure against the number of runs and, where that was swept, the size of the search."""
     images = len(sweep_rows.values_of(rows, "image"))
     caption = (
         f"Effective number of different solutions, mean over those of {images} training images "
-        f"of {rows[0]['dataset']} of which a run was kept; bars: standard error. Two centred "
-        "solutions are always one."
+        f"of {rows[0]['dataset']} of which a run was kept; bars: standard error."
     )
-    return {"diversity": (plots.plot_curves(panels, legend="layer"), caption)}
+    if "population" not in rows[0]:
+        panels = [
+            plots.Panel(
+                _lines(rows, "runs", name), "independent runs", Y_LABEL, title, "log", "log"
+            )
+            for name, title in NAMES.items()
+        ]
+        figure = plots.plot_curves(panels, legend="layer")
+        return {"diversity": (figure, f"{caption} Two centred solutions are always one.")}
+    last = [row for row in rows if row["runs"] == row["of_runs"]]
+    by_population = sweep_rows.select(last, factor=1.0)
+    by_factor = [row for row in sweep_rows.select(last, population=population) if row["factor"]]
+    full = by_population[0]["generations"]
+    axes = (
+        ("population", "population", by_population, f"generations {full}"),
+        ("factor", f"factor on generations {full}", by_factor, f"population {population}"),
+    )
+    panels = [
+        plots.Panel(
+            _lines(kept, along, name), label, Y_LABEL, f"{NAMES[name]},\n{fixed}", "log", "log"
+        )
+        for name in ("n_eff", "n_eff_centered")
+        for along, label, kept, fixed in axes
+        if len(sweep_rows.values_of(kept, along)) > 1
+    ]
+    caption += f" {rows[0]['of_runs']} runs."
+    return {"diversity_size": (plots.plot_curves(panels, legend="layer"), caption)}
+
+
+Y_LABEL = "different solutions"
+
+
+def _lines(rows, along, name):
+    """A curve a layer."""
+    return {
+        sweep_rows.layer_name(layer): sweep_rows.curve(
+            sweep_rows.select(rows, layer=layer), along, name, sweep_rows.standard_error
+        )
+        for layer in sweep_rows.values_of(rows, "layer")
+    }
 
 
 def table(rows: sweep_rows.Rows) -> str:
-    """All measures over all runs."""
+    """All measures over all runs, a row a layer of each size of the search."""
     runs = max(row["runs"] for row in rows)
     images = len(sweep_rows.values_of(rows, "image"))
     lines = []
-    for layer in sweep_rows.values_of(rows, "layer"):
-        chosen = sweep_rows.select(rows, layer=layer, runs=runs)
+    size = ("population", "generations") if "population" in rows[0] else ()
+    for where in dict.fromkeys(tuple(row[name] for name in (*size, "layer")) for row in rows):
+        chosen = sweep_rows.select(
+            rows, runs=runs, **dict(zip((*size, "layer"), where, strict=True))
+        )
         kept = [row["kept"] for row in chosen]
         texts = []
         for name in NAMES:
             values = [row[name] for row in chosen if row[name] is not None]
-            error = sweep_rows.standard_error(values) if values else np.nan
-            texts.append(f"{np.mean(values) if values else np.nan:.4g} ± {error:.2g}")
+            texts.append(_mean_and_error(values))
         share = f"{sum(kept) / (images * runs):.1%}"
-        lines.append([sweep_rows.layer_name(layer), share, np.count_nonzero(kept), *texts])
-    header = ["layer", "runs kept", "images", *NAMES.values()]
+        *searched, layer = where
+        layer = sweep_rows.layer_name(layer)
+        lines.append([*searched, layer, share, np.count_nonzero(kept), *texts])
+    header = [*size, "layer", "runs kept", "images", *NAMES.values()]
     return f"{runs} runs of {images} images (mean ± standard error):\n\n" + sweep_rows.markdown(
         header, lines
     )
+
+
+def _mean_and_error(values: list[float]) -> str:
+    if len(values) < 2:
+        return f"{values[0]:.4g}" if values else ""
+    return f"{np.mean(values):.4g} ± {sweep_rows.standard_error(values):.2g}"
 
 
 def run_all() -> None:

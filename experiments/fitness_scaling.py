@@ -21,13 +21,13 @@ import numpy as np
 import sweep_points
 import sweep_rows
 import sweeps
+from search_sizes import PARTS, with_population
 
 from dsl_jax import plots
 from dsl_jax.config import Preset, SearchConfig
 from dsl_jax.networks import SEARCH, make_stages, purpose_key
 
 PAPER_POPULATION = 240
-PARTS = 12  # parents, explorers and refiners are 1, 5 and 6 of them
 
 
 @dataclass(frozen=True)
@@ -55,20 +55,6 @@ SCALES = {
     "laptop": Settings(),
     "paper": Settings(num_images=1000, populations=(24, 60, 120, 240, 480), generations=300),
 }
-
-
-def with_population(config: SearchConfig, population: int) -> SearchConfig:
-    """The search with so many candidates a generation, in the paper's proportions.
-
-    Raises:
-      ValueError: the population is not a multiple of 12.
-    """
-    if population < PARTS or population % PARTS:
-        raise ValueError(f"population {population}: 20 : 100 : 120 needs a multiple of {PARTS}")
-    part = population // PARTS
-    return dataclasses.replace(
-        config, num_parents=part, num_explorers=5 * part, num_refiners=6 * part
-    )
 
 
 def alone(config: SearchConfig, layer: int, generations: int) -> SearchConfig:

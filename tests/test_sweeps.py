@@ -131,7 +131,8 @@ def test_a_sweep_is_resumed_and_drawn_again_without_data(experiment, tmp_path, m
 
 
 def test_one_layer_alone_is_the_search_with_generations_there_only():
-    from fitness_scaling import alone, with_population
+    from fitness_scaling import alone
+    from search_sizes import with_population
 
     config = alone(get_preset("paper", "cifar10").search, 1, 7)
     assert [layer.generations for layer in config.layers] == [0, 7, 0, 0]
@@ -176,6 +177,23 @@ def test_runs_of_one_image_are_independent(experiment, tmp_path):
     several = [row for row in rows if row["kept"] == 3 and row["layer"] < 3]
     assert several and all(row["n_eff"] > 1.01 for row in several)
     assert all(1 <= row["n_eff"] <= row["vendi"] * 1.001 <= row["kept"] * 1.002 for row in rows)
+
+
+@pytest.mark.slow
+def test_diversity_is_measured_for_every_size_of_the_search(experiment, tmp_path):
+    folder = tmp_path / "sizes"
+    tiny = [flag for flag in TINY if "search.num_" not in flag]
+    options = ["--sweep.num_images=2", "--sweep.num_runs=2", "--sweep.populations=(12,24)"]
+    options += ["--sweep.population=24", "--sweep.factors=(0,2)"]
+    assert experiment("diversity_scaling")(*tiny, *options, f"--output_dir={folder}") == 0
+    rows = [row for row in rows_of(folder) if row["layer"] == 0 and row["runs"] == 2]
+    sizes = [(row["population"], row["generations"], row["image"]) for row in rows]
+    images = list(dict.fromkeys(image for _, _, image in sizes))
+    assert len(images) == 2
+    expected = [(12, "2-1-0-1"), (24, "2-1-0-1"), (24, "0-0-0-0"), (24, "4-2-0-2")]
+    assert sizes == [(*size, image) for size in expected for image in images]
+    assert "population" in (folder / "report.md").read_text()
+    assert (folder / "diversity_size.png").stat().st_size > 10_000
 
 
 # ---- accuracy, choices
