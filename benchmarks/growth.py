@@ -1,13 +1,14 @@
-"""How the seconds of a search grow with images, width, population, generations and devices.
+"""How the seconds of a search grow with images, width, population, generations and cores.
 
     pip install -e . && python benchmarks/growth.py
 
 One quantity is doubled at a time; the slope is that of the seconds over it, both as logarithms: 1
-is proportional, 0 constant. The devices are 8 virtual ones that share this machine's processor, so
-that their row shows what sharing costs, not what more devices gain.
+is proportional, 0 constant, -1 what so many cores could gain at most. All but the cores' row run on
+all cores of the machine (Linux only: the others are taken from this process for a while).
 """
 
 import dataclasses
+import os
 import statistics
 import time
 
@@ -16,7 +17,6 @@ import numpy as np
 import timing
 from absl import app, flags
 from flax import nnx
-from jax.sharding import Mesh
 
 import dsl_jax as dsl
 
@@ -24,11 +24,11 @@ _ROUNDS = flags.DEFINE_integer("rounds", 3, "How often each search is timed; med
 _JSON = flags.DEFINE_string("json", None, "Where the results go.")
 
 IMAGE_SHAPE = (28, 28, 1)
-BASE = {"images": 8, "width": 32, "population": 80, "generations": 40, "devices": 1}
+BASE = {"images": 16, "width": 32, "population": 80, "generations": 40}
 FACTORS = (1, 2, 4, 8)
 
 
-def make_search(images: int, width: int, population: int, generations: int, devices: int):
+def make_search(images: int, width: int, population: int, generations: int):
     """A search without arguments; population in the paper's proportions 20 : 100 : 120."""
     layers = tuple(
         dataclasses.replace(layer, generations=generations // part)
@@ -44,26 +44,33 @@ def make_search(images: int, width: int, population: int, generations: int, devi
     key = jax.random.key(0)
     stages = dsl.frozen_stages(network, pixels, config, key=key)
     labels = np.arange(images) % 10
-    mesh = Mesh(np.array(jax.devices()[:devices]), ("images",)) if devices > 1 else None
-    chunk = min(8, images) // devices
-    return lambda: dsl.search(key, stages, pixels, labels, config, chunk_size=chunk, mesh=mesh)
+    return lambda: dsl.search(key, stages, pixels, labels, config, chunk_size=16)
+
+
+def median_seconds(search) -> float:
+    """Of a search, compiled before."""
+    jax.block_until_ready(search())
+    rounds = []
+    for _ in range(_ROUNDS.value):
+        started = time.perf_counter()
+        jax.block_until_ready(search())
+        rounds.append(time.perf_counter() - started)
+    return statistics.median(rounds)
 
 
 def main(_) -> None:
-    jax.config.update("jax_num_cpu_devices", 8)
-    rows = []
-    for name, base in BASE.items():
+    cores, rows = sorted(os.sched_getaffinity(0)), []
+    for name, base in [*BASE.items(), ("cores", 1)]:
         sizes, times = [base * factor for factor in FACTORS], []
+        if name == "cores":
+            sizes = [size for size in sizes if size <= len(cores)]
         for size in sizes:
-            search = make_search(**(BASE | {name: size}))
-            jax.block_until_ready(search())
-            rounds = []
-            for _ in range(_ROUNDS.value):
-                started = time.perf_counter()
-                jax.block_until_ready(search())
-                rounds.append(time.perf_counter() - started)
-            times.append(statistics.median(rounds))
-        slope = float(np.polyfit(np.log(sizes), np.log(times), 1)[0])
+            if name == "cores":
+                os.sched_setaffinity(0, cores[:size])
+                times.append(median_seconds(make_search(**BASE)))
+            else:
+                times.append(median_seconds(make_search(**(BASE | {name: size}))))
+        slope = float(np.polyfit(np.log(sizes), np.log(times), 1)[0]) if len(sizes) > 1 else None
         rows.append(
             {
                 "what": name,

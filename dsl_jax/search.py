@@ -7,7 +7,9 @@ stages, n candidates of a population, k parents.
 
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -294,33 +296,61 @@ def search(
 def _search_chunk(shared, each, rows, config, mesh):
     """The rows of a chunk, chunk size times devices; on a mesh, each device keeps its part."""
     if mesh is None:
-        return _search_device(shared, tuple(array[rows] for array in each), config)
+        return _search_part(shared, tuple(array[rows] for array in each), config)
     # A call for each device, which run side by side: jax 0.10 cannot lower philox keys in a
     # program for several devices (neither jit with shardings, nor shard_map, nor pmap).
     parts = []
     for device, part in zip(mesh.devices.flat, np.split(rows, mesh.size), strict=True):
         if device.process_index == jax.process_index():
             local = jax.device_put((shared, tuple(array[part] for array in each)), device)
-            parts.append(_search_device(*local, config))
+            parts.append(_search_part(*local, config))
     return join(parts, mesh)
 
 
-@partial(jax.jit, static_argnames="config")
-def _search_device(shared, each, config):
-    """A device's part of a chunk, the same program whatever the number of devices.
+def _search_part(shared, each, config):
+    """A device's part of a chunk, by the same program whatever the number of devices.
 
     shared: key, stages, schedules; each: images, labels and ids of the part.
     """
+    if jax.default_backend() != "cpu":
+        return _search_together(shared, *each, config)
+    # On a CPU an image stays in a core's cache, which XLA's own threads would share out in pieces
+    # too small to gain by it; and its bits cannot depend on its neighbours, or on the cores.
+    images = list(zip(*each, strict=True))
+    pool = ThreadPoolExecutor(min(len(images), _cores()))
+    try:
+        found = list(
+            pool.map(
+                # A thread's next program would wait for this one; another thread's need not.
+                lambda image: jax.block_until_ready(_search_one(shared, *image, config)),
+                images,
+            )
+        )
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return jax.tree.map(lambda *parts: jnp.stack(parts), *found)
+
+
+def _cores() -> int:
+    """Of this machine, those that this process may use, where the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@partial(jax.jit, static_argnames="config")
+def _search_one(shared, image, label, number, config):
+    """The search of the image with this id."""
     key, stages, schedules = shared
+    image_key = jax.random.fold_in(key, number)
+    return _search_image(image_key, stages, image, label, config, schedules)
 
-    def one(image, label, number):
-        image_key = jax.random.fold_in(key, number)
-        return _search_image(image_key, stages, image, label, config, schedules)
 
-    # On a CPU one image at a time stays in the cache, and its bits cannot depend on its place.
-    if jax.default_backend() == "cpu":
-        return jax.lax.map(lambda arguments: one(*arguments), each)
-    return jax.vmap(one)(*each)
+@partial(jax.jit, static_argnames="config")
+def _search_together(shared, images, labels, ids, config):
+    """`_search_one` of several images at once."""
+    one = partial(_search_one, shared, config=config)
+    return jax.vmap(one)(images, labels, ids)
 
 
 def _split_schedules(config: SearchConfig):

@@ -14,8 +14,9 @@ import pytest
 from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.evolution import philox_key
 from dsl_jax.measures import effective_solutions
-from dsl_jax.search import _search_device, as_pytrees, search, search_image
+from dsl_jax.search import _search_one, as_pytrees, search, search_image
 
+MODULE = sys.modules[search.__module__]  # the package has a function of this name
 KEY = jax.random.key(7)
 CONFIG = SearchConfig(
     layers=(
@@ -177,12 +178,12 @@ def test_it_compiles_once_whatever_the_key_number_strength_and_weights():
         return (*STAGES[:2], jax.tree_util.Partial(scaled, jnp.float32(weight)))
 
     search(KEY, stages(1.0), images, labels, CONFIG, chunk_size=4)  # the last chunk is shorter
-    compiled = _search_device._cache_size()
+    compiled = _search_one._cache_size()
     stronger = tuple(dataclasses.replace(layer, mutation_strength=0.9) for layer in CONFIG.layers)
     stronger = (*stronger[:2], dataclasses.replace(stronger[2], exploration_boost=7.0))
     strong = dataclasses.replace(CONFIG, layers=stronger)
     search(jax.random.key(1), stages(0.5), images[:5], labels[:5], strong, chunk_size=4)
-    assert _search_device._cache_size() == compiled
+    assert _search_one._cache_size() == compiled
 
 
 def test_the_default_chunk_changes_no_bit_however_few_the_images():
@@ -190,6 +191,27 @@ def test_the_default_chunk_changes_no_bit_however_few_the_images():
     five = search(KEY, STAGES, images, labels, CONFIG)
     two = search(KEY, STAGES, images[:2], labels[:2], CONFIG)
     assert_same(jax.tree.map(lambda x: x[:2], five), two)
+
+
+def test_cores_change_no_bit_and_share_one_compilation(monkeypatch):
+    images, labels = data(7)
+    found = []
+    for cores in (5, 1):
+        monkeypatch.setattr(MODULE, "_cores", lambda cores=cores: cores)
+        _search_one.clear_cache()
+        found.append(search(KEY, STAGES, images, labels, CONFIG, chunk_size=4))
+        assert _search_one._cache_size() == 1
+    assert_same(*found)
+
+
+def test_a_failure_in_a_thread_is_told(monkeypatch):
+    def fails(shared, image, *_):
+        raise FloatingPointError(f"image {image[0, 0, 0]:.0f}")
+
+    monkeypatch.setattr(MODULE, "_search_one", fails)
+    images, labels = data(3)
+    with pytest.raises(FloatingPointError, match="image 3"):
+        search(KEY, STAGES, images * 0 + 3, labels, CONFIG, chunk_size=2)
 
 
 def test_a_search_leaves_nothing_of_its_trace_behind():
@@ -205,8 +227,11 @@ print(cma_anchored_les.SUCCESS_RATES + 1)
 
 def test_no_key_is_used_twice():
     images, labels = data(2)
-    with jax.debug_key_reuse(True):
+    jax.config.update("jax_debug_key_reuse", True)  # a context would not reach other threads
+    try:
         search(KEY, STAGES, images, labels, CONFIG, chunk_size=2)
+    finally:
+        jax.config.update("jax_debug_key_reuse", False)
 
 
 def test_devices_change_no_bit_and_keep_what_they_found():
