@@ -4,7 +4,7 @@
 
 One quantity is doubled at a time; the slope is that of the seconds over it, both as logarithms: 1
 is proportional, 0 constant, -1 what so many cores could gain at most. All but the cores' row run on
-all cores of the machine (Linux only: the others are taken from this process for a while).
+all cores of the machine (Linux only: all threads of this process are kept to some of them).
 """
 
 import dataclasses
@@ -58,6 +58,12 @@ def median_seconds(search) -> float:
     return statistics.median(rounds)
 
 
+def keep_to(cores: list[int]) -> None:
+    """Lets all threads of this process, XLA's too, use these cores alone."""
+    for thread in os.listdir("/proc/self/task"):
+        os.sched_setaffinity(int(thread), cores)
+
+
 def main(_) -> None:
     cores, rows = sorted(os.sched_getaffinity(0)), []
     for name, base in [*BASE.items(), ("cores", 1)]:
@@ -66,7 +72,7 @@ def main(_) -> None:
             sizes = [size for size in sizes if size <= len(cores)]
         for size in sizes:
             if name == "cores":
-                os.sched_setaffinity(0, cores[:size])
+                keep_to(cores[:size])
                 times.append(median_seconds(make_search(**BASE)))
             else:
                 times.append(median_seconds(make_search(**(BASE | {name: size}))))

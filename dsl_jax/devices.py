@@ -7,6 +7,7 @@ as and where they are.
 
 import functools
 import logging
+import os
 from typing import Any
 
 import jax
@@ -16,6 +17,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dsl_jax.batches import largest_divisor
 
 logger = logging.getLogger(__name__)
+
+
+def num_cores() -> int:
+    """The CPU's cores that this process may use, where the system tells; else all."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def device_mesh(batch_size: int | None = None) -> Mesh | None:

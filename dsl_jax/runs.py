@@ -19,6 +19,7 @@ import jax
 from flax import nnx
 
 from dsl_jax.config import Preset, differences, from_dict, to_dict
+from dsl_jax.devices import num_cores
 from dsl_jax.files import is_temporary, read_json, temporary_name, write_text
 from dsl_jax.network import ConvNet
 from dsl_jax.targets import TargetStore
@@ -332,6 +333,6 @@ def environment() -> dict[str, str]:
     devices = jax.devices()
     return {
         "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
-        "CPU cores": str(os.cpu_count()),
+        "CPU cores": str(num_cores()),
         **{name: version(name) for name in packages},
     }

@@ -7,7 +7,6 @@ stages, n candidates of a population, k parents.
 
 import dataclasses
 import math
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -21,7 +20,7 @@ from jax.sharding import Mesh
 from dsl_jax import strategies
 from dsl_jax.batches import largest_divisor
 from dsl_jax.config import LayerSchedule, SearchConfig
-from dsl_jax.devices import join
+from dsl_jax.devices import join, num_cores
 from dsl_jax.evolution import kind_of, perturb_image, philox_key, reproduce, standardize
 from dsl_jax.progress import progress_bar
 
@@ -234,7 +233,9 @@ def search(
 
     Image i uses the random numbers of `fold_in(key, ids[i])` alone, and every chunk is padded to
     one shape: a result does not depend on the order of the images, their neighbours, their number
-    or the number of devices, bit for bit.
+    or the number of devices, bit for bit. On a CPU as many threads as there are cores search an
+    image each; they see JAX's global configuration, not that of a context such as
+    `with jax.default_matmul_precision(...)`.
 
     Args:
       key: a `jax.random` key.
@@ -283,10 +284,12 @@ def search(
     with bar:
         for start in range(0, len(images), per_call):
             size = min(per_call, len(images) - start)
-            # Rows past the end repeat the last image, so that every call has one shape.
-            rows = np.minimum(np.arange(start, start + per_call), len(images) - 1)
+            # Rows past the end repeat the last image, so that every call has one shape; on a CPU
+            # that is the shape of one image.
+            padded = size if mesh is None and jax.default_backend() == "cpu" else per_call
+            rows = np.minimum(np.arange(start, start + padded), len(images) - 1)
             chunk = jax.block_until_ready(_search_chunk(shared, each, rows, static, mesh))
-            results.append(chunk if size == per_call else jax.tree.map(lambda x: x[:size], chunk))
+            results.append(chunk if size == len(rows) else jax.tree.map(lambda x: x[:size], chunk))
             bar.update(size)
     if len(results) == 1:
         return results[0]
@@ -296,46 +299,42 @@ def search(
 def _search_chunk(shared, each, rows, config, mesh):
     """The rows of a chunk, chunk size times devices; on a mesh, each device keeps its part."""
     if mesh is None:
-        return _search_part(shared, tuple(array[rows] for array in each), config)
+        return _search_parts([(shared, tuple(array[rows] for array in each))], config)[0]
     # A call for each device, which run side by side: jax 0.10 cannot lower philox keys in a
     # program for several devices (neither jit with shardings, nor shard_map, nor pmap).
-    parts = []
-    for device, part in zip(mesh.devices.flat, np.split(rows, mesh.size), strict=True):
-        if device.process_index == jax.process_index():
-            local = jax.device_put((shared, tuple(array[part] for array in each)), device)
-            parts.append(_search_part(*local, config))
-    return join(parts, mesh)
+    parts = [
+        jax.device_put((shared, tuple(array[part] for array in each)), device)
+        for device, part in zip(mesh.devices.flat, np.split(rows, mesh.size), strict=True)
+        if device.process_index == jax.process_index()
+    ]
+    return join(_search_parts(parts, config), mesh)
 
 
-def _search_part(shared, each, config):
-    """A device's part of a chunk, by the same program whatever the number of devices.
+def _search_parts(parts, config):
+    """What each device finds, by the same program whatever their number.
 
-    shared: key, stages, schedules; each: images, labels and ids of the part.
+    parts: for each device key, stages and schedules, and the images, labels and ids of its part.
     """
     if jax.default_backend() != "cpu":
-        return _search_together(shared, *each, config)
+        return [_search_together(shared, *each, config) for shared, each in parts]
+
     # On a CPU an image stays in a core's cache, which XLA's own threads would share out in pieces
     # too small to gain by it; and its bits cannot depend on its neighbours, or on the cores.
-    images = list(zip(*each, strict=True))
-    pool = ThreadPoolExecutor(min(len(images), _cores()))
+    def search_one(task):
+        # A thread's next program would wait for this one; another thread's need not.
+        return jax.block_until_ready(_search_one(*task, config))
+
+    tasks = [(shared, *one) for shared, each in parts for one in zip(*each, strict=True)]
+    pool = ThreadPoolExecutor(min(len(tasks), num_cores()))
     try:
-        found = list(
-            pool.map(
-                # A thread's next program would wait for this one; another thread's need not.
-                lambda image: jax.block_until_ready(_search_one(shared, *image, config)),
-                images,
-            )
-        )
+        found = list(pool.map(search_one, tasks))
     finally:
         pool.shutdown(cancel_futures=True)
-    return jax.tree.map(lambda *parts: jnp.stack(parts), *found)
-
-
-def _cores() -> int:
-    """Of this machine, those that this process may use, where the system tells."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    size = len(tasks) // len(parts)
+    return [
+        jax.tree.map(lambda *images: jnp.stack(images), *found[start : start + size])
+        for start in range(0, len(tasks), size)
+    ]
 
 
 @partial(jax.jit, static_argnames="config")

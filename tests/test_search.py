@@ -197,10 +197,11 @@ def test_cores_change_no_bit_and_share_one_compilation(monkeypatch):
     images, labels = data(7)
     found = []
     for cores in (5, 1):
-        monkeypatch.setattr(MODULE, "_cores", lambda cores=cores: cores)
-        _search_one.clear_cache()
+        monkeypatch.setattr(MODULE, "num_cores", lambda cores=cores: cores)
+        chex.clear_trace_counter()
+        traced = chex.assert_max_traces(_search_one.__wrapped__, n=1)
+        monkeypatch.setattr(MODULE, "_search_one", jax.jit(traced, static_argnums=4))
         found.append(search(KEY, STAGES, images, labels, CONFIG, chunk_size=4))
-        assert _search_one._cache_size() == 1
     assert_same(*found)
 
 
