@@ -1,4 +1,4 @@
-"""The presets: smoke (CI), laptop (2 cores, 25 minutes), paper (its values, an accelerator).
+"""The presets: smoke (CI), laptop (2 cores, 20 minutes), paper (its values, an accelerator).
 
 What was tried, and why these values: docs/choices.md.
 """
