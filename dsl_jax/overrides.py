@@ -62,6 +62,8 @@ def _parse(old: Any, text: str, path: str) -> Any:
         new = tuple(new)
     if isinstance(old, tuple) and isinstance(new, str):  # words, separated by commas
         new = tuple(new.split(","))
+    if isinstance(old, tuple) and isinstance(new, int | float):  # one of them
+        new = (new,)
     if isinstance(old, float) and type(new) is int:
         new = float(new)
     expected = (int, type(None)) if old is None else (type(old),)

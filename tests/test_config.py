@@ -72,6 +72,7 @@ def test_any_field_can_be_set_by_name():
     assert config.learn.augment and config.widths == (8, 8, 8) and config.sgd_groups == (1,)
     assert config.chunk_size == 7 and config.num_train is None
     assert config.search.smoothing == "child"
+    assert override(config, {"sgd_groups": "3"}).sgd_groups == (3,)
 
 
 @pytest.mark.parametrize(

@@ -179,6 +179,12 @@ def test_runs_of_one_image_are_independent(experiment, tmp_path):
     assert all(1 <= row["n_eff"] <= row["vendi"] * 1.001 <= row["kept"] * 1.002 for row in rows)
 
 
+def test_one_size_of_the_search_is_refused_before_it_is_searched(experiment, capsys):
+    for flag in ("--sweep.populations=96", "--sweep.factors=0,1"):
+        assert experiment("diversity_scaling")(flag, "--dry_run") == 2
+        assert "one size of the search is no sweep" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_diversity_is_measured_for_every_size_of_the_search(experiment, tmp_path):
     folder = tmp_path / "sizes"
