@@ -79,6 +79,7 @@ NAMES = {
     "n_eff_centered": "N_eff, features centred",
     "vendi_centered": "order 1, features centred",
 }
+Y_LABEL = "different solutions"
 
 
 def define(config: Preset, settings: Settings) -> sweeps.Sweep:
@@ -203,9 +204,6 @@ def draw(population: int, rows: sweep_rows.Rows):
     ]
     caption += f" {rows[0]['of_runs']} runs."
     return {"diversity_size": (plots.plot_curves(panels, legend="layer"), caption)}
-
-
-Y_LABEL = "different solutions"
 
 
 def _lines(rows, along, name):
