@@ -24,7 +24,7 @@ from flax import nnx
 import dsl_jax as dsl
 from dsl_jax.config import PAPER_LAYERS, LayerSchedule
 from dsl_jax.evolution import kind_of, noise_basis, philox_key
-from dsl_jax.search import _evolve, log_likelihood
+from dsl_jax.image_search import _evolve, log_likelihood
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "How often each piece is timed; medians count.")
 _SMALL = flags.DEFINE_bool("small", False, "Small networks alone, to see that it runs.")

@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsl_jax.config import SearchConfig, differences, search_from_dict, to_dict
-from dsl_jax.search import Stages, check_stages, output_shapes
+from dsl_jax.image_search import Stages, check_stages
+from dsl_jax.search import output_shapes
 
 FORMAT = 1
 ACTIVATION_DTYPE = "float16"

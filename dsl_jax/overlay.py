@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from dsl_jax.batches import rows_of
-from dsl_jax.search import SearchResult
+from dsl_jax.image_search import SearchResult
 from dsl_jax.targets import TargetStore
 
 

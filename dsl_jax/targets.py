@@ -29,7 +29,8 @@ from jax.sharding import Mesh
 from dsl_jax import zarr_store
 from dsl_jax.config import SearchConfig
 from dsl_jax.fingerprint import check_same_search, config_of, make_manifest
-from dsl_jax.search import SearchResult, Stages, check_ids, choose_chunk_size, search
+from dsl_jax.image_search import SearchResult, Stages
+from dsl_jax.search import check_ids, choose_chunk_size, search
 from dsl_jax.sharing import Claims, search_missing
 from dsl_jax.zarr_store import array_title
 

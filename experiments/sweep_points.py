@@ -15,8 +15,9 @@ import sweeps
 from dsl_jax import devices, networks, pipeline, plan, steps
 from dsl_jax.config import Preset, to_dict
 from dsl_jax.datasets import Dataset, Split
+from dsl_jax.image_search import SearchResult
 from dsl_jax.runs import Run
-from dsl_jax.search import SearchResult, choose_chunk_size, search
+from dsl_jax.search import choose_chunk_size, search
 
 
 def search_point(name: str, columns: dict[str, Any], config: Preset, images: int) -> sweeps.Point:

@@ -19,11 +19,11 @@ from dsl_jax.config import LearnConfig
 from dsl_jax.datasets import Dataset, Split
 from dsl_jax.devices import device_mesh, on_one_device, replicate
 from dsl_jax.evaluation import evaluate, evaluate_images, with_training_statistics
+from dsl_jax.image_search import SearchResult
 from dsl_jax.learning import learn, learn_sgd
 from dsl_jax.network import ConvNet
 from dsl_jax.objectives import sgd_objective
 from dsl_jax.presets import get_preset
-from dsl_jax.search import SearchResult
 
 KEY = jax.random.key(0)
 # 5 steps an epoch: 10 in all.

@@ -13,6 +13,7 @@ LEVELS = (
     {"config", "convolution", "devices", "evolution", "measures", "representation_ga", "sources"},
     {"datasets", "presets", "overrides", "steps", "network", "plots", "report"},
     {"stages", "strategies", "evaluation", "optimizer", "objectives"},
+    {"image_search"},
     {"search"},
     {"learning", "probes", "fingerprint"},
     {"zarr_store"},
@@ -48,7 +49,7 @@ def test_imports_go_down_only():
 
 
 def test_search_and_evolution_know_no_network_and_no_data():
-    for name in ("search", "evolution", "representation_ga"):
+    for name in ("image_search", "search", "evolution", "representation_ga"):
         assert not {"network", "datasets", "stages"} & set(imports(FOLDER / f"{name}.py"))
 
 

@@ -19,10 +19,10 @@ from dsl_jax.evaluation import (
     representations_of,
     with_training_statistics,
 )
+from dsl_jax.image_search import SearchResult
 from dsl_jax.learning import head_loss, learn, learn_sgd, plan_batches, regression_loss
 from dsl_jax.network import ConvNet
 from dsl_jax.optimizer import learning_rate, make_optimizer
-from dsl_jax.search import SearchResult
 
 KEY = jax.random.key(0)
 GENERATOR = np.random.default_rng(0)

@@ -13,8 +13,9 @@ import pytest
 
 from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.evolution import philox_key
+from dsl_jax.image_search import search_image
 from dsl_jax.measures import effective_solutions
-from dsl_jax.search import _search_one, as_pytrees, search, search_image
+from dsl_jax.search import _search_one, as_pytrees, search
 
 MODULE = sys.modules[search.__module__]  # the package has a function of this name
 KEY = jax.random.key(7)

@@ -11,7 +11,8 @@ from test_search import CONFIG, KEY, STAGES, data
 from dsl_jax import strategies
 from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.evolution import noise_basis, normalize, philox_key, standardize
-from dsl_jax.search import search, search_image
+from dsl_jax.image_search import search_image
+from dsl_jax.search import search
 
 STRATEGIES = ("SimpleGA", "DifferentialEvolution", "SNES", "Open_ES", "Sep_CMA_ES")
 IMAGES, LABELS = data(5)

@@ -30,7 +30,8 @@ from toy_targets import (
 
 from dsl_jax import fingerprint, targets, zarr_store
 from dsl_jax.config import LayerSchedule
-from dsl_jax.search import SearchResult, search
+from dsl_jax.image_search import SearchResult
+from dsl_jax.search import search
 from dsl_jax.targets import TargetStore
 
 
