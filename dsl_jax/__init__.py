@@ -6,11 +6,13 @@ from dsl_jax.datasets import Dataset, Split, load_dataset
 from dsl_jax.evaluation import Evaluation, evaluate
 from dsl_jax.image_search import SearchResult, search_image
 from dsl_jax.learning import LearnResult, learn, learn_sgd
+from dsl_jax.models import PairNetwork, StagedNetwork
 from dsl_jax.network import ConvNet
 from dsl_jax.overlay import Overlay
 from dsl_jax.presets import get_preset
 from dsl_jax.runs import LoadedRun, load_run
 from dsl_jax.search import search
+from dsl_jax.stage_checks import check_stages
 from dsl_jax.stages import frozen_stages
 from dsl_jax.targets import TargetStore, search_to_store
 
@@ -24,11 +26,14 @@ __all__ = [
     "LearnResult",
     "LoadedRun",
     "Overlay",
+    "PairNetwork",
     "Preset",
     "SearchConfig",
     "SearchResult",
     "Split",
+    "StagedNetwork",
     "TargetStore",
+    "check_stages",
     "evaluate",
     "evolution",
     "frozen_stages",

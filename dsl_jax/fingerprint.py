@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsl_jax.config import SearchConfig, differences, search_from_dict, to_dict
-from dsl_jax.image_search import Stages, check_stages
+from dsl_jax.image_search import Stages, check_schedules
 from dsl_jax.search import output_shapes
 
 FORMAT = 1
@@ -57,7 +57,7 @@ def make_manifest(
     Raises:
       ValueError: the numbers of stages and of layer schedules differ.
     """
-    check_stages(stages, config)
+    check_schedules(stages, config)
     return {
         "format": FORMAT,
         "fingerprint": {

@@ -61,7 +61,7 @@ def search_image(
 
 def search_with_schedules(key, stages, image, label, config, schedules) -> SearchResult:
     """`search_image` with strength and boost of every layer apart, as they may be traced."""
-    check_stages(stages, config)
+    check_schedules(stages, config)
     key = philox_key(key)
     if config.num_searches == 1:
         return _search_once(key, stages, image, label, config, schedules)
@@ -192,7 +192,7 @@ def _evolve(
     return algorithm.get_population(state), -jnp.concatenate([first[None], rest])
 
 
-def check_stages(stages: Stages, config: SearchConfig) -> None:
+def check_schedules(stages: Stages, config: SearchConfig) -> None:
     """Raises ValueError unless there is a layer schedule for each stage, and a known strategy."""
     strategies.check(config)
     if len(stages) != len(config.layers):

@@ -95,11 +95,11 @@ def learn(
       is on one device: the first of a mesh (of this process's).
 
     Raises:
-      ValueError: targets are missing, or their shapes are not the network's; or the number of
-        devices does not divide that of a batch's images.
+      ValueError: targets are missing, or their shapes are not the network's; the network has
+        dropout; or the number of devices does not divide that of a batch's images.
       FloatingPointError: the loss is not finite; names the step.
     """
-    _check_arguments(dataset, config, mesh)
+    _check_arguments(network, dataset, config, mesh)
     arrays = _target_arrays(targets, dataset.train.ids)
     _check_targets(network, dataset, arrays)
     answers = Answers(arrays, target_objective)
@@ -118,7 +118,7 @@ def learn_sgd(
     progress: str | None = None,
 ) -> LearnResult:
     """The baseline: the same loop, cross-entropy end to end (paper A.3); see `learn`."""
-    _check_arguments(dataset, config, mesh)
+    _check_arguments(network, dataset, config, mesh)
     answers = Answers(dataset.train.labels, sgd_objective)
     return _train(key, network, dataset, answers, config, mesh, checkpoints, measure, progress)
 
@@ -212,7 +212,13 @@ def _train(
     return LearnResult(nnx.merge(graph, on_one_device(best)), history)
 
 
-def _check_arguments(dataset: Dataset, config: LearnConfig, mesh: Mesh | None) -> None:
+def _check_arguments(
+    network: nnx.Module, dataset: Dataset, config: LearnConfig, mesh: Mesh | None
+) -> None:
+    for path, module in nnx.iter_modules(network):
+        if isinstance(module, nnx.Dropout) and module.rate > 0:
+            where = ".".join(map(str, path))
+            raise ValueError(f"{where} drops out at random, which learning does not do: rate=0")
     if not len(dataset.validation.images):
         raise ValueError("the dataset has no validation images: they choose the epoch")
     side = min(dataset.image_shape[:2])

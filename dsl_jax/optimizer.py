@@ -1,5 +1,6 @@
 """The optimiser of the learner and of SGD: Nesterov momentum and its schedule (paper A.3)."""
 
+import re
 from typing import Any
 
 import jax
@@ -26,8 +27,9 @@ def learning_rate(config: LearnConfig, steps_per_epoch: int) -> optax.Schedule:
 def make_optimizer(config: LearnConfig, steps_per_epoch: int) -> optax.GradientTransformation:
     """SGD with Nesterov momentum, weight decay on weights, and the rates of the biases.
 
-    A parameter is known by its path: one with "norm" in it is a BatchNorm bias and learns
-    `bias_rate_factor` times as fast; one with "stem" is trained for `stem_bias_epochs` epochs.
+    Weights are the parameters of rank 2 and more. The rest is known by its path, in any case of
+    letters: with "norm" in it and "bias" at its end it learns `bias_rate_factor` times as fast;
+    with "stem_bias" at its end it is trained for `stem_bias_epochs` epochs.
     """
     stem_steps = config.stem_bias_epochs * steps_per_epoch
 
@@ -35,20 +37,25 @@ def make_optimizer(config: LearnConfig, steps_per_epoch: int) -> optax.GradientT
         return jnp.where(step < stem_steps, 1.0, 0.0)
 
     return optax.chain(
-        optax.add_decayed_weights(config.weight_decay, mask=_paths_with("kernel")),
+        optax.add_decayed_weights(config.weight_decay, mask=_weights),
         optax.trace(config.momentum, nesterov=True),
-        optax.masked(optax.scale(config.bias_rate_factor), _paths_with("norm")),
-        optax.masked(optax.scale_by_schedule(while_stem_learns), _paths_with("stem")),
+        optax.masked(optax.scale(config.bias_rate_factor), _paths(r"norm.*bias")),
+        optax.masked(optax.scale_by_schedule(while_stem_learns), _paths("stem_bias")),
         optax.scale_by_learning_rate(learning_rate(config, steps_per_epoch)),
     )
 
 
-def _paths_with(word: str) -> Any:
-    """A mask for optax: the parameters whose path has the word in it."""
+def _weights(params: Any) -> Any:
+    """A mask for optax: what weight decay acts on."""
+    return jax.tree.map(lambda x: jnp.ndim(x) >= 2, params)
 
-    def mask(params):
-        return jax.tree_util.tree_map_with_path(
-            lambda path, _: word in jax.tree_util.keystr(path), params
-        )
 
-    return mask
+def _paths(pattern: str) -> Any:
+    """A mask for optax: the parameters whose path ends with the pattern."""
+
+    def matches(path, _):
+        # What nnx wraps a parameter in ends its path with ".value".
+        text = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+        return re.search(f"(?:{pattern})$", text, re.IGNORECASE) is not None
+
+    return lambda params: jax.tree_util.tree_map_with_path(matches, params)

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from dsl_jax.config import SearchConfig
 from dsl_jax.devices import join, num_cores
 from dsl_jax.evolution import philox_key
-from dsl_jax.image_search import SearchResult, Stages, check_stages, search_with_schedules
+from dsl_jax.image_search import SearchResult, Stages, check_schedules, search_with_schedules
 from dsl_jax.progress import progress_bar
 
 
@@ -61,7 +61,7 @@ def search(
     Raises:
       ValueError: sizes that do not fit, no images, labels or ids out of range.
     """
-    check_stages(stages, config)
+    check_schedules(stages, config)
     ids = check_ids(ids, len(images))
     images = images if isinstance(images, jax.Array) else np.asarray(images)
     labels = np.asarray(labels)

@@ -1,5 +1,6 @@
 """The network as stages for search: functions of an image with frozen statistics (paper 3.1)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,7 +13,9 @@ from jax.tree_util import Partial
 
 from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.convolution import convolve, convolve_same
-from dsl_jax.evolution import perturb_image, philox_key, reproduce
+from dsl_jax.evaluation import in_mode
+from dsl_jax.evolution import kind_of, perturb_image, philox_key, reproduce
+from dsl_jax.models import StagedNetwork
 from dsl_jax.network import Block, ConvNet, finish_block, gelu
 
 STATISTICS_IMAGES = 2000
@@ -20,7 +23,7 @@ VARIANCE_FLOOR = 1e-3
 
 
 def frozen_stages(
-    network: ConvNet,
+    network: ConvNet | StagedNetwork,
     images: jax.Array | None = None,
     config: SearchConfig | None = None,
     *,
@@ -32,10 +35,10 @@ def frozen_stages(
     on candidates as search will make them (noisy images; each block's output mutated as that
     layer's explorers are), so that mutated candidates stay in range. A trained network is given
     alone: it keeps the statistics that it holds, those of its evaluation. Variances have a floor
-    of 1e-3. Convolutions that are exact identities are left out.
+    of 1e-3. Convolutions of a `ConvNet` that are exact identities are left out.
 
     Args:
-      network: a `ConvNet`, whitened; not changed.
+      network: a `ConvNet`, whitened, or a `StagedNetwork`; not changed.
       images: [N, H, W, C], normalised floats, of which the first 2,000 are used; None: keep the
         statistics that the network holds.
       config: the search's configuration; None: the statistics of the images as they are.
@@ -47,12 +50,13 @@ def frozen_stages(
     Raises:
       ValueError: a config without a key or images, or with another number of layers.
     """
+    parts = _parts(network)
     if config is not None and key is None:
         raise ValueError("frozen_stages needs a key to make candidates as the config says")
-    if config is not None and len(config.layers) != len(network.blocks) + 1:
+    if config is not None and len(config.layers) != len(parts):
         raise ValueError(
-            f"the config has {len(config.layers)} layers: {len(network.blocks)} blocks and the "
-            f"logits need {len(network.blocks) + 1}"
+            f"the config has {len(config.layers)} layers: {len(parts) - 1} blocks and the "
+            f"logits need {len(parts)}"
         )
     if images is None:
         if config is not None:
@@ -60,25 +64,68 @@ def frozen_stages(
         x = None
     else:
         x = jnp.asarray(images[:STATISTICS_IMAGES], jnp.float32)
-    keys = None if key is None else jax.random.split(philox_key(key), len(network.blocks) + 1)
+    keys = None if key is None else jax.random.split(philox_key(key), len(parts))
     if config is not None:
         each = jax.random.split(keys[-1], len(x))
         x = jax.jit(jax.vmap(perturb_image, (0, 0, None)))(each, x, config.initial_noise)
-    stem = (network.stem_kernel[...], network.stem_bias[...].reshape(1, 1, 1, -1))
-    x = None if x is None else _apply_stem(*stem, x)
 
     stages = []
-    for number, block in enumerate(network.blocks):
-        weights, spec, x = _freeze_block(block, x)
-        if number:
-            stages.append(Partial(_apply_block, weights, spec))
-        else:
-            stages.append(Partial(_apply_first_block, stem, weights, spec))
-        if config is not None and config.layers[number].generations:
+    for number, freeze in enumerate(parts):
+        stage, x = freeze(x)
+        stages.append(stage)
+        is_mutated = config is not None and number < len(parts) - 1
+        if is_mutated and config.layers[number].generations:
             x = _explorers(jax.random.split(keys[number], len(x)), x, config.layers[number], config)
-    kernel = network.linear.kernel[...]
-    apply_head = _apply_pre_gelu_head if network.representation == "pre_gelu" else _apply_head
-    return (*stages, Partial(apply_head, kernel))
+    return tuple(stages)
+
+
+def _parts(network: ConvNet | StagedNetwork) -> list[Callable]:
+    """For each stage a function that freezes it.
+
+    It is given what the stage will see, to measure statistics on (None: keep those held), and
+    returns the stage and what that makes of it (None).
+    """
+    if isinstance(network, StagedNetwork):
+        return [partial(_freeze_module, part) for part in network.parts]
+    if isinstance(network, ConvNet):
+        first, *rest = network.blocks
+        return [
+            partial(_freeze_first_block, network, first),
+            *(partial(_freeze_block, block) for block in rest),
+            partial(_freeze_head, network),
+        ]
+    raise TypeError(
+        f"frozen_stages cannot cut a {type(network).__name__}: give its stages to search as "
+        "functions, or make a StagedNetwork of its layers"
+    )
+
+
+# --------------------------------------------------------------------------------------------
+# A StagedNetwork
+# --------------------------------------------------------------------------------------------
+
+
+def _freeze_module(part: nnx.Module, x: jax.Array | None):
+    """A part with its BatchNorm statistics, or those of x, frozen; and what it makes of x."""
+    part = nnx.clone(part)
+    norms = [module for _, module in nnx.iter_modules(part) if isinstance(module, nnx.BatchNorm)]
+    if x is not None and norms:
+        for norm in norms:
+            norm.momentum = 0.0  # keep nothing of what was there before
+        in_mode(part, training=True)(x)
+    for norm in norms:
+        norm.var[...] = jnp.maximum(norm.var[...], VARIANCE_FLOOR)
+    stage = Partial(_apply_module, *nnx.split(in_mode(part, training=False)))
+    return stage, None if x is None else stage(x)
+
+
+def _apply_module(graph: Any, state: Any, x: jax.Array) -> jax.Array:
+    return nnx.merge(graph, state)(x)
+
+
+# --------------------------------------------------------------------------------------------
+# A ConvNet
+# --------------------------------------------------------------------------------------------
 
 
 @jax.tree_util.register_static
@@ -92,7 +139,26 @@ class BlockSpec:
     normalized: bool
 
 
+def _freeze_first_block(network: ConvNet, block: Block, images: jax.Array | None):
+    """Stem and first block."""
+    stem = (network.stem_kernel[...], network.stem_bias[...].reshape(1, 1, 1, -1))
+    weights, spec, x = _freeze_weights(
+        block, None if images is None else _apply_stem(*stem, images)
+    )
+    return Partial(_apply_first_block, stem, weights, spec), x
+
+
 def _freeze_block(block: Block, x: jax.Array | None):
+    weights, spec, x = _freeze_weights(block, x)
+    return Partial(_apply_block, weights, spec), x
+
+
+def _freeze_head(network: ConvNet, x: jax.Array | None):
+    apply = _apply_pre_gelu_head if network.representation == "pre_gelu" else _apply_head
+    return Partial(apply, network.linear.kernel[...]), x
+
+
+def _freeze_weights(block: Block, x: jax.Array | None):
     """A block's weights with the statistics of x (None: its own) frozen, its spec, and its output.
 
     Weights: for each convolution its kernel (None: the identity), and the scale and shift [c]
@@ -193,6 +259,7 @@ def _explorers(keys: jax.Array, x: jax.Array, layer: LayerSchedule, config: Sear
             layer.mutation_strength * layer.exploration_boost,
             layer.smoothing_passes,
             smoothing=config.smoothing,
+            kind=kind_of(h.shape, last=False),
             truncation=config.noise_truncation,
         )[0]
 

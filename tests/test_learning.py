@@ -174,20 +174,21 @@ def test_the_optimizer_is_nesterov_momentum_with_the_rates_of_the_biases():
         epochs=4, learning_rate=0.5, momentum=0.8, weight_decay=0.1, bias_rate_factor=3.0,
         stem_bias_epochs=1, warmup_fraction=0.5, initial_rate_fraction=0.2, final_rate_fraction=0.1,
     )  # fmt: skip
-    params = {"conv": {"kernel": 2.0}, "norm_1": {"bias": 2.0}, "stem_bias": 2.0}
-    params = jax.tree.map(jnp.float32, params)
+    params = {"conv": {"w": jnp.full((1, 1), 2.0)}}
+    params |= {"norm_1": {"bias": jnp.float32(2)}, "stem_bias": jnp.float32(2)}
     optimizer = make_optimizer(config, steps_per_epoch=5)
     state, rate = optimizer.init(params), learning_rate(config, 5)
-    expected, velocity = jax.tree.map(float, params), jax.tree.map(lambda _: 0.0, params)
+    expected = jax.tree.map(lambda x: x.item(), params)
+    velocity = jax.tree.map(lambda _: 0.0, params)
     generator = np.random.default_rng(2)
     for step in range(20):
-        gradients = jax.tree.map(lambda _: jnp.float32(generator.normal()), params)
+        gradients = jax.tree.map(lambda x: jnp.full(x.shape, generator.normal()), params)
         updates, state = optimizer.update(gradients, state, params)
         params = optax.apply_updates(params, updates)
         lr = np.interp(step, [0, 10, 20], [0.1, 0.5, 0.05])
         assert float(rate(step)) == pytest.approx(lr, rel=1e-5)
         for name in ("conv", "norm_1", "stem_bias"):
-            g = float(jax.tree.leaves(gradients[name])[0])
+            g = jax.tree.leaves(gradients[name])[0].item()
             w = float(jax.tree.leaves(expected[name])[0])
             v = float(jax.tree.leaves(velocity[name])[0])
             g += 0.1 * w if name == "conv" else 0.0
@@ -197,7 +198,7 @@ def test_the_optimizer_is_nesterov_momentum_with_the_rates_of_the_biases():
             expected[name] = jax.tree.map(lambda _, w=w: w, expected[name])
             velocity[name] = jax.tree.map(lambda _, v=v: v, velocity[name])
     for ours, theirs in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True):
-        assert float(ours) == pytest.approx(theirs, rel=1e-4)
+        assert ours.item() == pytest.approx(theirs, rel=1e-4)
 
 
 # ---- the loop

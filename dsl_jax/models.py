@@ -1,0 +1,101 @@
+"""One's own networks, in the form that learning takes (paper 4.2).
+
+Learning takes any `nnx.Module` with `representations(images) -> tuple of [B, ...]` and
+`head(last) -> logits [B, classes]`. The two here make one of what a user has: a list of layers, or
+parameters with a pair of functions. Letters: B images of a batch, L representations.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import jax
+from flax import nnx
+
+
+class StagedNetwork(nnx.Module):
+    """Layers, one after another, cut where representations are to be searched and learned.
+
+    Args:
+      layers: an `nnx.Sequential`, or callables that map a batch to a batch: modules (whose
+        parameters are shared, not copied) or plain functions. The last returns logits.
+      ends: L numbers of layers, increasing: H(l) is what the first `ends[l]` layers make of images,
+        and the layers after the last end are the head. For example `ends=(2, 4)` of five layers.
+
+    Raises:
+      ValueError: ends that do not increase, or leave no layer to a part or to the head.
+      TypeError: a layer that cannot be called.
+    """
+
+    def __init__(self, layers: nnx.Sequential | Sequence[Callable], ends: Sequence[int]):
+        layers = list(layers.layers if isinstance(layers, nnx.Sequential) else layers)
+        for number, layer in enumerate(layers):
+            if not callable(layer):
+                raise TypeError(f"layer {number} is a {type(layer).__name__}: it cannot be called")
+        cuts = [0, *ends, len(layers)]
+        if len(cuts) < 3 or any(a >= b for a, b in pairwise(cuts)):
+            raise ValueError(
+                f"ends {tuple(ends)} of {len(layers)} layers: give increasing numbers from 1 to "
+                f"{len(layers) - 1}, each the number of layers up to the end of a representation"
+            )
+        self.parts = nnx.List(nnx.Sequential(*layers[a:b]) for a, b in pairwise(cuts))
+
+    def representations(self, images: jax.Array) -> tuple[jax.Array, ...]:
+        """H(0), H(1), ... of normalised images [B, H, W, C]: L arrays [B, ...]."""
+        outputs, x = [], images
+        for part in list(self.parts)[:-1]:
+            x = part(x)
+            outputs.append(x)
+        return tuple(outputs)
+
+    def head(self, last: jax.Array) -> jax.Array:
+        """Logits [B, classes] from the last representation."""
+        return self.parts[-1](last)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Logits [B, classes]."""
+        return self.head(self.representations(images)[-1])
+
+
+class PairNetwork(nnx.Module):
+    """Parameters of any library and a pair of pure functions of them.
+
+    Args:
+      params: a pytree of arrays, all of which are trained.
+      representations: (params, images [B, H, W, C]) -> tuple of L arrays [B, ...].
+      head: (params, last representation [B, ...]) -> logits [B, classes].
+
+    The trained parameters, in the structure that was given: `network.params`.
+    """
+
+    def __init__(
+        self,
+        params: Any,
+        representations: Callable[[Any, jax.Array], tuple[jax.Array, ...]],
+        head: Callable[[Any, jax.Array], jax.Array],
+    ):
+        leaves, self._structure = jax.tree_util.tree_flatten_with_path(params)
+        names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
+        self._names = tuple(f"{number}.{name}" for number, name in enumerate(names))
+        self._weights = nnx.Dict(
+            {name: nnx.Param(leaf) for name, (_, leaf) in zip(self._names, leaves, strict=True)}
+        )
+        self._representations, self._head = representations, head
+
+    @property
+    def params(self) -> Any:
+        """The parameters as they are now."""
+        leaves = [self._weights[name][...] for name in self._names]
+        return jax.tree.unflatten(self._structure, leaves)
+
+    def representations(self, images: jax.Array) -> tuple[jax.Array, ...]:
+        """H(0), H(1), ... of normalised images [B, H, W, C]: L arrays [B, ...]."""
+        return tuple(self._representations(self.params, images))
+
+    def head(self, last: jax.Array) -> jax.Array:
+        """Logits [B, classes] from the last representation."""
+        return self._head(self.params, last)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Logits [B, classes]."""
+        return self.head(self.representations(images)[-1])
