@@ -23,6 +23,7 @@ from dsl_jax.datasets import Dataset, augment
 from dsl_jax.devices import on_one_device, replicate, take
 from dsl_jax.evaluation import evaluate_images, in_mode, with_training_statistics
 from dsl_jax.evolution import is_philox
+from dsl_jax.loggers import Logger
 from dsl_jax.objectives import head_loss, regression_loss, sgd_objective, target_objective
 from dsl_jax.optimizer import learning_rate, make_optimizer
 from dsl_jax.progress import progress_bar
@@ -69,6 +70,7 @@ def learn(
     mesh: Mesh | None = None,
     checkpoints: Checkpoints | None = None,
     measure: Measure | None = None,
+    logger: Logger | None = None,
     progress: str | None = None,
 ) -> LearnResult:
     """Trains a copy of `network` on searched representations (paper 4.2).
@@ -88,6 +90,7 @@ def learn(
         with another number of devices.
       measure: called with the network after each validated epoch, in evaluation mode; what it
         returns joins the epoch's record.
+      logger: given each epoch's record, with `training`, its name.
       progress: a name, to show a bar under it.
 
     Returns:
@@ -103,7 +106,9 @@ def learn(
     arrays = _target_arrays(targets, dataset.train.ids)
     _check_targets(network, dataset, arrays)
     answers = Answers(arrays, target_objective)
-    return _train(key, network, dataset, answers, config, mesh, checkpoints, measure, progress)
+    return _train(
+        key, network, dataset, answers, config, mesh, checkpoints, measure, logger, progress
+    )
 
 
 def learn_sgd(
@@ -115,12 +120,15 @@ def learn_sgd(
     mesh: Mesh | None = None,
     checkpoints: Checkpoints | None = None,
     measure: Measure | None = None,
+    logger: Logger | None = None,
     progress: str | None = None,
 ) -> LearnResult:
     """The baseline: the same loop, cross-entropy end to end (paper A.3); see `learn`."""
     _check_arguments(network, dataset, config, mesh)
     answers = Answers(dataset.train.labels, sgd_objective)
-    return _train(key, network, dataset, answers, config, mesh, checkpoints, measure, progress)
+    return _train(
+        key, network, dataset, answers, config, mesh, checkpoints, measure, logger, progress
+    )
 
 
 class TrainState(NamedTuple):
@@ -163,6 +171,7 @@ def _train(
     mesh: Mesh | None,
     checkpoints: Checkpoints | None,
     measure: Measure | None,
+    logger: Logger | None,
     progress: str | None,
 ) -> LearnResult:
     """Epochs of training, each with its validation and its checkpoint."""
@@ -204,6 +213,8 @@ def _train(
                 accuracy = f"{scores['validation_accuracy']:.2%}"
                 bar.set_postfix(refresh=False, loss=f"{loss:.4g}", validation=accuracy)
             history.append(record | {"seconds": time.monotonic() - started})
+            if logger is not None:
+                logger.log({"training": progress or "training", **history[-1]})
             if checkpoints is not None:
                 checkpoints.save(epoch + 1, state, history, last)
 

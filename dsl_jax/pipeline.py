@@ -4,6 +4,7 @@ import os
 import platform
 import time
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from dsl_jax.datasets import Dataset, load_dataset
 from dsl_jax.devices import device_mesh
 from dsl_jax.evaluation import logits_of
 from dsl_jax.learning import Measure, learn, learn_sgd
+from dsl_jax.loggers import Logger
 from dsl_jax.network import ConvNet
 from dsl_jax.networks import (
     CHOICE,
@@ -46,6 +48,7 @@ def run(
     repair: bool = False,
     probes: bool = True,
     progress: bool = True,
+    loggers: Sequence[Logger] = (),
 ) -> dict[str, Any]:
     """Runs the method and keeps everything in `folder`; goes on where it was interrupted.
 
@@ -64,6 +67,7 @@ def run(
       repair: search damaged chunks of the targets again.
       probes: also evaluate linear classifiers on pixels and on the untrained network.
       progress: show bars.
+      loggers: what receives the records besides the folder's metrics.jsonl (see `loggers`).
 
     Returns:
       The results by name of training (empty after "search" and "learn"): groups, and a
@@ -73,7 +77,7 @@ def run(
       ValueError: the folder holds another run, or what a stage needs is not there.
     """
     one_of("stage", stage, STAGES)
-    record = Run(folder, config, requested)
+    record = Run(folder, config, requested, loggers)
     if (results := record.read("results")) is not None:
         return results
     if dataset is None:

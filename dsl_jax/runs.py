@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from flax import nnx
 from dsl_jax.config import Preset, differences, from_dict, to_dict
 from dsl_jax.devices import num_cores
 from dsl_jax.files import is_temporary, read_json, temporary_name, write_text
+from dsl_jax.loggers import JsonlLogger, Logger
 from dsl_jax.network import ConvNet
 from dsl_jax.targets import TargetStore
 
@@ -34,15 +36,23 @@ class Run:
       folder: made if it is not there.
       config: what is run.
       requested: the dataset that was asked for, where `config.dataset` took its place.
+      loggers: what receives every record besides metrics.jsonl.
 
     Raises:
       ValueError: the folder holds another configuration (the fields that differ are named), or
         something that is not a run, or cannot be written.
     """
 
-    def __init__(self, folder: str | os.PathLike, config: Preset, requested: str | None = None):
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        config: Preset,
+        requested: str | None = None,
+        loggers: Sequence[Logger] = (),
+    ):
         self.folder = Path(folder)
         self.config = config
+        self._loggers = (JsonlLogger(self.folder / "metrics.jsonl"), *loggers)
         prepare_folder(self.folder)
         ours = _plain(config, requested)
         theirs = _read_config(self.folder)
@@ -58,9 +68,9 @@ class Run:
     # ---- metrics
 
     def log(self, record: dict[str, Any]) -> None:
-        """Appends a record to metrics.jsonl."""
-        with open(self.folder / "metrics.jsonl", "a") as file:
-            file.write(json.dumps(record) + "\n")
+        """Appends a record to metrics.jsonl, and hands it to the loggers."""
+        for logger in self._loggers:
+            logger.log(record)
 
     def forget(self, training: str, after_epoch: int) -> None:
         """Takes back the records of epochs that will be trained again after an interruption."""

@@ -6,10 +6,12 @@ Everything goes into one folder; the same command goes on where it was stopped. 
 configuration can be set: --config.search.num_parents=20 '--config.search.layers[0].generations=50'
 """
 
+import contextlib
 import dataclasses
 import html
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import command_line
@@ -18,7 +20,7 @@ from absl import flags
 from command_line import DATA_DIR, DRY_RUN, OUTPUT_DIR
 
 from dsl_jax import config as configs
-from dsl_jax import pipeline, plan, presets, report, summary
+from dsl_jax import loggers, pipeline, plan, presets, report, summary
 from dsl_jax.datasets import load_or_substitute
 from dsl_jax.runs import Run, finished_report, prepare_folder
 
@@ -29,6 +31,9 @@ _CYCLES = flags.DEFINE_integer(
 )
 _STAGE = flags.DEFINE_string("stage", "all", f"One of {', '.join(pipeline.STAGES)}.")
 _REPAIR = flags.DEFINE_bool("repair", False, "Search damaged parts of the targets again.")
+_LOGGERS = flags.DEFINE_list(
+    "loggers", [], f"Also log to {', '.join(loggers.LOGGERS)} (metrics.jsonl is always written)."
+)
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     False,
@@ -73,12 +78,26 @@ def join_job() -> None:
         ) from error
 
 
+@contextlib.contextmanager
+def make_loggers(config: configs.Preset, folder: Path) -> Iterator[list[loggers.Logger]]:
+    """What --loggers asks for, closed at the end."""
+    options = {"name": folder.name, "config": configs.to_dict(config)}
+    made = loggers.make_loggers(_LOGGERS.value, folder, **options)
+    try:
+        yield made
+    finally:
+        for logger in made:
+            logger.close()
+
+
 def run_all() -> None:
     """Plan, search, learning, evaluation, report."""
     if _STAGE.value not in pipeline.STAGES:
         raise ValueError(
             f"stage {_STAGE.value!r} is unknown: choose one of {', '.join(pipeline.STAGES)}"
         )
+    for name in _LOGGERS.value:
+        configs.one_of("logger", name, loggers.LOGGERS)
     join_job()  # first: looking a strategy up starts the devices, and then no job can be joined
     config = configure()
     default = f"runs/{config.dataset}-{config.name}-seed{config.seed}"
@@ -110,15 +129,17 @@ def run_all() -> None:
     print(plan.describe(plan.make_plan(config), config, str(folder)), flush=True)
     several = jax.process_count() > 1
     stage = "search" if several else _STAGE.value
-    results = pipeline.run(
-        config,
-        folder,
-        dataset,
-        requested=requested,
-        stage=stage,
-        repair=_REPAIR.value,
-        progress=jax.process_index() == 0,
-    )
+    with make_loggers(config, folder) as receivers:
+        results = pipeline.run(
+            config,
+            folder,
+            dataset,
+            requested=requested,
+            stage=stage,
+            repair=_REPAIR.value,
+            progress=jax.process_index() == 0,
+            loggers=receivers,
+        )
     if not results:
         print(f"--stage={stage} is done; the folder is {folder}")
         if several and _STAGE.value == "all":

@@ -11,7 +11,7 @@ FOLDER = Path(dsl_jax.__file__).parent
 LEVELS = (
     {"files", "progress", "preparing", "batches"},
     {"config", "convolution", "devices", "evolution", "measures", "representation_ga", "sources"},
-    {"datasets", "presets", "overrides", "steps", "network", "plots", "report"},
+    {"datasets", "presets", "overrides", "steps", "network", "plots", "report", "loggers"},
     {"evaluation", "models", "optimizer", "objectives", "strategies"},
     {"stages"},
     {"image_search"},

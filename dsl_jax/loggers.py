@@ -1,0 +1,156 @@
+"""Loggers: where records of training, search and results go besides the run's folder.
+
+A record is a flat dict. An epoch's has `training` and `epoch` (1, 2, ...) and its numbers; a
+search's has `search`, a result's `result`. Anything with `log` and `close` is a logger.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from dsl_jax.config import one_of
+
+LOGGERS = ("console", "tensorboard", "wandb")
+
+
+class Logger(Protocol):
+    """What receives records. Implementations need not inherit from it."""
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Takes one record."""
+
+    def close(self) -> None:
+        """Writes what is still held back."""
+
+
+class ConsoleLogger:
+    """A line a record, on standard output or another stream."""
+
+    def __init__(self, stream: Any = None):
+        self._stream = stream
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Prints the record's names and numbers."""
+        name, step, numbers = _parts(record)
+        words = [f"{key} {value:.4g}" for key, value in numbers.items()]
+        step = "" if step is None else f" {step}"
+        from tqdm import tqdm  # it prints above a progress bar, not inside it
+
+        tqdm.write(f"{name}{step}: {', '.join(words)}", file=self._stream or sys.stdout)
+
+    def close(self) -> None:
+        """Nothing is held back."""
+
+
+class JsonlLogger:
+    """A line of JSON a record, appended to a file, whole and at once."""
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Appends the record."""
+        with open(self.path, "a") as file:
+            file.write(json.dumps(dict(record)) + "\n")
+
+    def close(self) -> None:
+        """Nothing is held back."""
+
+
+class TensorBoardLogger:
+    """TensorBoard's event files; needs the extra `dsl_jax[tensorboard]`."""
+
+    def __init__(self, folder: str | os.PathLike):
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise ValueError(
+                "logging to TensorBoard needs tensorboardX: pip install 'dsl_jax[tensorboard]'"
+            ) from error
+        self._writer = SummaryWriter(str(folder))
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Writes a scalar for each number."""
+        name, step, numbers = _parts(record)
+        for key, value in numbers.items():
+            self._writer.add_scalar(f"{name}/{key}", value, step)
+
+    def close(self) -> None:
+        """Writes the last records out."""
+        self._writer.close()
+
+
+class WandbLogger:
+    """A run of Weights & Biases; needs the extra `dsl_jax[wandb]`.
+
+    Without a network connection: WANDB_MODE=offline, and `wandb sync` later.
+
+    Args:
+      folder: where its files go, in a folder `wandb`.
+      options: for `wandb.init`, such as project, name, config.
+    """
+
+    def __init__(self, folder: str | os.PathLike, **options: Any):
+        try:
+            import wandb
+        except ImportError as error:
+            raise ValueError(
+                "logging to Weights & Biases needs wandb: pip install 'dsl_jax[wandb]'"
+            ) from error
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self._run = wandb.init(dir=str(folder), **{"project": "dsl_jax", **options})
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Logs each number; an epoch's under an axis of its training."""
+        name, step, numbers = _parts(record)
+        values = {f"{name}/{key}": value for key, value in numbers.items()}
+        if step is None:
+            self._run.summary.update(values)
+        else:
+            self._run.define_metric(f"{name}/*", step_metric=f"{name}/epoch")
+            self._run.log(values | {f"{name}/epoch": step})
+
+    def close(self) -> None:
+        """Finishes the run."""
+        self._run.finish()
+
+
+def make_loggers(names: Sequence[str], folder: str | os.PathLike, **options: Any) -> list[Logger]:
+    """Loggers by name, whose files go into a folder.
+
+    Args:
+      names: of `LOGGERS`.
+      folder: the run's.
+      options: for `WandbLogger`.
+
+    Raises:
+      ValueError: an unknown name, or one whose package is not installed.
+    """
+    for name in names:
+        one_of("logger", name, LOGGERS)
+    make = {
+        "console": ConsoleLogger,
+        "tensorboard": lambda: TensorBoardLogger(Path(folder) / "tensorboard"),
+        "wandb": lambda: WandbLogger(folder, **options),
+    }
+    return [make[name]() for name in names]
+
+
+def _parts(record: Mapping[str, Any]) -> tuple[str, int | None, dict[str, float]]:
+    """What a record is about, its epoch (None: it has none), and its numbers."""
+    kind = next((key for key in ("training", "search", "result") if key in record), None)
+    name = "record" if kind is None else str(record[kind])
+    if kind == "search":
+        name += f"/{record.get('targets', 'targets')}"
+    numbers: dict[str, float] = {}
+    for key, value in record.items():
+        if isinstance(value, bool | int | float) and key != "epoch":
+            numbers[key] = float(value)
+        elif isinstance(value, Sequence) and not isinstance(value, str):
+            each = {f"{key}_{i}": x for i, x in enumerate(value) if isinstance(x, int | float)}
+            numbers |= each
+    epoch = record.get("epoch")
+    return name, None if epoch is None else int(epoch), numbers
