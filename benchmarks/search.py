@@ -24,7 +24,7 @@ from flax import nnx
 import dsl_jax as dsl
 from dsl_jax.config import PAPER_LAYERS, LayerSchedule
 from dsl_jax.evolution import kind_of, noise_basis, philox_key
-from dsl_jax.image_search import _evolve, log_likelihood
+from dsl_jax.image_search import _evolve, evaluate_candidates
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "How often each piece is timed; medians count.")
 _SMALL = flags.DEFINE_bool("small", False, "Small networks alone, to see that it runs.")
@@ -64,7 +64,7 @@ def layer_times(width: int, image_shape: tuple[int, ...], index: int, trained: b
 
         @jax.jit
         def evolve(key, rest, population):
-            evaluate = partial(log_likelihood, rest, LABEL)
+            evaluate = partial(evaluate_candidates, rest, LABEL)
             strengths = layer.mutation_strength, layer.exploration_boost
             kind = kind_of(shape, last=index == len(stages) - 1)
             return _evolve(key, population, evaluate, changed, *strengths, config, kind)
@@ -74,7 +74,7 @@ def layer_times(width: int, image_shape: tuple[int, ...], index: int, trained: b
     works = {"few": ours(few), "more": ours(more), "draws": draws(shape, layer, config)}
     if rest:
         children = jax.random.normal(KEY, (config.num_children, *shape))
-        forward = jax.jit(log_likelihood)
+        forward = jax.jit(evaluate_candidates)
         works["forward"] = lambda: forward(rest, jnp.int32(LABEL), children)
     works["torch"] = torch_generation(width, image_shape, index, config)
     times = timing.side_by_side(works, _ROUNDS.value)

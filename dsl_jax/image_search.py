@@ -20,6 +20,12 @@ from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.evolution import kind_of, perturb_image, philox_key, reproduce, standardize
 
 Stages = Sequence[Callable[[jax.Array], jax.Array]]
+Fitness = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def log_probability(logits: jax.Array, label: jax.Array) -> jax.Array:
+    """The paper's fitness: the label's log-probability, [n, classes] and a scalar -> [n] (3.1)."""
+    return jax.nn.log_softmax(logits.astype(jnp.float32))[:, label]
 
 
 class SearchResult(NamedTuple):
@@ -35,7 +41,12 @@ class SearchResult(NamedTuple):
 
 
 def search_image(
-    key: jax.Array, stages: Stages, image: jax.Array, label: jax.Array, config: SearchConfig
+    key: jax.Array,
+    stages: Stages,
+    image: jax.Array,
+    label: jax.Array,
+    config: SearchConfig,
+    fitness: Fitness = log_probability,
 ) -> SearchResult:
     """Evolves an image's representations, layer after layer (paper 3.1). Pure; jit it, vmap it.
 
@@ -48,6 +59,8 @@ def search_image(
       image: [H, W, C] (or any shape that stage 0 takes), normalised, float32.
       label: the true class, integer scalar.
       config: a `SearchConfig` with L layers.
+      fitness: one's own in the place of `log_probability`: (logits [n, classes], label) -> [n],
+        higher is better, each from its own row alone; not with a `stop_probability`.
 
     Returns:
       A `SearchResult` without the leading axis.
@@ -56,18 +69,21 @@ def search_image(
       ValueError: the numbers of stages and of layer schedules differ.
     """
     schedules = [(layer.mutation_strength, layer.exploration_boost) for layer in config.layers]
-    return search_with_schedules(key, stages, image, label, config, schedules)
+    return search_with_schedules(key, stages, image, label, config, schedules, fitness)
 
 
-def search_with_schedules(key, stages, image, label, config, schedules) -> SearchResult:
+def search_with_schedules(
+    key, stages, image, label, config, schedules, fitness=log_probability
+) -> SearchResult:
     """`search_image` with strength and boost of every layer apart, as they may be traced."""
-    check_schedules(stages, config)
+    check_schedules(stages, config, fitness)
     key = philox_key(key)
     if config.num_searches == 1:
-        return _search_once(key, stages, image, label, config, schedules)
+        return _search_once(key, stages, image, label, config, schedules, fitness)
     keys = jax.random.split(jax.random.fold_in(key, len(stages) + 1), config.num_searches)
     found = jax.lax.map(
-        lambda run_key: _search_once(run_key, stages, image, label, config, schedules), keys
+        lambda run_key: _search_once(run_key, stages, image, label, config, schedules, fitness),
+        keys,
     )
     means = jax.tree.map(lambda runs: jnp.mean(runs, axis=0), found)
     targets = [
@@ -77,7 +93,7 @@ def search_with_schedules(key, stages, image, label, config, schedules) -> Searc
     return SearchResult(tuple(targets), means.fitness)
 
 
-def _search_once(key, stages, image, label, config, schedules) -> SearchResult:
+def _search_once(key, stages, image, label, config, schedules, fitness) -> SearchResult:
     """One search of an image, by a philox key."""
     n = config.population_size
     image_keys = jax.random.split(jax.random.fold_in(key, len(stages)), n)
@@ -100,7 +116,7 @@ def _search_once(key, stages, image, label, config, schedules) -> SearchResult:
                 truncation=config.noise_truncation,
             )
             population = jnp.concatenate([population, copies])
-        evaluate = partial(log_likelihood, stages[index + 1 :], label)
+        evaluate = partial(evaluate_candidates, stages[index + 1 :], label, fitness=fitness)
         parents, trace = _evolve(
             layer_key, population, evaluate, layer, strength, boost, config, kind
         )
@@ -121,20 +137,23 @@ def _in_parts(stage: Callable, batch: jax.Array, most: int = 32) -> jax.Array:
     return parts.reshape(len(batch), *parts.shape[2:])
 
 
-def log_likelihood(stages: Stages, label: jax.Array, candidates: jax.Array) -> jax.Array:
-    """Fitness: log-probability of the label after the remaining stages (paper 3.1).
+def evaluate_candidates(
+    stages: Stages, label: jax.Array, candidates: jax.Array, fitness: Fitness = log_probability
+) -> jax.Array:
+    """Fitness after the remaining stages (paper 3.1).
 
     Args:
       stages: the stages after the candidates' layer; none for logits.
       label: integer scalar.
       candidates: [n, ...].
+      fitness: see `search_image`.
 
     Returns:
       [n] float32, higher is better.
     """
     for stage in stages:
         candidates = stage(candidates)
-    return jax.nn.log_softmax(candidates.astype(jnp.float32))[:, label]
+    return fitness(candidates, label)
 
 
 def _evolve(
@@ -192,9 +211,16 @@ def _evolve(
     return algorithm.get_population(state), -jnp.concatenate([first[None], rest])
 
 
-def check_schedules(stages: Stages, config: SearchConfig) -> None:
-    """Raises ValueError unless there is a layer schedule for each stage, and a known strategy."""
+def check_schedules(
+    stages: Stages, config: SearchConfig, fitness: Fitness = log_probability
+) -> None:
+    """Raises ValueError unless the arguments of a search fit together."""
     strategies.check(config)
+    if fitness is not log_probability and config.stop_probability < 1:
+        raise ValueError(
+            f"stop_probability is {config.stop_probability}: with a fitness of your own, which "
+            "need not be a probability, it must be 1"
+        )
     if len(stages) != len(config.layers):
         raise ValueError(
             f"{len(stages)} stages but {len(config.layers)} layer schedules: "

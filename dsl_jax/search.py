@@ -18,7 +18,14 @@ from jax.sharding import Mesh
 from dsl_jax.config import SearchConfig
 from dsl_jax.devices import join, num_cores
 from dsl_jax.evolution import philox_key
-from dsl_jax.image_search import SearchResult, Stages, check_schedules, search_with_schedules
+from dsl_jax.image_search import (
+    Fitness,
+    SearchResult,
+    Stages,
+    check_schedules,
+    log_probability,
+    search_with_schedules,
+)
 from dsl_jax.progress import progress_bar
 
 
@@ -33,6 +40,7 @@ def search(
     chunk_size: int | None = None,
     mesh: Mesh | None = None,
     progress: bool = False,
+    fitness: Fitness = log_probability,
 ) -> SearchResult:
     """Searches many images, each for itself (paper 3.1).
 
@@ -54,6 +62,7 @@ def search(
         where it was found, its first axis over the mesh; it may span the processes of
         `jax.distributed`, each of which calls this with the same arguments. None: one device.
       progress: show a bar with rate and time left.
+      fitness: see `search_image`; a function of a module, or kept: another one compiles again.
 
     Returns:
       A `SearchResult` of N images.
@@ -61,7 +70,7 @@ def search(
     Raises:
       ValueError: sizes that do not fit, no images, labels or ids out of range.
     """
-    check_schedules(stages, config)
+    check_schedules(stages, config, fitness)
     ids = check_ids(ids, len(images))
     images = images if isinstance(images, jax.Array) else np.asarray(images)
     labels = np.asarray(labels)
@@ -93,7 +102,7 @@ def search(
             # that is the shape of one image.
             padded = size if mesh is None and jax.default_backend() == "cpu" else per_call
             rows = np.minimum(np.arange(start, start + padded), len(images) - 1)
-            chunk = jax.block_until_ready(_search_chunk(shared, each, rows, static, mesh))
+            chunk = jax.block_until_ready(_search_chunk(shared, each, rows, static, fitness, mesh))
             results.append(chunk if size == len(rows) else jax.tree.map(lambda x: x[:size], chunk))
             bar.update(size)
     if len(results) == 1:
@@ -101,10 +110,10 @@ def search(
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *results)
 
 
-def _search_chunk(shared, each, rows, config, mesh):
+def _search_chunk(shared, each, rows, config, fitness, mesh):
     """The rows of a chunk, chunk size times devices; on a mesh, each device keeps its part."""
     if mesh is None:
-        return _search_parts([(shared, tuple(array[rows] for array in each))], config)[0]
+        return _search_parts([(shared, tuple(array[rows] for array in each))], config, fitness)[0]
     # A call for each device, which run side by side: jax 0.10 cannot lower philox keys in a
     # program for several devices (neither jit with shardings, nor shard_map, nor pmap).
     parts = [
@@ -112,22 +121,22 @@ def _search_chunk(shared, each, rows, config, mesh):
         for device, part in zip(mesh.devices.flat, np.split(rows, mesh.size), strict=True)
         if device.process_index == jax.process_index()
     ]
-    return join(_search_parts(parts, config), mesh)
+    return join(_search_parts(parts, config, fitness), mesh)
 
 
-def _search_parts(parts, config):
+def _search_parts(parts, config, fitness):
     """What each device finds, by the same program whatever their number.
 
     parts: for each device key, stages and schedules, and the images, labels and ids of its part.
     """
     if jax.default_backend() != "cpu":
-        return [_search_together(shared, *each, config) for shared, each in parts]
+        return [_search_together(shared, *each, config, fitness) for shared, each in parts]
 
     # On a CPU an image stays in a core's cache, which XLA's own threads would share out in pieces
     # too small to gain by it; and its bits cannot depend on its neighbours, or on the cores.
     def search_one(task):
         # A thread's next program would wait for this one; another thread's need not.
-        return jax.block_until_ready(_search_one(*task, config))
+        return jax.block_until_ready(_search_one(*task, config, fitness))
 
     tasks = [(shared, *one) for shared, each in parts for one in zip(*each, strict=True)]
     pool = ThreadPoolExecutor(min(len(tasks), num_cores()))
@@ -142,18 +151,18 @@ def _search_parts(parts, config):
     ]
 
 
-@partial(jax.jit, static_argnames="config")
-def _search_one(shared, image, label, number, config):
+@partial(jax.jit, static_argnames=("config", "fitness"))
+def _search_one(shared, image, label, number, config, fitness=log_probability):
     """The search of the image with this id."""
     key, stages, schedules = shared
     image_key = jax.random.fold_in(key, number)
-    return search_with_schedules(image_key, stages, image, label, config, schedules)
+    return search_with_schedules(image_key, stages, image, label, config, schedules, fitness)
 
 
-@partial(jax.jit, static_argnames="config")
-def _search_together(shared, images, labels, ids, config):
+@partial(jax.jit, static_argnames=("config", "fitness"))
+def _search_together(shared, images, labels, ids, config, fitness):
     """`_search_one` of several images at once."""
-    one = partial(_search_one, shared, config=config)
+    one = partial(_search_one, shared, config=config, fitness=fitness)
     return jax.vmap(one)(images, labels, ids)
 
 

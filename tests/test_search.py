@@ -275,3 +275,19 @@ def test_what_does_not_fit_is_refused(change, message):
     arguments = {"stages": STAGES, "images": images, "labels": labels, "config": CONFIG}
     with pytest.raises(ValueError, match=message):
         search(KEY, **(arguments | change))
+
+
+def test_a_fitness_of_ones_own_takes_the_place_of_the_log_probability():
+    images, labels = data(4)
+
+    def towards_class_0(logits, label):
+        return jax.nn.log_softmax(logits)[:, 0]
+
+    ours = search(KEY, STAGES, images, labels, CONFIG, fitness=towards_class_0)
+    theirs = search(KEY, STAGES, images, np.zeros_like(labels), CONFIG)
+    assert_same(ours, theirs)
+    one = search_image(KEY, STAGES, images[2], labels[2], CONFIG, towards_class_0)
+    assert_same(one, search_image(KEY, STAGES, images[2], 0 * labels[2], CONFIG))
+    stopping = dataclasses.replace(CONFIG, stop_probability=0.9)
+    with pytest.raises(ValueError, match=r"stop_probability is 0.9: with a fitness of your own"):
+        search(KEY, STAGES, images, labels, stopping, fitness=towards_class_0)
