@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -105,14 +106,14 @@ def _finished(record: Run, seed: int, training: Training) -> dict[str, Any]:
     return result
 
 
-def _columns(rows: list[tuple]) -> dict[str, Any]:
+def _columns(rows: Sequence[tuple]) -> dict[str, Any]:
     accuracy, loss, validation = zip(*rows, strict=True)
     return {"test_accuracy": accuracy, "test_loss": loss, "validation_accuracy": validation}
 
 
 def _cost(record: Run, seeds: range, training: Training) -> dict[str, Any]:
     """What led to a network, all seeds together, with the searches and trainings that it needs."""
-    candidates = search_time = training_time = 0
+    candidates, search_time, training_time = 0, 0.0, 0.0
     for seed, step in itertools.product(seeds, needed(record.config, training)):
         if isinstance(step, Training):
             training_time += _finished(record, seed, step)["seconds"]

@@ -52,7 +52,7 @@ class LayerSchedule:
     exploration_boost: float = 1.0
     smoothing_passes: int = 0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _at_least(0, **dataclasses.asdict(self))
 
 
@@ -95,7 +95,7 @@ class SearchConfig:
     num_searches: int = 1
     noise_truncation: float = 1e-3
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.layers:
             raise ValueError("layers is empty: give one LayerSchedule for each stage")
         _at_least(1, num_parents=self.num_parents)
@@ -175,7 +175,7 @@ class LearnConfig:
     statistics_images: int = 2000
     validate_every: int = 1
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         _at_least(1, batch_size=self.batch_size, validate_every=self.validate_every)
         _at_least(1, statistics_images=self.statistics_images, batch_multiple=self.batch_multiple)
         _at_least(1, epochs=self.epochs)
@@ -214,7 +214,7 @@ class CycleConfig:
     confidence: float = 0.9
     share: float = 1.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         one_of("images", self.images, IMAGES_TO_SEARCH)
         for name in ("confidence", "share"):
             if not 0 < (value := getattr(self, name)) <= 1:
@@ -264,7 +264,7 @@ class Preset:
     seed: int = 0
     chunk_size: int | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         one_of("preset", self.name, PRESETS)
         if not self.widths or not self.variants:
             raise ValueError("widths and variants must not be empty")
@@ -334,7 +334,7 @@ def from_dict(values: dict[str, Any]) -> Preset:
     )
 
 
-def differences(ours: dict[str, Any], theirs: dict[str, Any], path: str = "") -> list[str]:
+def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
     """The fields in which two `to_dict`s (or any nested plain data) differ, a line each."""
     if isinstance(ours, (list, tuple)) and isinstance(theirs, (list, tuple)):
         if len(ours) != len(theirs):

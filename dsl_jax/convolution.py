@@ -46,8 +46,8 @@ def _backward(residuals, cotangent):
     to_kernel = jax.lax.platform_dependent(
         x,
         cotangent,
-        cpu=lambda *arrays: _kernel_gradient_by_blocks(*arrays, kernel.shape),
-        default=lambda *arrays: _kernel_gradient(*arrays, kernel.shape),
+        cpu=lambda x, cotangent: _kernel_gradient_by_blocks(x, cotangent, kernel.shape),
+        default=lambda x, cotangent: _kernel_gradient(x, cotangent, kernel.shape),
     )
     return to_x, to_kernel
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from dsl_jax.config import MIRRORED_DATASETS as MIRRORED_DATASETS
 from dsl_jax.config import TRAINING_IMAGES
+from dsl_jax.interfaces import Array
 from dsl_jax.preparing import DatasetUnavailable
 from dsl_jax.sources import read_source
 
@@ -50,7 +51,7 @@ class Dataset:
     test: Split = field(repr=False)
     title: str = ""
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         object.__setattr__(self, "title", self.title or self.name)
 
     @property
@@ -58,7 +59,7 @@ class Dataset:
         """(H, W, C)."""
         return self.train.images.shape[1:]
 
-    def normalize(self, images):
+    def normalize(self, images: Array) -> Array:
         """(images / 255 - mean) / std for each channel.
 
         Args:
@@ -195,7 +196,7 @@ def load_or_substitute(
     Raises:
       DatasetUnavailable, ValueError: as `load_dataset`.
     """
-    sizes = {"validation_size": validation_size, "seed": seed}
+    sizes: dict[str, Any] = {"validation_size": validation_size, "seed": seed}
     try:
         return load_dataset(name, data_dir=data_dir, num_train=num_train, **sizes), None
     except DatasetUnavailable as error:
@@ -222,7 +223,9 @@ def load_or_substitute(
 # --------------------------------------------------------------------------------------------
 
 
-def augment(key: jax.Array, images: jax.Array, *, padding: int = 2, flip: bool = False):
+def augment(
+    key: jax.Array, images: jax.Array, *, padding: int = 2, flip: bool = False
+) -> jax.Array:
     """Random crop after reflect padding, and mirroring with probability 1/2 (paper 4.2, A.3).
 
     Pure; to be jitted with `padding` and `flip` static. Image i draws from `fold_in(key, i)`: what
@@ -251,7 +254,7 @@ def augment(key: jax.Array, images: jax.Array, *, padding: int = 2, flip: bool =
     return jax.vmap(functools.partial(_augment_image, padding=padding, flip=flip))(keys, images)
 
 
-def _augment_image(key, image, *, padding, flip):
+def _augment_image(key: jax.Array, image: jax.Array, *, padding: int, flip: bool) -> jax.Array:
     crop_key, flip_key = jax.random.split(key)
     padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)), mode="reflect")
     row, column = jax.random.randint(crop_key, (2,), 0, 2 * padding + 1)

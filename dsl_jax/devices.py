@@ -52,8 +52,9 @@ def _warn_once(message: str) -> None:
 def mesh_of(tree: Any) -> Mesh | None:
     """The mesh over which an array of `tree` lies, the first found; None: there is none."""
     for leaf in jax.tree.leaves(tree):
-        if isinstance(sharding := getattr(leaf, "sharding", None), NamedSharding):
-            return sharding.mesh
+        place = getattr(leaf, "sharding", None)
+        if isinstance(place, NamedSharding) and isinstance(place.mesh, Mesh):
+            return place.mesh
     return None
 
 
@@ -78,7 +79,7 @@ def take(array: Any, rows: np.ndarray, mesh: Mesh | None) -> Any:
     if isinstance(array, jax.Array):
         return jax.device_put(array[rows], place)
     shape = (len(rows), *array.shape[1:])
-    return jax.make_array_from_callback(shape, place, lambda index: array[rows[index[0]]])
+    return jax.make_array_from_callback(shape, place, lambda index: array[rows[index[0]]])  # type: ignore[index]
 
 
 def join(parts: Any, mesh: Mesh) -> Any:

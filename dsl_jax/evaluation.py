@@ -90,7 +90,9 @@ def evaluate_images(
 
 
 @partial(jax.jit, static_argnames="graph")
-def _score(graph, state, images, labels, weights):
+def _score(
+    graph: Any, state: Any, images: jax.Array, labels: jax.Array, weights: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Number of right predictions and summed cross-entropy of the images with weight True."""
     network = nnx.merge(graph, state)
     logits = network.head(network.representations(images)[-1]).astype(jnp.float32)
@@ -147,7 +149,7 @@ def _still(network: nnx.Module, dataset: Dataset) -> Callable:
 
 
 @partial(jax.jit, static_argnames="graph")
-def _outputs(graph, state, images):
+def _outputs(graph: Any, state: Any, images: jax.Array) -> tuple[jax.Array, ...]:
     """Representations and logits of a batch."""
     network = nnx.merge(graph, state)
     representations = network.representations(images)
@@ -171,7 +173,8 @@ def with_training_statistics(
     Returns:
       The copy, set to use these statistics.
     """
-    graph, statistics, rest = nnx.split(in_mode(network, training=True), nnx.BatchStat, ...)
+    graph, *states = nnx.split(in_mode(network, training=True), nnx.BatchStat, ...)
+    statistics, rest = states
     mesh = mesh_of((statistics, rest, dataset.train.images))
     statistics, rest = replicate((statistics, rest), mesh)
     if jax.tree.leaves(statistics):
@@ -187,7 +190,7 @@ def with_training_statistics(
 
 
 @partial(jax.jit, static_argnames="graph")
-def _batch_statistics(graph, statistics, rest, images):
+def _batch_statistics(graph: Any, statistics: Any, rest: Any, images: jax.Array) -> Any:
     """The statistics that one batch leaves in the network's BatchNorms."""
     network = nnx.merge(graph, statistics, rest)
     for _, module in nnx.iter_modules(network):

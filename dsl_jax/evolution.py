@@ -65,7 +65,7 @@ def smooth(h: jax.Array, passes: int) -> jax.Array:
     """
     if not passes:
         return h
-    matrices = [smoothing_matrix(n, passes).astype(h.dtype) for n in h.shape[:-1]]
+    matrices = [jnp.asarray(smoothing_matrix(n, passes), h.dtype) for n in h.shape[:-1]]
     if h.ndim == 3:
         return jnp.einsum("ph,qw,hwc->pqc", *matrices, h)
     if h.ndim == 2:
@@ -152,7 +152,8 @@ def noise_basis(
     Returns:
       [positions, m] float32, positions = product of `spatial`, m at most that.
     """
-    vectors, values = np.ones((1, 1)), np.ones(1)
+    vectors: np.ndarray = np.ones((1, 1))
+    values: np.ndarray = np.ones(1)
     for n in spatial:
         angles = np.pi * np.arange(1, n + 1) / (n + 1)
         sines = np.sqrt(2 / (n + 1)) * np.sin(np.outer(np.arange(1, n + 1), angles))

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dsl_jax import strategies
 from dsl_jax.batches import largest_divisor
 from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.evolution import kind_of, perturb_image, philox_key, reproduce, standardize
+from dsl_jax.interfaces import Array
 
 Stages = Sequence[Callable[[jax.Array], jax.Array]]
 Fitness = Callable[[jax.Array, jax.Array], jax.Array]
@@ -36,8 +36,8 @@ class SearchResult(NamedTuple):
       [N, generations_l + 1] for each layer (with `num_searches` their mean).
     """
 
-    representations: tuple[jax.Array, ...]
-    fitness: tuple[jax.Array, ...]
+    representations: tuple[Array, ...]
+    fitness: tuple[Array, ...]
 
 
 def search_image(
@@ -184,7 +184,7 @@ def _evolve(
             config.num_parents,
             config.num_explorers,
             config.num_refiners,
-            np.zeros(population.shape[1:], population.dtype),
+            jnp.zeros(population.shape[1:], population.dtype),
             smoothing_passes=layer.smoothing_passes,
             smoothing=config.smoothing,
             kind=kind,

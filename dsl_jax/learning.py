@@ -181,10 +181,12 @@ def _train(
         jax.random.fold_in(key, 0), count, config.batch_size, config.batch_multiple
     )
     epochs_key = jax.random.fold_in(key, 1)
-    graph, params, rest = nnx.split(in_mode(network, training=True), nnx.Param, ...)
+    graph, *states = nnx.split(in_mode(network, training=True), nnx.Param, ...)
+    params, rest = states
     rest = replicate(rest, mesh)
     task = Task(graph, rest, dataset, batches, answers, config, mesh)
-    state, history = _start(params, task), []
+    state: TrainState = _start(params, task)
+    history: list[dict[str, Any]] = []
     if checkpoints is not None and (saved := checkpoints.restore(state)) is not None:
         state, history = saved
 
@@ -219,8 +221,8 @@ def _train(
                 checkpoints.save(epoch + 1, state, history, last)
 
     best = nnx.merge(graph, state.best_params, rest)
-    graph, best = nnx.split(with_training_statistics(best, dataset, batches.ravel()))
-    return LearnResult(nnx.merge(graph, on_one_device(best)), history)
+    graph, weights = nnx.split(with_training_statistics(best, dataset, batches.ravel()))
+    return LearnResult(nnx.merge(graph, on_one_device(weights)), history)
 
 
 def _check_arguments(
@@ -286,9 +288,9 @@ def _run_epoch(
         )
         losses.append(loss)
         bar.update()
-    losses = np.asarray(losses)
-    _check_finite(losses, epoch, len(task.batches))
-    return state._replace(params=params, optimizer=optimizer), float(losses.mean())
+    values = np.asarray(losses)
+    _check_finite(values, epoch, len(task.batches))
+    return state._replace(params=params, optimizer=optimizer), float(values.mean())
 
 
 def _validate(
@@ -303,7 +305,7 @@ def _validate(
     network = with_training_statistics(network, task.dataset, few)
     statistics = task.config.evaluation_statistics
     scores = evaluate_images(network, task.dataset, task.dataset.validation, statistics)
-    score = np.float32([scores.accuracy, -scores.loss])
+    score = np.asarray([scores.accuracy, -scores.loss], np.float32)
     is_best = score.tolist() > np.asarray(state.best).tolist()
     if is_best:
         best_params = jax.tree.map(jnp.copy, state.params)
@@ -323,25 +325,25 @@ def _validate(
     donate_argnames=("params", "optimizer_state"),
 )
 def _step(
-    key,
-    params,
-    optimizer_state,
-    rest,
-    images,
-    answers,
-    graph,
-    objective,
-    config,
-    steps_per_epoch,
-    moments,
-):
+    key: jax.Array,
+    params: Any,
+    optimizer_state: Any,
+    rest: Any,
+    images: jax.Array,
+    answers: Any,
+    graph: Any,
+    objective: Callable,
+    config: LearnConfig,
+    steps_per_epoch: int,
+    moments: tuple[tuple[float, ...], tuple[float, ...]],
+) -> tuple[Any, Any, jax.Array]:
     """One step on a batch of uint8 images [B, H, W, C]."""
     if config.augment:
         images = augment(key, images, padding=config.crop_padding, flip=config.flip)
     mean, std = (jnp.asarray(m, jnp.float32).reshape(1, 1, 1, -1) for m in moments)
     images = (images.astype(jnp.float32) / 255 - mean) / std
 
-    def loss_of(params):
+    def loss_of(params: Any) -> jax.Array:
         # A copy, since BatchNorm writes its statistics into variables of the trace outside.
         return objective(nnx.merge(graph, params, rest, copy=True), images, answers, config)
 
@@ -380,7 +382,7 @@ def _target_arrays(targets: Any, ids: np.ndarray) -> tuple[np.ndarray, ...]:
 
 def _check_targets(network: nnx.Module, dataset: Dataset, arrays: Sequence[np.ndarray]) -> None:
     image = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
-    still = in_mode(network, training=False)
+    still: Any = in_mode(network, training=False)
     shapes = [h.shape[1:] for h in jax.eval_shape(still.representations, image)]
     expected = [*shapes, (dataset.num_classes,)]
     found = [array.shape[1:] for array in arrays]

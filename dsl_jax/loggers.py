@@ -7,7 +7,7 @@ search's has `search`, a result's `result`. Anything with `log` and `close` is a
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,10 +36,10 @@ class ConsoleLogger:
         """Prints the record's names and numbers."""
         name, step, numbers = _parts(record)
         words = [f"{key} {value:.4g}" for key, value in numbers.items()]
-        step = "" if step is None else f" {step}"
         from tqdm import tqdm  # it prints above a progress bar, not inside it
 
-        tqdm.write(f"{name}{step}: {', '.join(words)}", file=self._stream or sys.stdout)
+        head = name if step is None else f"{name} {step}"
+        tqdm.write(f"{head}: {', '.join(words)}", file=self._stream or sys.stdout)
 
     def close(self) -> None:
         """Nothing is held back."""
@@ -131,7 +131,7 @@ def make_loggers(names: Sequence[str], folder: str | os.PathLike, **options: Any
     """
     for name in names:
         one_of("logger", name, LOGGERS)
-    make = {
+    make: dict[str, Callable[[], Logger]] = {
         "console": ConsoleLogger,
         "tensorboard": lambda: TensorBoardLogger(Path(folder) / "tensorboard"),
         "wandb": lambda: WandbLogger(folder, **options),

@@ -8,6 +8,8 @@ given a direction of its own, orthogonal to all others: zeros are alike to each 
 1) and to nothing else (similarity 0). NaN or infinity in a representation makes the result NaN.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -271,7 +273,7 @@ def _directions(flat: Array) -> Array:
     return jnp.concatenate([unit, is_zero.astype(flat.dtype)], axis=1)
 
 
-def _members(n: int, labels: Array, num_classes: int | None, dtype) -> Array:
+def _members(n: int, labels: Array, num_classes: int | None, dtype: Any) -> Array:
     """[n, C], 1 where a representation belongs to a class; all 0 for a label out of range."""
     labels = jnp.asarray(labels)
     if labels.shape != (n,):

@@ -37,7 +37,9 @@ class Frozen(nnx.Variable):
 # --------------------------------------------------------------------------------------------
 
 
-def _convolution(x, kernel, strides, padding, **options):
+def _convolution(
+    x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any
+) -> jax.Array:
     """`convolve_same` with the signature that nnx.Conv calls; the rest is as it has it."""
     del strides, padding, options
     return convolve_same(x, kernel)
@@ -52,7 +54,7 @@ class ConvGroup(nnx.Module):
     def __init__(
         self, in_features: int, features: int, pool: bool, norm_epsilon: float, *, rngs: nnx.Rngs
     ):
-        def conv(in_features):
+        def conv(in_features: int) -> nnx.Conv:
             return nnx.Conv(
                 in_features,
                 features,
@@ -64,7 +66,7 @@ class ConvGroup(nnx.Module):
                 rngs=rngs,
             )
 
-        def norm():
+        def norm() -> nnx.BatchNorm:
             # Momentum 0: the statistics held are those of the last batch seen in training mode.
             return nnx.BatchNorm(
                 features,

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 
 from dsl_jax.config import LearnConfig
 from dsl_jax.evolution import normalize
+from dsl_jax.interfaces import Network
 
 
 def regression_loss(
@@ -54,7 +54,7 @@ def supervised_layers(variant: str, num_layers: int) -> tuple[int, ...]:
 
 
 def target_objective(
-    network: nnx.Module, images: jax.Array, targets: Sequence[jax.Array], config: LearnConfig
+    network: Network, images: jax.Array, targets: Sequence[jax.Array], config: LearnConfig
 ) -> jax.Array:
     """The loss of learning from searched targets; the head's part never reaches the body."""
     representations = network.representations(images)
@@ -65,7 +65,7 @@ def target_objective(
 
 
 def sgd_objective(
-    network: nnx.Module, images: jax.Array, labels: jax.Array, config: LearnConfig
+    network: Network, images: jax.Array, labels: jax.Array, config: LearnConfig
 ) -> jax.Array:
     """Cross-entropy, end to end."""
     del config

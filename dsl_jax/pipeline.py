@@ -81,8 +81,9 @@ def run(
     if (results := record.read("results")) is not None:
         return results
     if dataset is None:
-        sizes = {"num_train": config.num_train, "validation_size": config.validation_size}
-        dataset = load_dataset(config.dataset, **sizes)
+        dataset = load_dataset(
+            config.dataset, num_train=config.num_train, validation_size=config.validation_size
+        )
     seeds = range(config.seed, config.seed + config.num_seeds)
     for seed in seeds if stage != "report" else ():
         for step in steps(config):
@@ -109,10 +110,9 @@ def open_targets(
     """The targets of a seed, later ones over earlier ones; None in a run of SGD alone."""
     if not is_searched(record.config):
         return None
-    first, *later = names
-    stores = [find_targets(record.folder, seed, name) for name in later]
-    stores = [store for store in stores if store is not None]
-    first = TargetStore.open(record.folder / f"seed_{seed}" / first)
+    first = TargetStore.open(record.folder / f"seed_{seed}" / names[0])
+    later = [find_targets(record.folder, seed, name) for name in names[1:]]
+    stores = [store for store in later if store is not None]
     return Overlay([first, *stores]) if stores else first
 
 
@@ -136,7 +136,7 @@ def search_targets(
     if not len(split.images):
         return
 
-    def note_seconds(_):
+    def note_seconds(_: int) -> None:
         record.note_search(seed, step.name, process, time.monotonic() - started)
 
     search_to_store(
@@ -204,7 +204,7 @@ def train(
         network = record.network(f"seed_{seed}/{step.start}")
     batch_size, multiple = step.config.batch_size, step.config.batch_multiple
     key = purpose_key(seed, TRAINING, step.cycle)
-    options = {
+    options: dict[str, Any] = {
         "mesh": device_mesh(exact_batch_size(len(dataset.train.images), batch_size, multiple)),
         "checkpoints": record.checkpoints(name),
         "measure": measure,

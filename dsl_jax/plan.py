@@ -49,7 +49,8 @@ def make_plan(config: Preset) -> Plan:
     seeds = config.num_seeds
     sizes = representation_sizes(config)
 
-    search = candidates = disk = 0
+    candidates = disk = 0
+    search = 0.0
     for step in searches(config):
         evaluated, seconds = search_cost(config, images, step)
         candidates, search = candidates + evaluated, search + seconds

@@ -12,6 +12,7 @@ import select
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 _PROBE = "import sys, requests; requests.get(sys.argv[1], timeout=10, stream=True).close()"
 _PREPARE = """
@@ -100,11 +101,13 @@ def _run_while_progressing(command: list[str], env: dict[str, str]) -> None:
     process = subprocess.Popen(
         command, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    text, limit = "", _IMPORT_SECONDS
+    output: Any = process.stdout
+    text = ""
+    limit: int | None = _IMPORT_SECONDS
     with process:
         try:
-            while select.select([process.stdout], [], [], limit)[0]:
-                chunk = process.stdout.read1().decode(errors="replace")
+            while select.select([output], [], [], limit)[0]:
+                chunk = output.read1().decode(errors="replace")
                 if not chunk:
                     break
                 sys.stderr.write(chunk)

@@ -40,7 +40,12 @@ def with_augmentation(config: Preset) -> Preset:
     )
 
 
-def _layers(generations, strengths, boosts=(5.0, 3.0, 3.0, 1.0), passes=(5, 1, 1, 0)):
+def _layers(
+    generations: tuple[int, ...],
+    strengths: tuple[float, ...],
+    boosts: tuple[float, ...] = (5.0, 3.0, 3.0, 1.0),
+    passes: tuple[int, ...] = (5, 1, 1, 0),
+) -> tuple[LayerSchedule, ...]:
     return tuple(map(LayerSchedule, generations, strengths, boosts, passes))
 
 
@@ -53,7 +58,9 @@ def _gentler(search: SearchConfig) -> CycleConfig:
     return CycleConfig(search=dataclasses.replace(search, layers=layers))
 
 
-def _small_search(generations, num_parents, num_explorers, num_refiners) -> SearchConfig:
+def _small_search(
+    generations: tuple[int, ...], num_parents: int, num_explorers: int, num_refiners: int
+) -> SearchConfig:
     return SearchConfig(
         layers=_layers(generations, (0.3, 0.2, 0.1, 0.1)),
         num_parents=num_parents,

@@ -1,7 +1,7 @@
 """Linear classifiers on fixed features: what there is to gain before a body has learned."""
 
 import warnings
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -54,17 +54,18 @@ def linear_probe(dataset: Dataset, network: ConvNet | None = None) -> Probe:
         right = probabilities.argmax(axis=1) == split.labels
         return float(right.mean()), float(-np.log(np.maximum(own, 1e-12)).mean())
 
-    best = None
+    best: tuple[float, Any] = (-1.0, None)
     for penalty in PENALTIES:
         model = LogisticRegression(C=penalty, max_iter=200)
         with warnings.catch_warnings():  # a probe need not converge to the last digit
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(inputs / scale, train.labels)
         accuracy, _ = score(model, dataset.validation)
-        if best is None or accuracy > best[0]:
+        if accuracy > best[0]:
             best = accuracy, model
     validation_accuracy, model = best
-    return Probe(*score(model, dataset.test), validation_accuracy)
+    accuracy, loss = score(model, dataset.test)
+    return Probe(accuracy, loss, validation_accuracy)
 
 
 def _features(dataset: Dataset, network: ConvNet | None):
@@ -76,7 +77,7 @@ def _features(dataset: Dataset, network: ConvNet | None):
 
     @jax.jit
     def head_input(state, images):
-        network = nnx.merge(graph, state)
+        network: Any = nnx.merge(graph, state)
         return network.head_input(network.representations(images)[-1])
 
     return lambda images: in_batches(

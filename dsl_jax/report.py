@@ -47,7 +47,7 @@ class Row:
     candidates: int = 0
     search_seconds: float = 0.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for what in ("test_accuracy", "validation_accuracy"):
             for value in getattr(self, what):
                 if value < 0 or value > 1:

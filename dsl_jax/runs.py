@@ -101,7 +101,9 @@ class Run:
 
     def network(self, name: str) -> ConvNet:
         """The network of a training that is done."""
-        return load_network(self.folder / name, self.finished(name)["network"])
+        if (result := self.finished(name)) is None:
+            raise ValueError(f"{name} is not trained yet in {self.folder}")
+        return load_network(self.folder / name, result["network"])
 
     def finish(self, name: str, network: nnx.Module, result: dict[str, Any]) -> None:
         """Keeps a trained network and its result; its checkpoints are no longer needed."""
@@ -246,7 +248,7 @@ class Checkpoints:
         self._saved_at = time.monotonic()
 
 
-def _named_leaves(tree: Any):
+def _named_leaves(tree: Any) -> tuple[list[str], list[Any], Any]:
     """Names of the leaves by their paths, the leaves, and the structure."""
     flat, structure = jax.tree_util.tree_flatten_with_path(tree)
     names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in flat]

@@ -26,14 +26,15 @@ from dsl_jax.image_search import (
     log_probability,
     search_with_schedules,
 )
+from dsl_jax.interfaces import Array
 from dsl_jax.progress import progress_bar
 
 
 def search(
     key: jax.Array,
     stages: Stages,
-    images: jax.Array,
-    labels: jax.Array,
+    images: Array,
+    labels: Array,
     config: SearchConfig,
     *,
     ids: Any = None,

@@ -95,7 +95,7 @@ class Claims:
     def _claim(self, wanted: Iterable[tuple[int, bytes]], limit: int) -> list[int]:
         """Claims up to `limit` chunks that are still claimed as (chunk, generation) says."""
         content = json.dumps({"host": platform.node(), "pid": os.getpid()})
-        taken = []
+        taken: list[int] = []
         for chunk, generation in wanted:
             if len(taken) == limit:
                 break

@@ -234,8 +234,8 @@ def _cached(key: str, parts: tuple[str, ...], read: Callable[[], tuple]) -> tupl
         logger.warning("the cache %s is unreadable (%s): reading the source", path, error)
     arrays = read()
     try:
-        with replacing(path) as file:
-            np.savez(file, **dict(zip(parts, arrays, strict=True)))
+        with replacing(path) as new:
+            np.savez(new, **dict(zip(parts, arrays, strict=True)))
     except OSError as error:
         logger.warning("the cache %s could not be written: %s", path, error)
     return arrays

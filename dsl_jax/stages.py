@@ -15,6 +15,7 @@ from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.convolution import convolve, convolve_same
 from dsl_jax.evaluation import in_mode
 from dsl_jax.evolution import kind_of, perturb_image, philox_key, reproduce
+from dsl_jax.interfaces import Array
 from dsl_jax.models import StagedNetwork
 from dsl_jax.network import Block, ConvNet, finish_block, gelu
 
@@ -51,31 +52,31 @@ def frozen_stages(
       ValueError: a config without a key or images, or with another number of layers.
     """
     parts = _parts(network)
-    if config is not None and key is None:
-        raise ValueError("frozen_stages needs a key to make candidates as the config says")
-    if config is not None and len(config.layers) != len(parts):
-        raise ValueError(
-            f"the config has {len(config.layers)} layers: {len(parts) - 1} blocks and the "
-            f"logits need {len(parts)}"
-        )
-    if images is None:
-        if config is not None:
-            raise ValueError("frozen_stages needs images to measure statistics as the config says")
-        x = None
-    else:
-        x = jnp.asarray(images[:STATISTICS_IMAGES], jnp.float32)
-    keys = None if key is None else jax.random.split(philox_key(key), len(parts))
+    x = None if images is None else jnp.asarray(images[:STATISTICS_IMAGES], jnp.float32)
+    explore: list[Callable] = [lambda x: x] * len(parts)
     if config is not None:
-        each = jax.random.split(keys[-1], len(x))
+        if key is None:
+            raise ValueError("frozen_stages needs a key to make candidates as the config says")
+        if len(config.layers) != len(parts):
+            raise ValueError(
+                f"the config has {len(config.layers)} layers: {len(parts) - 1} blocks and the "
+                f"logits need {len(parts)}"
+            )
+        if x is None:
+            raise ValueError("frozen_stages needs images to measure statistics as the config says")
+        *keys, image_key = jax.random.split(philox_key(key), len(parts))
+        each = jax.random.split(image_key, len(x))
         x = jax.jit(jax.vmap(perturb_image, (0, 0, None)))(each, x, config.initial_noise)
+        for number, layer_key in enumerate(keys):
+            if config.layers[number].generations:
+                layer = config.layers[number]
+                explore[number] = partial(_explorers, layer_key, layer=layer, config=config)
 
     stages = []
-    for number, freeze in enumerate(parts):
+    for freeze, explorers_of in zip(parts, explore, strict=True):
         stage, x = freeze(x)
         stages.append(stage)
-        is_mutated = config is not None and number < len(parts) - 1
-        if is_mutated and config.layers[number].generations:
-            x = _explorers(jax.random.split(keys[number], len(x)), x, config.layers[number], config)
+        x = explorers_of(x)
     return tuple(stages)
 
 
@@ -164,7 +165,7 @@ def _freeze_weights(block: Block, x: jax.Array | None):
     Weights: for each convolution its kernel (None: the identity), and the scale and shift [c]
     that are left of its BatchNorm.
     """
-    layers = [
+    layers: list[Any] = [
         layer
         for group in block.groups
         for layer in ((group.conv_1, group.norm_1, group.pool), (group.conv_2, group.norm_2, False))
@@ -172,8 +173,8 @@ def _freeze_weights(block: Block, x: jax.Array | None):
     spec = BlockSpec(
         tuple(pool for *_, pool in layers), block.gelu_first, block.gelu_last, block.normalized
     )
-    kernels = [conv.kernel[...] for conv, _, _ in layers]
-    kernels = [None if is_identity(kernel) else kernel for kernel in kernels]
+    every = [conv.kernel[...] for conv, _, _ in layers]
+    kernels = [None if is_identity(kernel) else kernel for kernel in every]
     if x is None:
         weights = [
             (kernel, *fold_norm(norm.mean[...], norm.var[...], norm.bias[...], norm.epsilon))
@@ -205,10 +206,10 @@ def fold_norm(
 ) -> tuple[jax.Array, jax.Array]:
     """BatchNorm with statistics [c] as a scale and a shift, [1, 1, 1, c] each."""
     scale = jax.lax.rsqrt(jnp.maximum(variance, floor) + epsilon)
-    return tuple(x.reshape(1, 1, 1, -1) for x in (scale, bias - mean * scale))
+    return scale.reshape(1, 1, 1, -1), (bias - mean * scale).reshape(1, 1, 1, -1)
 
 
-def is_identity(kernel: jax.Array) -> bool:
+def is_identity(kernel: Array) -> bool:
     """Whether a concrete kernel [3, 3, C_in, C_out] is exactly the identity."""
     kernel = np.asarray(kernel)
     if kernel.shape[2] != kernel.shape[3]:
@@ -235,7 +236,9 @@ def _apply_stem(kernel: jax.Array, bias: jax.Array, images: jax.Array) -> jax.Ar
     return gelu(convolve(images, kernel, "VALID") + bias)
 
 
-def _apply_first_block(stem: Any, weights: Any, spec: BlockSpec, images: jax.Array) -> jax.Array:
+def _apply_first_block(
+    stem: tuple[jax.Array, jax.Array], weights: Any, spec: BlockSpec, images: jax.Array
+) -> jax.Array:
     return _apply_block(weights, spec, _apply_stem(*stem, images))
 
 
@@ -248,7 +251,7 @@ def _apply_pre_gelu_head(kernel: jax.Array, x: jax.Array) -> jax.Array:
 
 
 @partial(jax.jit, static_argnames=("layer", "config"))
-def _explorers(keys: jax.Array, x: jax.Array, layer: LayerSchedule, config: SearchConfig):
+def _explorers(key: jax.Array, x: jax.Array, layer: LayerSchedule, config: SearchConfig):
     """One explorer of each sample of x [N, ...] alone, as search makes them at this layer."""
 
     def explorer(key, h):
@@ -263,4 +266,4 @@ def _explorers(keys: jax.Array, x: jax.Array, layer: LayerSchedule, config: Sear
             truncation=config.noise_truncation,
         )[0]
 
-    return jax.vmap(explorer)(keys, x)
+    return jax.vmap(explorer)(jax.random.split(key, len(x)), x)

@@ -7,7 +7,7 @@ the cycles stand their controls, which leave one thing out each.
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dsl_jax.config import CycleConfig, LearnConfig, Preset, SearchConfig
 
@@ -90,12 +90,15 @@ def searches(config: Preset) -> list[Search]:
 
 def needed(config: Preset, training: Training) -> list[Search | Training]:
     """All steps that a training needs, in order, itself the last."""
-    wanted, found = {training.name}, []
+    wanted: set[str | None] = {training.name}
+    found: list[Search | Training] = []
     for step in reversed(steps(config)):
         if step.name in wanted:
             found.append(step)
-            is_search = isinstance(step, Search)
-            wanted |= {step.network} if is_search else {step.start, *step.targets}
+            if isinstance(step, Search):
+                wanted.add(step.network)
+            else:
+                wanted |= {step.start, *step.targets}
     return found[::-1]
 
 
@@ -105,7 +108,7 @@ def later_cycle(config: Preset, cycle: int) -> CycleConfig:
 
 
 def _learner(
-    config: Preset, name: str, kind: str, variant: str, targets: tuple[str, ...], **rest
+    config: Preset, name: str, kind: str, variant: str, targets: tuple[str, ...], **rest: Any
 ) -> Training:
     learn = dataclasses.replace(config.learn, variant=variant)
     return Training(name, kind, variant, config.learner_groups, learn, targets, **rest)
@@ -114,7 +117,7 @@ def _learner(
 def _later_cycles(config: Preset, variant: str) -> list[Search | Training]:
     """The cycles of a variant from the second on, then their controls."""
     found = _chain(config, variant, "cycle", lambda search: search)
-    targets = found[-1].targets
+    targets = next(step.targets for step in reversed(found) if isinstance(step, Training))
     if "first_targets" in config.controls:
         found += _chain(config, variant, "first_targets", None)
     if "natural_targets" in config.controls:

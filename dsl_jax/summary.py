@@ -69,7 +69,7 @@ def summarize(
             "Learning: training loss and validation accuracy.",
         ),
     }
-    searched = ()
+    searched: tuple[tuple[str, str], ...] = ()
     timings = [(f"training {n}, seed {config.seed}", r["seconds"]) for n, r in trained.items()]
     if is_searched(config):
         targets = TargetStore.open(first / "targets")

@@ -69,7 +69,8 @@ class TargetStore:
         self.num_chunks = -(-self.num_images // self.chunk_size)
         self._kvstore = kvstore
         self._arrays = arrays
-        self._known = set()  # chunks seen complete, so that reading need not list them each time
+        # Chunks seen complete, so that reading need not list them each time.
+        self._known: set[int] = set()
 
     @classmethod
     def open(cls, path: str | os.PathLike | dict, mode: str = "r") -> "TargetStore":
@@ -224,10 +225,11 @@ class TargetStore:
                     f"not been searched yet, the first is {self._describe(min(missing))}; run "
                     "search_to_store again to complete it"
                 )
+        wanted: Any = index
         if len(index) and (np.diff(index) == 1).all():
-            index = slice(int(index[0]), int(index[-1]) + 1)  # read faster than single rows
+            wanted = slice(int(index[0]), int(index[-1]) + 1)  # read faster than single rows
         try:
-            futures = [self._arrays[name][index].read() for name in names]
+            futures = [self._arrays[name][wanted].read() for name in names]
             return [future.result() for future in futures]
         except ValueError as error:
             faults = [line for _, line in self._faults(chunks, names)]
@@ -330,7 +332,8 @@ def search_to_store(
     zarr_store.check_disk_space(kvstore, ours["fingerprint"], committed)
     if there is None:
         zarr_store.write_manifest(kvstore, ours)
-        check_same_search(ours, zarr_store.read_manifest(kvstore, path), path)
+        # That of another process, if it was first.
+        check_same_search(ours, zarr_store.read_manifest(kvstore, path) or ours, path)
     if there is None or repair or len(committed) * chunk_size < len(ids):
         zarr_store.create_arrays(kvstore, path, ours["fingerprint"], ids)
 
