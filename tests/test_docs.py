@@ -39,6 +39,14 @@ def test_four_libraries_models_are_searched_and_learned(capsys):
 
 
 @pytest.mark.slow
+def test_ones_own_data_and_fitness_are_searched(capsys):
+    names = run_blocks(ROOT / "docs" / "your_own_data.md")
+    assert names["dataset"].image_shape == (16, 16, 3)
+    margins = ast.literal_eval(capsys.readouterr().out)
+    assert margins == sorted(margins) and margins[-1] > 1  # no log-probability is above 0
+
+
+@pytest.mark.slow
 def test_the_page_on_cycles_shows_what_runs(capsys):
     run_blocks(ROOT / "docs" / "cycles.md")
     fitness = ast.literal_eval(capsys.readouterr().out)
@@ -46,7 +54,7 @@ def test_the_page_on_cycles_shows_what_runs(capsys):
 
 
 def test_no_page_shows_python_that_no_test_runs():
-    tested = {"README.md", "your_own_model.md", "cycles.md"}
+    tested = {"README.md", "your_own_model.md", "your_own_data.md", "cycles.md"}
     assert {page.name for page in PAGES if blocks(page, "python")} <= tested
 
 
