@@ -9,11 +9,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 GALLERY = sorted((ROOT / "experiments" / "gallery").glob("*.py"))
+
+
+@pytest.fixture(autouse=True)
+def as_users_have_it():
+    """The pages are for JAX as it comes, where arrays of other ranks may meet."""
+    jax.config.update("jax_numpy_rank_promotion", "allow")
+    yield
+    jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def blocks_of(text, language):
