@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import help_text
 import jax
 from absl import app, flags, logging
 
@@ -18,23 +19,25 @@ from dsl_jax import presets, strategies
 from dsl_jax.files import cache_dir
 from dsl_jax.overrides import override
 
-DATASET = flags.DEFINE_string("dataset", "mnist", f"One of {', '.join(configs.DATASETS)}.")
+DATASET = flags.DEFINE_string("dataset", "mnist", f"{', '.join(configs.DATASETS)}.")
 PRESET = flags.DEFINE_string(
     "preset",
     "laptop",
-    "smoke (2 minutes), laptop (2 CPU cores) or paper (an accelerator).",
+    "smoke (2 minutes), laptop (2 CPU cores), paper (accelerator).",
 )
 DATA_DIR = flags.DEFINE_string(
-    "data_dir", None, "Folder of prepared tensorflow-datasets (default: TFDS_DATA_DIR, or theirs)."
+    "data_dir", None, "Folder of prepared datasets (default: TFDS_DATA_DIR, or theirs)."
 )
 OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "The folder (default: one in runs/).")
 SEED = flags.DEFINE_integer("seed", 0, "The first seed.")
 NUM_SEEDS = flags.DEFINE_integer("num_seeds", None, "Number of seeds (default: the preset's).")
 NUM_TRAIN = flags.DEFINE_integer(
-    "num_train", None, "Training images, before validation is held out (default: the preset's)."
+    "num_train", None, "Training images, validation among them (default: the preset's)."
 )
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and its cost, and stop.")
 
+SHARED = [flag.name for flag in (DATASET, PRESET, DATA_DIR, OUTPUT_DIR)]
+SHARED += [flag.name for flag in (SEED, NUM_SEEDS, NUM_TRAIN, DRY_RUN)]
 _assignments: dict[str, dict[str, str]] = {}
 
 
@@ -42,7 +45,10 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
     """absl's flags; --config.FIELD=VALUE and --sweep.FIELD=VALUE are kept for `assigned`."""
     _assignments.clear()
     rest = []
+    asked = {"-h", "-help", "--help", "-helpfull", "--helpfull"}.intersection(arguments)
     for argument in arguments:
+        if argument in asked:
+            continue
         name, equals, value = argument.lstrip("-").partition("=")
         group, dot, path = name.partition(".")
         if argument.startswith("--") and dot and group in ("config", "sweep"):
@@ -53,6 +59,10 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
         else:
             rest.append(argument)
     rest = app.parse_flags_with_usage(rest)
+    if asked:
+        config = configure() if any("full" in name for name in asked) else None
+        print(help_text.help_text(SHARED, config))
+        sys.exit(0)
     if len(rest) > 1:
         print(f"error: {rest[1]!r} is no flag: write --name=value", file=sys.stderr)
         sys.exit(2)
@@ -89,8 +99,6 @@ def configure(dataset: str | None = None, **changes) -> configs.Preset:
 
 def start(work: Callable[[], None]) -> None:
     """Runs an experiment from the command line."""
-    for flag in flags.FLAGS.get_key_flags_for_module(__name__):  # so that --help shows them
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
     app.run(lambda _: guarded(work), flags_parser=parse_flags)
 
 

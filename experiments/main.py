@@ -27,17 +27,17 @@ from dsl_jax.runs import Run, finished_report, prepare_folder
 _VARIANTS = flags.DEFINE_list("variants", None, f"Of {','.join(configs.VARIANTS)} (default: all).")
 _AUGMENT = flags.DEFINE_bool("augment", False, "Train on random crops, and flips where allowed.")
 _CYCLES = flags.DEFINE_integer(
-    "cycles", None, "Search again from the trained network, and learn on: how many times in all."
+    "cycles", None, "How many times to search and to learn from it (default: once)."
 )
 _STAGE = flags.DEFINE_string("stage", "all", f"One of {', '.join(pipeline.STAGES)}.")
 _REPAIR = flags.DEFINE_bool("repair", False, "Search damaged parts of the targets again.")
 _LOGGERS = flags.DEFINE_list(
-    "loggers", [], f"Also log to {', '.join(loggers.LOGGERS)} (metrics.jsonl is always written)."
+    "loggers", [], f"Also log to {', '.join(loggers.LOGGERS)}; metrics.jsonl is always written."
 )
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     False,
-    "Search as one of the processes of a TPU pod slice, Slurm or Open MPI job (jax.distributed).",
+    "Search as one process of a TPU pod slice, Slurm or Open MPI job.",
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "HOST:PORT of process 0, for --distributed in no such job."
