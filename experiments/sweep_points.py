@@ -30,10 +30,12 @@ def run_point(
 ) -> sweeps.Point:
     """A point that is a whole run: search (unless another point's serves) and trainings."""
     cost = plan.make_plan(config)
-    if not is_searched:
-        return sweeps.Point(name, columns, config, seconds=cost.learning_seconds)
-    seconds = cost.search_seconds + cost.learning_seconds
-    return sweeps.Point(name, columns, config, cost.candidates, seconds, cost.disk_bytes)
+    first: tuple[int, float] = (0, 0.0)
+    if not is_searched and steps.is_searched(config):  # later cycles are searched all the same
+        first = plan.search_cost(config, cost.images)
+    candidates = cost.candidates - config.num_seeds * first[0]
+    seconds = cost.search_seconds - config.num_seeds * first[1] + cost.learning_seconds
+    return sweeps.Point(name, columns, config, candidates, seconds, cost.disk_bytes)
 
 
 def search_images(
