@@ -41,10 +41,11 @@ def _at_least(minimum: float, **values: Any) -> None:
 class LayerSchedule:
     """How one layer is evolved (paper A.2).
 
-    generations: number of generations; 0 keeps what came from the layer before.
-    mutation_strength: alpha, noise in units of a channel's standard deviation.
-    exploration_boost: explorers mutate with alpha times this.
-    smoothing_passes: B, passes of 3x3 average pooling.
+    Attributes:
+      generations: number of generations; 0 keeps what came from the layer before.
+      mutation_strength: alpha, noise in units of a channel's standard deviation.
+      exploration_boost: explorers mutate with alpha times this.
+      smoothing_passes: B, passes of 3x3 average pooling.
     """
 
     generations: int
@@ -69,18 +70,19 @@ PAPER_LAYERS = (
 class SearchConfig:
     """The search of one image (paper 3.1 and A.2; defaults are the paper's).
 
-    layers: one schedule for each stage of the network, in order; the last is the logits.
-    num_parents, num_explorers, num_refiners: k, C_exp, C_ref of a generation.
-    initial_noise: noise on the image, in units of its per-channel standard deviation.
-    smoothing: what the smoothing acts on: "noise", "child", or "noise_rescaled" (the noise,
-        brought back to its strength before smoothing).
-    target: what is kept of a layer: "best" candidate, or "parent_mean", the mean of its parents.
-    strategy: "representation_ga", the name of an evosax algorithm, or "module:Class" for one's
-        own (see `strategies`).
-    stop_probability: a layer stops changing once its best candidate gives the true class so large
-        a probability; 1: it never stops.
-    num_searches: independent searches of an image, whose mean, layer by layer, is the target.
-    noise_truncation: share of the smoothed noise's variance that may be left out, for speed.
+    Attributes:
+      layers: one schedule for each stage of the network, in order; the last is the logits.
+      num_parents, num_explorers, num_refiners: k, C_exp, C_ref of a generation.
+      initial_noise: noise on the image, in units of its per-channel standard deviation.
+      smoothing: what the smoothing acts on: "noise", "child", or "noise_rescaled" (the noise,
+          brought back to its strength before smoothing).
+      target: what is kept of a layer: "best" candidate, or "parent_mean", the mean of its parents.
+      strategy: "representation_ga", the name of an evosax algorithm, or "module:Class" for one's
+          own (see `strategies`).
+      stop_probability: a layer stops changing once its best candidate gives the true class so large
+          a probability; 1: it never stops.
+      num_searches: independent searches of an image, whose mean, layer by layer, is the target.
+      noise_truncation: share of the smoothed noise's variance that may be left out, for speed.
     """
 
     layers: tuple[LayerSchedule, ...] = PAPER_LAYERS
@@ -135,23 +137,24 @@ class SearchConfig:
 class LearnConfig:
     """Training, for searched targets and for SGD alike (paper 4.2 and A.3).
 
-    batch_size: images of a batch, about: see `batches.exact_batch_size`.
-    batch_multiple: a batch holds a multiple of so many images, so that as many devices share it
-        equally.
-    learning_rate: peak, for a loss that is a mean over the batch.
-    weight_decay: times the weights (not the biases), added to their gradient.
-    bias_rate_factor: BatchNorm biases learn this much faster.
-    initial_rate_fraction, warmup_fraction, final_rate_fraction: the rate rises linearly from
-        this share of its peak, over this share of the steps, then falls to this share.
-    stem_bias_epochs: the stem's bias is trained for so many epochs.
-    head_weight: lambda, the weight of the head's loss (searched targets only).
-    variant: "all_layers", or "skip_block_0" (no target for block 0; searched targets only).
-    matching: compare targets with "raw" activations, or with "normalized" ones.
-    augment, flip, crop_padding: random crops after padding, mirror images where flip is True.
-    evaluation_statistics: BatchNorm in evaluation: "train", re-estimated over the training
-        images, or "batch", those of the evaluation batch (the paper's).
-    statistics_images: number of training images that give the statistics during training.
-    validate_every: epochs between two validations; the last epoch is always validated.
+    Attributes:
+      batch_size: images of a batch, about: see `batches.exact_batch_size`.
+      batch_multiple: a batch holds a multiple of so many images, so that as many devices share it
+          equally.
+      learning_rate: peak, for a loss that is a mean over the batch.
+      weight_decay: times the weights (not the biases), added to their gradient.
+      bias_rate_factor: BatchNorm biases learn this much faster.
+      initial_rate_fraction, warmup_fraction, final_rate_fraction: the rate rises linearly from
+          this share of its peak, over this share of the steps, then falls to this share.
+      stem_bias_epochs: the stem's bias is trained for so many epochs.
+      head_weight: lambda, the weight of the head's loss (searched targets only).
+      variant: "all_layers", or "skip_block_0" (no target for block 0; searched targets only).
+      matching: compare targets with "raw" activations, or with "normalized" ones.
+      augment, flip, crop_padding: random crops after padding, mirror images where flip is True.
+      evaluation_statistics: BatchNorm in evaluation: "train", re-estimated over the training
+          images, or "batch", those of the evaluation batch (the paper's).
+      statistics_images: number of training images that give the statistics during training.
+      validate_every: epochs between two validations; the last epoch is always validated.
     """
 
     epochs: int = 90
@@ -201,12 +204,13 @@ class LearnConfig:
 class CycleConfig:
     """A cycle after the first: the trained network is searched, and learns from what is found.
 
-    search: the search; gentler than the first, since the network's own representations are good.
-    images: which images are searched: "all", those that the network gets "wrong", or those of
-        which it is "unsure", giving the true class a probability below `confidence`. An image
-        that is not searched keeps its last target.
-    confidence: see `images`.
-    share: of these images only so large a part, drawn at random, is searched.
+    Attributes:
+      search: the search; gentler than the first, since the network's own representations are good.
+      images: which images are searched: "all", those that the network gets "wrong", or those of
+          which it is "unsure", giving the true class a probability below `confidence`. An image
+          that is not searched keeps its last target.
+      confidence: see `images`.
+      share: of these images only so large a part, drawn at random, is searched.
     """
 
     search: SearchConfig = field(default_factory=SearchConfig)
@@ -226,21 +230,22 @@ class CycleConfig:
 class Preset:
     """Everything that a run is made of, from the data to the seeds.
 
-    num_train: training images, before the validation images are taken from them; None: all.
-    validation_size: images held out for validation; None: 8 % of the training images.
-    widths, normalize_blocks, representation, norm_epsilon: the network (see `ConvNet`); the
-        search network has one ConvGroup a block.
-    learner_groups: ConvGroups a block in the network that learns, G.
-    sgd_groups: the G with which the SGD baseline is run; the best by validation is reported
-        beside the one at learner_groups.
-    search, learn, sgd: the search, learning from its targets, and the baseline's training.
-    variants: what is trained: "all_layers", "skip_block_0", "sgd".
-    cycles: how many times is searched and learned; 1 is the paper's method.
-    later_cycles: the second, third, ... cycle; the last of them also stands for all further ones.
-    controls: what later cycles are compared with: as many epochs on the "first_targets"; the
-        trained network's own representations as "natural_targets"; a "fresh_network" trained for
-        as many epochs on the last targets; "long_sgd", SGD for as many epochs.
-    chunk_size: images searched in one call on a device; None: chosen from the memory.
+    Attributes:
+      num_train: training images, before the validation images are taken from them; None: all.
+      validation_size: images held out for validation; None: 8 % of the training images.
+      widths, normalize_blocks, representation, norm_epsilon: the network (see `ConvNet`); the
+          search network has one ConvGroup a block.
+      learner_groups: ConvGroups a block in the network that learns, G.
+      sgd_groups: the G with which the SGD baseline is run; the best by validation is reported
+          beside the one at learner_groups.
+      search, learn, sgd: the search, learning from its targets, and the baseline's training.
+      variants: what is trained: "all_layers", "skip_block_0", "sgd".
+      cycles: how many times is searched and learned; 1 is the paper's method.
+      later_cycles: the second, third, ... cycle; the last of them also stands for all further ones.
+      controls: what later cycles are compared with: as many epochs on the "first_targets"; the
+          trained network's own representations as "natural_targets"; a "fresh_network" trained for
+          as many epochs on the last targets; "long_sgd", SGD for as many epochs.
+      chunk_size: images searched in one call on a device; None: chosen from the memory.
     """
 
     name: str

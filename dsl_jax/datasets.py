@@ -23,8 +23,10 @@ from dsl_jax.sources import read_source
 class Split(NamedTuple):
     """Images of one split, in the order in which they are used.
 
-    images: uint8 [N, H, W, C], labels: int32 [N],
-    ids: int64 [N], the image's row in the source split (train and validation: the source's train).
+    Attributes:
+      images: uint8 [N, H, W, C].
+      labels: int32 [N].
+      ids: int64 [N], the image's row in the source split (of validation images: in its train).
     """
 
     images: np.ndarray
@@ -36,10 +38,15 @@ class Split(NamedTuple):
 class Dataset:
     """Train, validation and test images, and how to normalise them.
 
-    name: as in `config.DATASETS`, or one's own; title: the name for people.
-    mean, std: of each channel over the training split, pixels scaled to 0..1 (a channel that never
-        changes has std 1).
-    validation: held out from the source's training images, and never trained on (paper 4.2).
+    Attributes:
+      name: as in `config.DATASETS`, or one's own.
+      num_classes: labels go from 0 to this less 1.
+      mean: of each channel over the training split, pixels scaled to 0..1.
+      std: likewise its standard deviation; 1 for a channel that never changes.
+      title: the name for people.
+      train: the images to search and to train on.
+      test: read once, at the end.
+      validation: held out from the source's training images, and never trained on (paper 4.2).
     """
 
     name: str

@@ -21,7 +21,12 @@ BATCH_SIZE = 500
 
 
 class Evaluation(NamedTuple):
-    """accuracy: share of images classified right. loss: mean cross-entropy, in nats."""
+    """How well a network does.
+
+    Attributes:
+      accuracy: share of images classified right.
+      loss: mean cross-entropy, in nats.
+    """
 
     accuracy: float
     loss: float

@@ -31,9 +31,10 @@ def log_probability(logits: jax.Array, label: jax.Array) -> jax.Array:
 class SearchResult(NamedTuple):
     """What a search found, for N images (no leading axis for one image).
 
-    representations: H(0) .. H(L-1), a float32 [N, ...] each; the last are the logits [N, classes].
-    fitness: the best log-likelihood in every generation, the initial population's first: a float32
-      [N, generations_l + 1] for each layer (with `num_searches` their mean).
+    Attributes:
+      representations: H(0) .. H(L-1), float32 [N, ...] each; the last are the logits [N, classes].
+      fitness: the best in every generation, the initial population's first: float32
+        [N, generations_l + 1] for each layer (with `num_searches` their mean).
     """
 
     representations: tuple[Array, ...]

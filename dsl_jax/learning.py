@@ -32,10 +32,12 @@ __all__ = ["LearnResult", "head_loss", "learn", "learn_sgd", "regression_loss"]
 
 
 class LearnResult(NamedTuple):
-    """network: the best epoch's by validation accuracy; history: one record an epoch.
+    """A trained network.
 
-    A record has epoch, images (trained on), train_loss, learning_rate, seconds and, where the epoch
-    was validated, validation_accuracy, validation_loss and best_so_far.
+    Attributes:
+      network: the best epoch's by validation accuracy.
+      history: one record an epoch: epoch, images (trained on), train_loss, learning_rate, seconds
+        and, where the epoch was validated, validation_accuracy, validation_loss and best_so_far.
     """
 
     network: nnx.Module

@@ -297,8 +297,11 @@ def load_network(folder: Path, arguments: dict[str, Any]) -> ConvNet:
 class LoadedRun(NamedTuple):
     """A run read back.
 
-    networks, history: by training, such as "seed_0/all_layers". targets: "seed_0", and those of
-    later cycles, such as "seed_0/targets_all_layers_cycle_2".
+    Attributes:
+      config: what was run.
+      networks: by training, such as "seed_0/all_layers".
+      targets: "seed_0", and those of later cycles: "seed_0/targets_all_layers_cycle_2".
+      history: an epoch's records, by training.
     """
 
     config: Preset
