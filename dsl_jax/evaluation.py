@@ -201,7 +201,7 @@ def _batch_statistics(graph: Any, statistics: Any, rest: Any, images: jax.Array)
     for _, module in nnx.iter_modules(network):
         if isinstance(module, nnx.BatchNorm):
             module.momentum = 0.0  # keep nothing of what was there before
-    network.representations(images)
+    network.head(network.representations(images)[-1])
     return nnx.state(network, nnx.BatchStat)
 
 

@@ -11,8 +11,8 @@ import hashlib
 import importlib.metadata
 import logging
 import platform
-from collections.abc import Callable
-from dataclasses import is_dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from types import FunctionType, MethodType
 from typing import Any
 
@@ -162,7 +162,7 @@ def _feed(digest: Any, value: Any, seen: set[int]) -> None:
     elif isinstance(value, tuple | list):
         note(f"sequence {len(value)}")
         feed(*value)
-    elif isinstance(value, dict):
+    elif isinstance(value, Mapping):
         note(f"dict {len(value)}")
         feed(*sorted(value.items(), key=lambda item: str(item[0])))
     elif isinstance(value, functools.partial):
@@ -183,7 +183,10 @@ def _feed(digest: Any, value: Any, seen: set[int]) -> None:
             feed([(jax.tree_util.keystr(path), leaf) for path, leaf in leaves])
         elif isinstance(value, type) or id(value) in seen:
             return
-        elif is_dataclass(value) or callable(value):
+        elif is_dataclass(value):  # with or without a __dict__
+            seen.add(id(value))
+            feed({field.name: getattr(value, field.name) for field in fields(value)})
+        elif callable(value):
             seen.add(id(value))
             feed(getattr(value, "__dict__", None))
 

@@ -154,7 +154,13 @@ def evaluate_candidates(
     """
     for stage in stages:
         candidates = stage(candidates)
-    return fitness(candidates, label)
+    values = fitness(candidates, label)
+    if values.shape != candidates.shape[:1] or not jnp.issubdtype(values.dtype, jnp.floating):
+        raise ValueError(
+            f"fitness returns {values.dtype}{list(values.shape)} for logits "
+            f"{list(candidates.shape)}: need one floating number a candidate"
+        )
+    return values
 
 
 def _evolve(

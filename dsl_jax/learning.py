@@ -231,9 +231,10 @@ def _check_arguments(
     network: nnx.Module, dataset: Dataset, config: LearnConfig, mesh: Mesh | None
 ) -> None:
     for path, module in nnx.iter_modules(network):
-        if isinstance(module, nnx.Dropout) and module.rate > 0:
+        name = "rate" if isinstance(module, nnx.Dropout) else "dropout_rate"
+        if getattr(module, name, 0) > 0:
             where = ".".join(map(str, path))
-            raise ValueError(f"{where} drops out at random, which learning does not do: rate=0")
+            raise ValueError(f"{where} drops out at random, which learning does not do: {name}=0")
     if not len(dataset.validation.images):
         raise ValueError("the dataset has no validation images: they choose the epoch")
     side = min(dataset.image_shape[:2])
@@ -317,8 +318,17 @@ def _validate(
         "validation_accuracy": scores.accuracy,
         "validation_loss": scores.loss,
         "best_so_far": is_best,
-        **(measure(network) if measure else {}),
+        **({name: _plain(x) for name, x in measure(network).items()} if measure else {}),
     }
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold: arrays become numbers and lists."""
+    return (
+        np.asarray(value).tolist()
+        if isinstance(value, jax.Array | np.ndarray | np.generic)
+        else value
+    )
 
 
 @partial(

@@ -7,9 +7,12 @@ search's has `search`, a result's `result`. Anything with `log` and `close` is a
 import json
 import os
 import sys
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
+
+import numpy as np
 
 from dsl_jax.config import one_of
 
@@ -54,39 +57,51 @@ class JsonlLogger:
     def log(self, record: Mapping[str, Any]) -> None:
         """Appends the record."""
         with open(self.path, "a") as file:
-            file.write(json.dumps(dict(record)) + "\n")
+            file.write(json.dumps(dict(record), default=_plain) + "\n")
 
     def close(self) -> None:
         """Nothing is held back."""
 
 
 class TensorBoardLogger:
-    """TensorBoard's event files; needs the extra `dsl_jax[tensorboard]`."""
+    """TensorBoard's event files, a folder a training; needs the extra `dsl_jax[tensorboard]`.
+
+    Epochs that are trained again after an interruption take the place of the first ones.
+    """
 
     def __init__(self, folder: str | os.PathLike):
         try:
-            from tensorboardX import SummaryWriter
+            import tensorboardX
         except ImportError as error:
             raise ValueError(
                 "logging to TensorBoard needs tensorboardX: pip install 'dsl_jax[tensorboard]'"
             ) from error
-        self._writer = SummaryWriter(str(folder))
+        self._folder = Path(folder)
+        self._open = tensorboardX.SummaryWriter
+        self._writers: dict[str, Any] = {}
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Writes a scalar for each number."""
         name, step, numbers = _parts(record)
+        if name not in self._writers:
+            self._writers[name] = self._open(
+                str(self._folder / name), purge_step=step, filename_suffix=f".{uuid.uuid4().hex}"
+            )
         for key, value in numbers.items():
-            self._writer.add_scalar(f"{name}/{key}", value, step)
+            self._writers[name].add_scalar(key, value, step)
 
     def close(self) -> None:
         """Writes the last records out."""
-        self._writer.close()
+        for writer in self._writers.values():
+            writer.close()
 
 
 class WandbLogger:
     """A run of Weights & Biases; needs the extra `dsl_jax[wandb]`.
 
-    Without a network connection: WANDB_MODE=offline, and `wandb sync` later.
+    Without a network connection: WANDB_MODE=offline, and `wandb sync` later. The run begins with
+    the first record, and goes on after an interruption: its name is kept in `wandb-id`. Epochs that
+    are trained again are logged again.
 
     Args:
       folder: where its files go, in a folder `wandb`.
@@ -100,11 +115,14 @@ class WandbLogger:
             raise ValueError(
                 "logging to Weights & Biases needs wandb: pip install 'dsl_jax[wandb]'"
             ) from error
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        self._run = wandb.init(dir=str(folder), **{"project": "dsl_jax", **options})
+        self._wandb, self._folder = wandb, Path(folder)
+        self._options = {"project": "dsl_jax", **options}
+        self._run: Any = None
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Logs each number; an epoch's under an axis of its training."""
+        if self._run is None:
+            self._run = self._begin()
         name, step, numbers = _parts(record)
         values = {f"{name}/{key}": value for key, value in numbers.items()}
         if step is None:
@@ -113,9 +131,19 @@ class WandbLogger:
             self._run.define_metric(f"{name}/*", step_metric=f"{name}/epoch")
             self._run.log(values | {f"{name}/epoch": step})
 
+    def _begin(self) -> Any:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        note = self._folder / "wandb-id"
+        if not note.exists():
+            note.write_text(uuid.uuid4().hex[:12])
+        return self._wandb.init(
+            dir=str(self._folder), id=note.read_text(), resume="allow", **self._options
+        )
+
     def close(self) -> None:
         """Finishes the run."""
-        self._run.finish()
+        if self._run is not None:
+            self._run.finish()
 
 
 def make_loggers(names: Sequence[str], folder: str | os.PathLike, **options: Any) -> list[Logger]:
@@ -147,10 +175,23 @@ def _parts(record: Mapping[str, Any]) -> tuple[str, int | None, dict[str, float]
         name += f"/{record.get('targets', 'targets')}"
     numbers: dict[str, float] = {}
     for key, value in record.items():
-        if isinstance(value, bool | int | float) and key != "epoch":
+        if key == "epoch" or not _is_numbers(value):
+            continue
+        if np.ndim(value) == 0:
             numbers[key] = float(value)
-        elif isinstance(value, Sequence) and not isinstance(value, str):
-            each = {f"{key}_{i}": x for i, x in enumerate(value) if isinstance(x, int | float)}
-            numbers |= each
+        else:
+            numbers |= {f"{key}_{i}": float(x) for i, x in enumerate(np.ravel(value))}
     epoch = record.get("epoch")
     return name, None if epoch is None else int(epoch), numbers
+
+
+def _plain(value: Any) -> Any:
+    """What JSON can hold, of an array."""
+    return np.asarray(value).tolist()
+
+
+def _is_numbers(value: Any) -> bool:
+    """Whether it is a number, or a sequence or array of them."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return all(isinstance(x, int | float) for x in value)
+    return np.asarray(value).dtype.kind in "biuf"

@@ -10,7 +10,28 @@ from itertools import pairwise
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
+
+
+class Part(nnx.Module):
+    """Layers, one after another, each under its number in the whole and its class's name.
+
+    By these names the optimiser knows the biases of normalisations.
+    """
+
+    def __init__(self, layers: Sequence[Callable], first: int):
+        self.names = tuple(
+            f"layer_{number}_{type(layer).__name__}" for number, layer in enumerate(layers, first)
+        )
+        for name, layer in zip(self.names, layers, strict=True):
+            setattr(self, name, layer)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """What the layers make of a batch."""
+        for name in self.names:
+            x = getattr(self, name)(x)
+        return x
 
 
 class StagedNetwork(nnx.Module):
@@ -38,7 +59,7 @@ class StagedNetwork(nnx.Module):
                 f"ends {tuple(ends)} of {len(layers)} layers: give increasing numbers from 1 to "
                 f"{len(layers) - 1}, each the number of layers up to the end of a representation"
             )
-        self.parts = nnx.List(nnx.Sequential(*layers[a:b]) for a, b in pairwise(cuts))
+        self.parts = nnx.List(Part(layers[a:b], a) for a, b in pairwise(cuts))
 
     def representations(self, images: jax.Array) -> tuple[jax.Array, ...]:
         """H(0), H(1), ... of normalised images [B, H, W, C]: L arrays [B, ...]."""
@@ -65,7 +86,11 @@ class PairNetwork(nnx.Module):
       representations: (params, images [B, H, W, C]) -> tuple of L arrays [B, ...].
       head: (params, last representation [B, ...]) -> logits [B, classes].
 
-    The trained parameters, in the structure that was given: `network.params`.
+    The trained parameters, in the structure that was given: `network.params`. The functions must
+    not hold arrays of their own that are to be trained.
+
+    Raises:
+      ValueError: a leaf of the parameters that is not an array of floating numbers; named.
     """
 
     def __init__(
@@ -76,6 +101,14 @@ class PairNetwork(nnx.Module):
     ):
         leaves, self._structure = jax.tree_util.tree_flatten_with_path(params)
         names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
+        for name, (_, leaf) in zip(names, leaves, strict=True):
+            dtype = getattr(leaf, "dtype", None)
+            if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+                raise ValueError(
+                    f"the parameter {name} is {dtype or type(leaf).__name__}, which cannot be "
+                    "trained: give a pytree of floating arrays (of an Equinox module: "
+                    "eqx.partition(module, eqx.is_inexact_array))"
+                )
         self._names = tuple(f"{number}.{name}" for number, name in enumerate(names))
         self._weights = nnx.Dict(
             {name: nnx.Param(leaf) for name, (_, leaf) in zip(self._names, leaves, strict=True)}
@@ -90,7 +123,13 @@ class PairNetwork(nnx.Module):
 
     def representations(self, images: jax.Array) -> tuple[jax.Array, ...]:
         """H(0), H(1), ... of normalised images [B, H, W, C]: L arrays [B, ...]."""
-        return tuple(self._representations(self.params, images))
+        outputs = self._representations(self.params, images)
+        if not isinstance(outputs, tuple | list):
+            raise TypeError(
+                f"representations returned a {type(outputs).__name__}: return a tuple of arrays, "
+                "one a layer"
+            )
+        return tuple(outputs)
 
     def head(self, last: jax.Array) -> jax.Array:
         """Logits [B, classes] from the last representation."""

@@ -27,9 +27,9 @@ def learning_rate(config: LearnConfig, steps_per_epoch: int) -> optax.Schedule:
 def make_optimizer(config: LearnConfig, steps_per_epoch: int) -> optax.GradientTransformation:
     """SGD with Nesterov momentum, weight decay on weights, and the rates of the biases.
 
-    Weights are the parameters of rank 2 and more. The rest is known by its path, in any case of
-    letters: with "norm" in it and "bias" at its end it learns `bias_rate_factor` times as fast;
-    with "stem_bias" at its end it is trained for `stem_bias_epochs` epochs.
+    Weights are the parameters of rank 2 and more that are not called "bias". The bias of a module
+    with "norm" in its name, in any case of letters, learns `bias_rate_factor` times as fast; one
+    called "stem_bias" is trained for `stem_bias_epochs` epochs.
     """
     stem_steps = config.stem_bias_epochs * steps_per_epoch
 
@@ -39,7 +39,7 @@ def make_optimizer(config: LearnConfig, steps_per_epoch: int) -> optax.GradientT
     return optax.chain(
         optax.add_decayed_weights(config.weight_decay, mask=_weights),
         optax.trace(config.momentum, nesterov=True),
-        optax.masked(optax.scale(config.bias_rate_factor), _paths(r"norm.*bias")),
+        optax.masked(optax.scale(config.bias_rate_factor), _paths(r"norm[^.]*\.bias")),
         optax.masked(optax.scale_by_schedule(while_stem_learns), _paths("stem_bias")),
         optax.scale_by_learning_rate(learning_rate(config, steps_per_epoch)),
     )
@@ -47,7 +47,8 @@ def make_optimizer(config: LearnConfig, steps_per_epoch: int) -> optax.GradientT
 
 def _weights(params: Any) -> Any:
     """A mask for optax: what weight decay acts on."""
-    return jax.tree.map(lambda x: jnp.ndim(x) >= 2, params)
+    is_bias = _paths(r"(^|\.)bias")(params)
+    return jax.tree.map(lambda x, is_bias: jnp.ndim(x) >= 2 and not is_bias, params, is_bias)
 
 
 def _paths(pattern: str) -> Any:

@@ -69,11 +69,13 @@ def search(
       A `SearchResult` of N images.
 
     Raises:
-      ValueError: sizes that do not fit, no images, labels or ids out of range.
+      ValueError: sizes that do not fit, no images or not floating, labels or ids out of range.
     """
     check_schedules(stages, config, fitness)
     ids = check_ids(ids, len(images))
     images = images if isinstance(images, jax.Array) else np.asarray(images)
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images are {images.dtype}: normalise them first (Dataset.normalize)")
     labels = np.asarray(labels)
     if labels.shape != images.shape[:1] or not labels.size:
         raise ValueError(

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import errors
 
 from dsl_jax.config import SearchConfig
 from dsl_jax.evolution import kind_of, reproduce
@@ -15,6 +16,10 @@ from dsl_jax.image_search import Stages, check_schedules
 
 IMAGES = 8
 TOLERANCE = 1e-3
+FREEZE = (
+    "freeze statistics and randomness by dsl_jax.frozen_stages, or "
+    "nnx.view(module, use_running_average=True, deterministic=True)"
+)
 
 
 def check_stages(
@@ -50,6 +55,8 @@ def check_stages(
     if config is not None:
         check_schedules(stages, config)
     h = jnp.asarray(images[:IMAGES])
+    if not jnp.issubdtype(h.dtype, jnp.floating):
+        raise ValueError(f"images are {h.dtype}: normalise them first (Dataset.normalize)")
     inputs = []
     for number, stage in enumerate(stages):
         inputs.append(h)
@@ -62,6 +69,8 @@ def check_stages(
         strength = 1.0
         if config is not None:
             layer = config.layers[number - 1]
+            if not layer.generations:  # nothing is mutated there
+                continue
             strength = layer.mutation_strength * max(1.0, layer.exploration_boost)
         _check_mutated(number, stages, inputs[number], strength)
     return tuple(x.shape[1:] for x in (*inputs[1:], h))
@@ -71,7 +80,7 @@ def _check_stage(name: str, stage: Any, h: jax.Array, *, is_last: bool) -> jax.A
     """What the stage makes of a batch, or a ValueError."""
     if not callable(stage):
         raise ValueError(f"{name} is a {type(stage).__name__}: it cannot be called")
-    out = _call(f"{name} fails", stage, h)
+    out = _call(name, jax.jit(stage), h)  # first: a stage that changes itself is found unchanged
     if not isinstance(out, jax.Array):
         raise ValueError(f"{name} returns a {type(out).__name__}: it should return one array")
     if out.ndim < 1 or len(out) != len(h):
@@ -92,36 +101,38 @@ def _check_stage(name: str, stage: Any, h: jax.Array, *, is_last: bool) -> jax.A
     if not np.isfinite(values).all():
         share = np.mean(~np.isfinite(values))
         raise ValueError(f"{name} returns {share:.0%} values that are not finite, for real images")
-    if not np.array_equal(values, np.asarray(stage(h), np.float32)):
-        raise ValueError(
-            f"{name} gives another result when called again: turn dropout and other randomness "
-            "off (nnx.view(module, deterministic=True))"
-        )
-    scale = float(values.std())
-    if scale == 0:
-        raise ValueError(
-            f"{name} returns {values.flat[0]} everywhere: nothing of the image is left"
-        )
-    _call(f"{name} fails under jax.jit", jax.jit(stage), h)
-    # The same images in another order and company: the first alone, repeated, then the second.
-    mixed = np.r_[np.zeros(len(h) - 1, int), 1]
-    apart = np.asarray(stage(h[mixed]), np.float32)
-    if (worst := float(np.abs(apart - values[mixed]).max())) > TOLERANCE * scale:
-        raise ValueError(
-            f"{name} gives an image another result beside other images (by {worst / scale:.2g} of "
-            "its spread): images must not see each other; freeze BatchNorm's statistics "
-            "(dsl_jax.frozen_stages, or nnx.view(module, use_running_average=True))"
-        )
+    if not np.array_equal(np.asarray(stage(h), np.float32), np.asarray(stage(h), np.float32)):
+        raise ValueError(f"{name} gives another result when called again: turn randomness off")
+    if not values.std(axis=0).any():
+        raise ValueError(f"{name} gives all images the same result: no image is left in it")
+    # Images alone, and the first ones in another order and company.
+    scale, mixed = float(values.std()), np.r_[np.zeros(len(h) - 1, int), 1]
+    for rows in (mixed, mixed[:1], mixed[-1:]):
+        apart = np.asarray(_call(name, stage, h[rows]), np.float32)
+        if apart.shape != values[rows].shape:
+            raise ValueError(
+                f"{name} turns a batch {list(h[rows].shape)} into {list(apart.shape)}, and one "
+                f"{list(h.shape)} into {list(values.shape)}: it should treat each image alike"
+            )
+        if (worst := float(np.abs(apart - values[rows]).max())) > TOLERANCE * scale:
+            raise ValueError(
+                f"{name} gives an image another result beside other images (by {worst / scale:.2g} "
+                f"of its spread): images must not see each other; {FREEZE}"
+            )
     return out
 
 
-def _call(problem: str, stage: Any, h: jax.Array) -> Any:
-    """stage(h), or a ValueError that says what the problem is."""
+def _call(name: str, stage: Any, h: jax.Array) -> Any:
+    """stage(h), or a ValueError that says what failed."""
     try:
         return stage(h)
+    except errors.TraceContextError as error:
+        raise ValueError(
+            f"{name} changes its own state, as BatchNorm in training and dropout do: {FREEZE}"
+        ) from error
     except Exception as error:
         raise ValueError(
-            f"{problem} on a batch {h.dtype}{list(h.shape)}: {type(error).__name__}: {error}"
+            f"{name} fails on a batch {h.dtype}{list(h.shape)}: {type(error).__name__}: {error}"
         ) from error
 
 
@@ -131,9 +142,10 @@ def _check_mutated(number: int, stages: Stages, h: jax.Array, strength: float) -
     children = reproduce(jax.random.key(0, impl="philox4x32"), h, len(h), strength, kind=kind)
     for later in range(number, len(stages)):
         children = stages[later](children)
-        if not np.isfinite(np.asarray(children, np.float32)).all():
+        fine = np.isfinite(np.asarray(children, np.float32)).reshape(len(h), -1).all(axis=1)
+        if not fine.all():
             raise ValueError(
-                f"stage {later} returns values that are not finite for mutated outputs of stage "
-                f"{number - 1} (strength {strength:g}), which have zero mean and unit variance: "
-                "search would reject nearly all candidates"
+                f"stage {later} returns values that are not finite for {(~fine).sum()} of {len(h)} "
+                f"mutated outputs of stage {number - 1} (strength {strength:g}); these have zero "
+                "mean and unit variance, which a stage should live with"
             )

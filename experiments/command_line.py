@@ -60,7 +60,11 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
             rest.append(argument)
     rest = app.parse_flags_with_usage(rest)
     if asked:
-        config = configure() if any("full" in name for name in asked) else None
+        try:
+            config = configure() if any("full" in name for name in asked) else None
+        except ValueError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
         print(help_text.help_text(SHARED, config))
         sys.exit(0)
     if len(rest) > 1:

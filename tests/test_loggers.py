@@ -4,6 +4,8 @@ import io
 import json
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
@@ -39,30 +41,59 @@ def test_jsonl_keeps_the_records_as_they_are(tmp_path):
     assert [json.loads(line) for line in lines] == [*EPOCHS, RESULT]
 
 
+def events(folder):
+    """(tag, step): value of the event files in a folder, and the steps that they purge from."""
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    found, purged = {}, []
+    for path in sorted(folder.glob("events*")):
+        data, place = path.read_bytes(), 0
+        while place < len(data):  # length, its checksum, the event, its checksum
+            length = int.from_bytes(data[place : place + 8], "little")
+            event = Event.FromString(data[place + 12 : place + 12 + length])
+            if event.session_log.status == SessionLog.START:
+                purged.append(event.step)
+            for value in event.summary.value:
+                found[value.tag, event.step] = value.simple_value
+            place += length + 16
+    return found, purged
+
+
 def test_tensorboard_gets_scalars_by_epoch(tmp_path):
     pytest.importorskip("tensorboardX")
-    from tensorboardX.proto.event_pb2 import Event
-
     log_all(loggers.TensorBoardLogger(tmp_path))
-    data = next(tmp_path.glob("events*")).read_bytes()
-    found, place = {}, 0
-    while place < len(data):  # length, its checksum, the event, its checksum
-        length = int.from_bytes(data[place : place + 8], "little")
-        event = Event.FromString(data[place + 12 : place + 12 + length])
-        for value in event.summary.value:
-            found[value.tag, event.step] = value.simple_value
-        place += length + 16
-    assert found["seed_0/sgd_g1/train_loss", 1] == 2.0
-    assert found["seed_0/sgd_g1/train_loss", 2] == 1.5
-    assert found["sgd_g1/test_accuracy_1", 0] == 0.75
+    found, purged = events(tmp_path / "seed_0" / "sgd_g1")
+    assert found["train_loss", 1] == 2.0 and found["train_loss", 2] == 1.5
+    assert events(tmp_path / "sgd_g1")[0]["test_accuracy_1", 0] == 0.75
+    # Another process goes on from the second epoch: what was logged from there on is void.
+    again = loggers.TensorBoardLogger(tmp_path)
+    again.log(EPOCHS[1])
+    again.close()
+    assert events(tmp_path / "seed_0" / "sgd_g1")[1] == [*purged, 2]
+
+
+def test_numbers_of_any_library_are_logged(tmp_path):
+    record = {"training": "t", "epoch": 1, "a": np.float32(1.5), "b": jnp.float32(2.5)}
+    record |= {"c": np.arange(2), "word": "x", "nothing": None, "nested": {"d": 1}}
+    stream = io.StringIO()
+    loggers.ConsoleLogger(stream).log(record)
+    assert stream.getvalue() == "t 1: a 1.5, b 2.5, c_0 0, c_1 1\n"
+    loggers.JsonlLogger(tmp_path / "log").log(record)
+    assert json.loads((tmp_path / "log").read_text())["c"] == [0, 1]
 
 
 def test_wandb_logs_offline(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    log_all(loggers.WandbLogger(tmp_path, name="test"))
-    data = next(tmp_path.glob("wandb/offline-run-*/run-*.wandb")).read_bytes()
+    logger = loggers.WandbLogger(tmp_path / "run", name="test")
+    assert not (tmp_path / "run").exists()  # a run's folder is made by the run
+    log_all(logger)
+    first = (tmp_path / "run" / "wandb-id").read_text()
+    assert loggers.WandbLogger(tmp_path / "run")._begin().id == first  # goes on with the same
+    tmp_path /= "run"
+    files = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
+    data = b"".join(path.read_bytes() for path in files)
     for name in (b"seed_0/sgd_g1/train_loss", b"seed_0/sgd_g1/epoch", b"sgd_g1/test_accuracy_1"):
         assert name in data
 
@@ -86,5 +117,8 @@ def test_learning_logs_every_epoch():
             records.append(record)
 
     config = dsl.LearnConfig(epochs=3, batch_size=10)
-    result = dsl.learn_sgd(jax.random.key(0), network, dataset, config, logger=Keep())
+    options = {"logger": Keep(), "measure": lambda network: {"m": jnp.float32(2), "n": np.ones(2)}}
+    result = dsl.learn_sgd(jax.random.key(0), network, dataset, config, **options)
+    assert json.loads(json.dumps(records[-1])) == records[-1]
+    assert records[-1]["m"] == 2 and records[-1]["n"] == [1, 1]
     assert records == [{"training": "training", **epoch} for epoch in result.history]

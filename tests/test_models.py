@@ -7,6 +7,8 @@ import pytest
 from flax import nnx
 
 import dsl_jax as dsl
+from dsl_jax import optimizer
+from dsl_jax.fingerprint import hash_stages
 
 DATASET = dsl.load_dataset("digits", num_train=60, validation_size=20)
 IMAGES = DATASET.normalize(DATASET.train.images)
@@ -60,7 +62,7 @@ def test_ends_that_do_not_cut_are_refused(ends):
 def test_stages_freeze_the_statistics_of_the_images_or_those_held():
     network = dsl.StagedNetwork(make_layers(), ends=(4, 6))
     held = dsl.frozen_stages(network)
-    linear = flat(np.asarray(IMAGES)) @ np.asarray(network.parts[0].layers[1].kernel[...])
+    linear = flat(np.asarray(IMAGES)) @ np.asarray(network.parts[0].layer_1_Linear.kernel[...])
     # Held: mean 0 and variance 1, as BatchNorm begins.
     np.testing.assert_allclose(
         held[0](IMAGES), np.maximum(linear / np.sqrt(1 + 1e-5), 0), 1e-5, 1e-5
@@ -70,7 +72,7 @@ def test_stages_freeze_the_statistics_of_the_images_or_those_held():
     for rows in (slice(None), slice(0, 1)):  # the same alone as among others
         ours = measured[0](IMAGES[rows])
         np.testing.assert_allclose(ours, np.maximum(expected[rows], 0), rtol=1e-3, atol=1e-4)
-    np.testing.assert_array_equal(network.parts[0].layers[2].mean[...], 0)  # not changed
+    np.testing.assert_array_equal(network.parts[0].layer_2_BatchNorm.mean[...], 0)  # not changed
 
 
 def test_statistics_may_be_measured_on_candidates():
@@ -142,14 +144,77 @@ def test_a_pair_and_a_staged_network_learn_alike():
     assert one.history[-1]["train_loss"] == pytest.approx(other.history[-1]["train_loss"], rel=1e-5)
     assert not np.allclose(one.network.params["last"], params["last"])
     np.testing.assert_allclose(
-        one.network.params["second"][0], other.network.parts[1].layers[0].kernel[...], 1e-4, 1e-5
+        one.network.params["second"][0],
+        other.network.parts[1].layer_3_Linear.kernel[...],
+        1e-4,
+        1e-5,
     )
 
 
-def test_dropout_is_refused():
-    layers = [*make_layers(), nnx.Dropout(0.5, rngs=nnx.Rngs(0))]
-    network = dsl.StagedNetwork(layers, ends=(4, 6))
-    with pytest.raises(ValueError, match=r"parts\.2\.layers\.1 drops out at random"):
+def test_a_norm_in_the_head_is_evaluated_with_statistics_of_its_own():
+    rngs = nnx.Rngs(0)
+    layers = [
+        flat,
+        nnx.Linear(784, 12, rngs=rngs),
+        jnp.tanh,
+        lambda h: 30 * h + 50,
+        nnx.BatchNorm(12, rngs=rngs),
+        nnx.Linear(12, 10, rngs=rngs),
+    ]
+    network = dsl.StagedNetwork(layers, ends=(3,))
+    config = dsl.LearnConfig(epochs=2, batch_size=10, learning_rate=0.1)
+    learned = dsl.learn_sgd(KEY, network, DATASET, config).network
+    h = 30 * np.asarray(learned.representations(IMAGES)[0]) + 50
+    norm = learned.parts[1].layer_4_BatchNorm
+    np.testing.assert_allclose(norm.mean[...], h.mean(axis=0), rtol=1e-3)
+    np.testing.assert_allclose(norm.var[...], h.var(axis=0), rtol=1e-2, atol=1e-3)
+
+
+def test_the_optimiser_knows_the_biases_of_norms_and_what_is_no_weight():
+    rngs = nnx.Rngs(0)
+    attention = nnx.MultiHeadAttention(2, 8, decode=False, rngs=rngs)
+    layers = [nnx.Linear(8, 8, rngs=rngs), nnx.LayerNorm(8, rngs=rngs), attention]
+    params = nnx.state(dsl.StagedNetwork(layers, ends=(2,)), nnx.Param)
+    paths = jax.tree_util.tree_leaves_with_path(params)
+    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths]
+    fast, decays = (
+        {name for name, chosen in zip(names, jax.tree.leaves(mask(params)), strict=True) if chosen}
+        for mask in (optimizer._paths(r"norm[^.]*\.bias"), optimizer._weights)
+    )
+    assert fast == {"parts.0.layer_1_LayerNorm.bias.value"}
+    assert decays == {name for name in names if "kernel" in name}
+
+
+def test_parameters_that_cannot_be_trained_are_named():
+    for leaf, found in ((np.arange(3), "int64"), (jnp.tanh, "PjitFunction"), (KEY, "key<fry>")):
+        with pytest.raises(ValueError, match=f"the parameter first.w is {found}"):
+            pair({"first": {"w": leaf}})
+    network = dsl.PairNetwork(make_params(0), lambda params, x: x, lambda params, x: x)
+    with pytest.raises(TypeError, match=r"representations returned a .*return a tuple"):
+        network.representations(IMAGES)
+
+
+def test_other_layers_are_other_stages_for_a_store():
+    def hashed(activation, epsilon=1e-5):
+        layers = [flat, nnx.Linear(784, 4, rngs=nnx.Rngs(0)), activation]
+        layers += [nnx.BatchNorm(4, epsilon=epsilon, rngs=nnx.Rngs(0))]
+        network = dsl.StagedNetwork([*layers, nnx.Linear(4, 10, rngs=nnx.Rngs(1))], ends=(4,))
+        return hash_stages(dsl.frozen_stages(network))
+
+    assert hashed(nnx.relu) == hashed(nnx.relu)
+    hashes = [hashed(f) for f in (nnx.relu, jnp.tanh, nnx.gelu, jnp.sin)] + [hashed(nnx.relu, 1e-3)]
+    assert len(set(hashes)) == 5
+
+
+@pytest.mark.parametrize("rate", ["attention", "layer"])
+def test_dropout_is_refused_wherever_it_is(rate):
+    rngs = nnx.Rngs(0)
+    if rate == "attention":
+        layer = nnx.MultiHeadAttention(2, 10, decode=False, dropout_rate=0.5, rngs=rngs)
+    else:
+        layer = nnx.Dropout(0.5, rngs=rngs)
+    network = dsl.StagedNetwork([flat, nnx.Linear(784, 10, rngs=rngs), layer], ends=(2,))
+    with pytest.raises(ValueError, match=r"parts\.1\.layer_2_\w+ drops out at random"):
         dsl.learn_sgd(KEY, network, DATASET, dsl.LearnConfig(epochs=1))
 
 
@@ -172,13 +237,21 @@ def by_calls():
     return lambda images: good(images) + next(calls)
 
 
+def with_batch_norm():
+    """A stage whose BatchNorm looks at its batch, as it does when it is made."""
+    return nnx.Sequential(good, nnx.BatchNorm(6, rngs=nnx.Rngs(0)))
+
+
 @pytest.mark.parametrize(
     ("stages", "message"),
     [
         ((), "there are no stages"),
         ((good, 3), "stage 1 is a int: it cannot be called"),
         ((good, lambda h: h @ jnp.eye(7)), "stage 1 fails on a batch float32.* TypeError"),
-        ((lambda x: good(x) if x.sum() < 1e9 else -good(x), logits), "stage 0 fails under jax.jit"),
+        (
+            (lambda x: good(x) if x.sum() < 1e9 else -good(x), logits),
+            "stage 0 fails on a batch .*TracerBool",
+        ),
         ((lambda x: (good(x),), logits), "stage 0 returns a tuple"),
         ((lambda x: good(x)[0], logits), r"stage 0 turns a batch \[8, 28, 28, 1\] into \[6\]"),
         ((good, lambda h: logits(h)[:, 0]), r"stage 1 is the last and returns \[8\]"),
@@ -188,8 +261,14 @@ def by_calls():
             (lambda x: jnp.log(good(x) - 1), logits),
             "stage 0 returns 100% values that are not finite",
         ),
+        ((with_batch_norm(), logits), "stage 0 changes its own state.*frozen_stages"),
+        (
+            (lambda x: x.reshape(8, -1)[:, 300:312], logits),
+            r"stage 0 turns a batch \[1, 28, 28, 1\] into",
+        ),
+        ((lambda x: jnp.ones((len(x), 6)) * jnp.arange(6.0)[None], logits), "the same result"),
         ((by_calls(), logits), "stage 0 gives another result when called again"),
-        ((lambda x: 0 * good(x), logits), "stage 0 returns .* everywhere"),
+        ((lambda x: 0 * good(x), logits), "stage 0 gives all images the same result"),
         (
             (lambda x: flat(x) - flat(x).mean(0, keepdims=True), lambda h: h[:, :10]),
             "stage 0 gives an image another",
@@ -207,5 +286,15 @@ def test_good_stages_pass_and_the_config_must_fit():
     assert dsl.check_stages((good, logits), IMAGES, num_classes=10) == ((6,), (10,))
     with pytest.raises(ValueError, match="2 stages but 3 layer schedules"):
         dsl.check_stages((good, logits), IMAGES, tiny_config(3))
+    with pytest.raises(ValueError, match="images are uint8: normalise them first"):
+        dsl.check_stages((good, logits), DATASET.train.images)
+    with pytest.raises(ValueError, match="images are uint8: normalise them first"):
+        dsl.search(KEY, (good, logits), DATASET.train.images, DATASET.train.labels, tiny_config(2))
+    # A layer that does not evolve is never mutated, so it need not live with mutations.
+    fixed = dsl.SearchConfig((dsl.LayerSchedule(0, 0.2), dsl.LayerSchedule(2, 0.2)), 2, 2, 2)
+    careful = (lambda x: 2 + good(x), lambda h: jnp.log(h - 0.9) @ jnp.eye(6, 10))
+    assert dsl.check_stages(careful, IMAGES, fixed) == ((6,), (10,))
+    with pytest.raises(ValueError, match=r"stage 1 .* not finite for \d of 8 mutated"):
+        dsl.check_stages(careful, IMAGES)
     with pytest.raises(ValueError, match="1 images: give at least 2"):
         dsl.check_stages((good, logits), IMAGES[:1])

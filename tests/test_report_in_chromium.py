@@ -98,20 +98,25 @@ def test_nothing_runs_out_of_a_phones_screen(page, tmp_path):
 
 def test_dark_mode_is_dark_and_print_is_light(page, tmp_path):
     script = """
-    const dark = [...document.styleSheets[0].cssRules].filter(
-        rule => rule.media && rule.media.mediaText.includes("dark"));
-    const light = getComputedStyle(document.body).backgroundColor;
-    for (const rule of dark) for (const inner of rule.cssRules) {
-        const style = document.createElement("style");
-        style.textContent = inner.cssText; document.head.append(style);
+    const colours = [], look = getComputedStyle(document.body);
+    const note = () => colours.push(look.backgroundColor, look.color);
+    note();
+    for (const medium of ["dark", "print"]) {  // print last, as for a reader in dark mode
+        for (const rule of [...document.styleSheets[0].cssRules])
+            if (rule.media && rule.media.mediaText.includes(medium))
+                for (const inner of rule.cssRules) {
+                    const style = document.createElement("style");
+                    style.textContent = inner.cssText; document.head.append(style);
+                }
+        note();
     }
-    const night = getComputedStyle(document.body).backgroundColor;
-    document.title = light + "|" + night + "|" + getComputedStyle(document.body).color;
+    document.title = colours.join("|");
     """
     dom = chromium(with_script(page, tmp_path, script), tmp_path, "--dump-dom")
     colours = re.search(r"<title>(.*?)</title>", dom)[1].split("|")
-    light, night, text = (np.mean([int(x) for x in re.findall(r"\d+", c)[:3]]) for c in colours)
-    assert light > 230 and night < 60 and text > 180
+    levels = [np.mean([int(x) for x in re.findall(r"\d+", colour)[:3]]) for colour in colours]
+    for paper, ink, is_dark in zip(levels[::2], levels[1::2], (False, True, False), strict=True):
+        assert (paper < 60 and ink > 180) if is_dark else (paper > 230 and ink < 60)
     pdf = tmp_path / "report.pdf"
     chromium(page, tmp_path, f"--print-to-pdf={pdf}")
     assert pdf.read_bytes().startswith(b"%PDF") and pdf.stat().st_size > 10_000

@@ -288,6 +288,13 @@ def test_a_fitness_of_ones_own_takes_the_place_of_the_log_probability():
     assert_same(ours, theirs)
     one = search_image(KEY, STAGES, images[2], labels[2], CONFIG, towards_class_0)
     assert_same(one, search_image(KEY, STAGES, images[2], 0 * labels[2], CONFIG))
+    for wrong, found in (
+        (lambda logits, label: logits, r"float32\[\d+, 5\]"),
+        (lambda logits, label: logits.max(), r"float32\[\]"),
+        (lambda logits, label: jnp.argmax(logits, axis=1) == label, r"bool\[\d+\]"),
+    ):
+        with pytest.raises(ValueError, match=f"fitness returns {found} for logits"):
+            search(KEY, STAGES, images, labels, CONFIG, fitness=wrong)
     stopping = dataclasses.replace(CONFIG, stop_probability=0.9)
     with pytest.raises(ValueError, match=r"stop_probability is 0.9: with a fitness of your own"):
         search(KEY, STAGES, images, labels, stopping, fitness=towards_class_0)
