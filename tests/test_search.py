@@ -201,7 +201,7 @@ def test_cores_change_no_bit_and_share_one_compilation(monkeypatch):
         monkeypatch.setattr(MODULE, "num_cores", lambda cores=cores: cores)
         chex.clear_trace_counter()
         traced = chex.assert_max_traces(_search_one.__wrapped__, n=1)
-        monkeypatch.setattr(MODULE, "_search_one", jax.jit(traced, static_argnums=4))
+        monkeypatch.setattr(MODULE, "_search_one", jax.jit(traced, static_argnums=(4, 5)))
         found.append(search(KEY, STAGES, images, labels, CONFIG, chunk_size=4))
     assert_same(*found)
 
