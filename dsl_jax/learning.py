@@ -23,7 +23,7 @@ from dsl_jax.datasets import Dataset, augment
 from dsl_jax.devices import on_one_device, replicate, take
 from dsl_jax.evaluation import evaluate_images, in_mode, with_training_statistics
 from dsl_jax.evolution import is_philox
-from dsl_jax.loggers import Logger
+from dsl_jax.loggers import Logger, plain
 from dsl_jax.objectives import head_loss, regression_loss, sgd_objective, target_objective
 from dsl_jax.optimizer import learning_rate, make_optimizer
 from dsl_jax.progress import progress_bar
@@ -318,17 +318,8 @@ def _validate(
         "validation_accuracy": scores.accuracy,
         "validation_loss": scores.loss,
         "best_so_far": is_best,
-        **({name: _plain(x) for name, x in measure(network).items()} if measure else {}),
+        **(plain(measure(network)) if measure else {}),
     }
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold: arrays become numbers and lists."""
-    return (
-        np.asarray(value).tolist()
-        if isinstance(value, jax.Array | np.ndarray | np.generic)
-        else value
-    )
 
 
 @partial(

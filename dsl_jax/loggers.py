@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 
 from dsl_jax.config import one_of
@@ -57,7 +58,7 @@ class JsonlLogger:
     def log(self, record: Mapping[str, Any]) -> None:
         """Appends the record."""
         with open(self.path, "a") as file:
-            file.write(json.dumps(dict(record), default=_plain) + "\n")
+            file.write(json.dumps(dict(record), default=plain) + "\n")
 
     def close(self) -> None:
         """Nothing is held back."""
@@ -146,6 +147,11 @@ class WandbLogger:
             self._run.finish()
 
 
+def plain(values: Any) -> Any:
+    """The same dicts, lists and tuples, their arrays as numbers and lists, which JSON can hold."""
+    return jax.tree.map(lambda x: x.tolist() if hasattr(x, "tolist") else x, values)
+
+
 def make_loggers(names: Sequence[str], folder: str | os.PathLike, **options: Any) -> list[Logger]:
     """Loggers by name, whose files go into a folder.
 
@@ -183,11 +189,6 @@ def _parts(record: Mapping[str, Any]) -> tuple[str, int | None, dict[str, float]
             numbers |= {f"{key}_{i}": float(x) for i, x in enumerate(np.ravel(value))}
     epoch = record.get("epoch")
     return name, None if epoch is None else int(epoch), numbers
-
-
-def _plain(value: Any) -> Any:
-    """What JSON can hold, of an array."""
-    return np.asarray(value).tolist()
 
 
 def _is_numbers(value: Any) -> bool:

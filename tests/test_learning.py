@@ -174,12 +174,11 @@ def test_the_optimizer_is_nesterov_momentum_with_the_rates_of_the_biases():
         epochs=4, learning_rate=0.5, momentum=0.8, weight_decay=0.1, bias_rate_factor=3.0,
         stem_bias_epochs=1, warmup_fraction=0.5, initial_rate_fraction=0.2, final_rate_fraction=0.1,
     )  # fmt: skip
-    params = {"conv": {"w": jnp.full((1, 1), 2.0)}}
-    params |= {"norm_1": {"bias": jnp.float32(2)}, "stem_bias": jnp.float32(2)}
+    two = jnp.float32(2)
+    params = {"conv": {"w": two[None, None]}, "norm_1": {"bias": two}, "stem_bias": two}
     optimizer = make_optimizer(config, steps_per_epoch=5)
     state, rate = optimizer.init(params), learning_rate(config, 5)
-    expected = jax.tree.map(lambda x: x.item(), params)
-    velocity = jax.tree.map(lambda _: 0.0, params)
+    expected, velocity = (jax.tree.map(lambda x, s=s: s * x.item(), params) for s in (1, 0))
     generator = np.random.default_rng(2)
     for step in range(20):
         gradients = jax.tree.map(lambda x: jnp.full(x.shape, generator.normal()), params)
