@@ -198,11 +198,16 @@ def with_training_statistics(
 def _batch_statistics(graph: Any, statistics: Any, rest: Any, images: jax.Array) -> Any:
     """The statistics that one batch leaves in the network's BatchNorms."""
     network = nnx.merge(graph, statistics, rest)
-    for _, module in nnx.iter_modules(network):
-        if isinstance(module, nnx.BatchNorm):
-            module.momentum = 0.0  # keep nothing of what was there before
+    for norm in batch_norms(network):
+        norm.momentum = 0.0  # keep nothing of what was there before
     network.head(network.representations(images)[-1])
     return nnx.state(network, nnx.BatchStat)
+
+
+def batch_norms(network: nnx.Module) -> list[nnx.BatchNorm]:
+    """All that a network has, however deep inside."""
+    modules = (module for _, module in nnx.iter_modules(network))
+    return [module for module in modules if isinstance(module, nnx.BatchNorm)]
 
 
 def in_mode(network: nnx.Module, *, training: bool) -> nnx.Module:

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from dsl_jax.trees import named_leaves
+
 
 class Part(nnx.Module):
     """Layers, one after another, each under its number in the whole and its class's name.
@@ -99,9 +101,8 @@ class PairNetwork(nnx.Module):
         representations: Callable[[Any, jax.Array], tuple[jax.Array, ...]],
         head: Callable[[Any, jax.Array], jax.Array],
     ):
-        leaves, self._structure = jax.tree_util.tree_flatten_with_path(params)
-        names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in leaves]
-        for name, (_, leaf) in zip(names, leaves, strict=True):
+        names, leaves, self._structure = named_leaves(params)
+        for name, leaf in zip(names, leaves, strict=True):
             dtype = getattr(leaf, "dtype", None)
             if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
                 raise ValueError(
@@ -111,7 +112,7 @@ class PairNetwork(nnx.Module):
                 )
         self._names = tuple(f"{number}.{name}" for number, name in enumerate(names))
         self._weights = nnx.Dict(
-            {name: nnx.Param(leaf) for name, (_, leaf) in zip(self._names, leaves, strict=True)}
+            {name: nnx.Param(leaf) for name, leaf in zip(self._names, leaves, strict=True)}
         )
         self._representations, self._head = representations, head
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from dsl_jax.config import LearnConfig
+from dsl_jax.trees import path_name
 
 
 def learning_rate(config: LearnConfig, steps_per_epoch: int) -> optax.Schedule:
@@ -56,7 +57,7 @@ def _paths(pattern: str) -> Any:
 
     def matches(path, _):
         # What nnx wraps a parameter in ends its path with ".value".
-        text = jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value")
+        text = path_name(path).removesuffix(".value")
         return re.search(f"(?:{pattern})$", text, re.IGNORECASE) is not None
 
     return lambda params: jax.tree_util.tree_map_with_path(matches, params)

@@ -25,6 +25,7 @@ from dsl_jax.files import is_temporary, read_json, temporary_name, write_text
 from dsl_jax.loggers import JsonlLogger, Logger
 from dsl_jax.network import ConvNet
 from dsl_jax.targets import TargetStore
+from dsl_jax.trees import named_leaves
 
 CHECKPOINT_SECONDS = 30
 
@@ -223,7 +224,7 @@ class Checkpoints:
         self._run.forget(self._name, step or 0)
         if step is None:
             return None
-        names, leaves, structure = _named_leaves(like)
+        names, leaves, structure = named_leaves(like)
         arguments = ocp.args.Composite(
             state=ocp.args.StandardRestore(dict(zip(names, leaves, strict=True))),
             history=ocp.args.JsonRestore(),
@@ -239,20 +240,13 @@ class Checkpoints:
         self._run.log({"training": self._name, **history[-1]})
         if not last and time.monotonic() - self._saved_at < CHECKPOINT_SECONDS:
             return
-        names, leaves, _ = _named_leaves(state)
+        names, leaves, _ = named_leaves(state)
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(dict(zip(names, leaves, strict=True))),
             history=ocp.args.JsonSave(history),
         )
         self._manager.save(epoch, args=arguments)
         self._saved_at = time.monotonic()
-
-
-def _named_leaves(tree: Any) -> tuple[list[str], list[Any], Any]:
-    """Names of the leaves by their paths, the leaves, and the structure."""
-    flat, structure = jax.tree_util.tree_flatten_with_path(tree)
-    names = [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in flat]
-    return names, [leaf for _, leaf in flat], structure
 
 
 # --------------------------------------------------------------------------------------------
@@ -264,7 +258,7 @@ def save_network(folder: Path, network: nnx.Module) -> None:
     """Writes a network's weights and statistics with orbax; an older copy is replaced."""
     import orbax.checkpoint as ocp
 
-    names, leaves, _ = _named_leaves(nnx.state(network))
+    names, leaves, _ = named_leaves(nnx.state(network))
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder.absolute(), dict(zip(names, leaves, strict=True)), force=True)
 
@@ -284,7 +278,7 @@ def load_network(folder: Path, arguments: dict[str, Any]) -> ConvNet:
     network = ConvNet(**arguments, rngs=nnx.Rngs(0))
     network.eval()
     graph, state = nnx.split(network)
-    names, leaves, structure = _named_leaves(state)
+    names, leaves, structure = named_leaves(state)
     path = (folder / "model").absolute()
     try:
         with ocp.StandardCheckpointer() as checkpointer:

@@ -13,7 +13,7 @@ from jax.tree_util import Partial
 
 from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.convolution import convolve, convolve_same
-from dsl_jax.evaluation import in_mode
+from dsl_jax.evaluation import batch_norms, in_mode
 from dsl_jax.evolution import kind_of, perturb_image, philox_key, reproduce
 from dsl_jax.interfaces import Array
 from dsl_jax.models import StagedNetwork
@@ -109,7 +109,7 @@ def _parts(network: ConvNet | StagedNetwork) -> list[Callable]:
 def _freeze_module(part: nnx.Module, x: jax.Array | None):
     """A part with its BatchNorm statistics, or those of x, frozen; and what it makes of x."""
     part = nnx.clone(part)
-    norms = [module for _, module in nnx.iter_modules(part) if isinstance(module, nnx.BatchNorm)]
+    norms = batch_norms(part)
     if x is not None and norms:
         for norm in norms:
             norm.momentum = 0.0  # keep nothing of what was there before

@@ -39,15 +39,17 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and its cost, and 
 SHARED = [flag.name for flag in (DATASET, PRESET, DATA_DIR, OUTPUT_DIR)]
 SHARED += [flag.name for flag in (SEED, NUM_SEEDS, NUM_TRAIN, DRY_RUN)]
 _assignments: dict[str, dict[str, str]] = {}
+_asked: set[str] = set()  # which flags that ask for help were given
 
 
 def parse_flags(arguments: Sequence[str]) -> list[str]:
     """absl's flags; --config.FIELD=VALUE and --sweep.FIELD=VALUE are kept for `assigned`."""
     _assignments.clear()
+    _asked.clear()
     rest = []
-    asked = {"-h", "-help", "--help", "-helpfull", "--helpfull"}.intersection(arguments)
+    _asked.update({"-h", "-help", "--help", "-helpfull", "--helpfull"}.intersection(arguments))
     for argument in arguments:
-        if argument in asked:
+        if argument in _asked:
             continue
         name, equals, value = argument.lstrip("-").partition("=")
         group, dot, path = name.partition(".")
@@ -59,14 +61,6 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
         else:
             rest.append(argument)
     rest = app.parse_flags_with_usage(rest)
-    if asked:
-        try:
-            config = configure() if any("full" in name for name in asked) else None
-        except ValueError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
-        print(help_text.help_text(SHARED, config))
-        sys.exit(0)
     if len(rest) > 1:
         print(f"error: {rest[1]!r} is no flag: write --name=value", file=sys.stderr)
         sys.exit(2)
@@ -103,7 +97,13 @@ def configure(dataset: str | None = None, **changes) -> configs.Preset:
 
 def start(work: Callable[[], None]) -> None:
     """Runs an experiment from the command line."""
-    app.run(lambda _: guarded(work), flags_parser=parse_flags)
+    app.run(lambda _: guarded(show_help if _asked else work), flags_parser=parse_flags)
+
+
+def show_help() -> None:
+    """What --help and --helpfull print."""
+    config = configure() if any("full" in name for name in _asked) else None
+    print(help_text.help_text(SHARED, config))
 
 
 def guarded(work: Callable[[], None]) -> None:

@@ -9,7 +9,7 @@ import dsl_jax
 
 FOLDER = Path(dsl_jax.__file__).parent
 LEVELS = (
-    {"files", "progress", "preparing", "batches", "interfaces"},
+    {"files", "progress", "preparing", "batches", "interfaces", "trees"},
     {"config", "convolution", "devices", "evolution", "measures", "representation_ga", "sources"},
     {"datasets", "presets", "overrides", "steps", "network", "plots", "report", "loggers"},
     {"evaluation", "models", "optimizer", "objectives", "strategies"},
