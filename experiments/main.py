@@ -96,12 +96,11 @@ def run_all() -> None:
         raise ValueError(
             f"stage {_STAGE.value!r} is unknown: choose one of {', '.join(pipeline.STAGES)}"
         )
-    for name in _LOGGERS.value:
-        configs.one_of("logger", name, loggers.LOGGERS)
     join_job()  # first: looking a strategy up starts the devices, and then no job can be joined
     config = configure()
     default = f"runs/{config.dataset}-{config.name}-seed{config.seed}"
     folder = Path(OUTPUT_DIR.value or default)
+    loggers.make_loggers(_LOGGERS.value, folder)  # fails now, if one is unknown or not installed
     if DRY_RUN.value:
         print(plan.describe(plan.make_plan(config), config, str(folder)))
         return

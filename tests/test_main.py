@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import jax
 import numpy as np
@@ -190,6 +191,7 @@ def test_a_dry_run_prints_the_plan_and_makes_nothing(main, tmp_path, capsys):
         (["--cycles=0"], "cycles is 0"),
         (["--config.later_cycles[0].search.strategy=cma"], "strategy 'cma' is unknown"),
         (["--data_dir=/nowhere"], "/nowhere"),
+        (["--loggers=tensorbord"], "logger 'tensorbord' is unknown"),
         (["--dataset=digits", "--output_dir=/proc/run"], "/proc/run"),
         (
             ["--coordinator=localhost:1", "--num_processes=2", "--process_id=0"],
@@ -205,6 +207,12 @@ def test_wrong_input_is_one_line_and_code_2(main, arguments, message, capsys):
     assert "Traceback" not in error
     (line,) = [line for line in error.splitlines() if line.startswith("error:")]
     assert message in line
+
+
+def test_a_logger_that_is_not_installed_is_told_before_data_are_loaded(main, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert main("--loggers=wandb", "--data_dir=/nowhere") == 2
+    assert "pip install 'dsl_jax[wandb]'" in capsys.readouterr().err
 
 
 def test_a_folder_with_another_run_is_refused_with_the_fields(main, finished, capsys):

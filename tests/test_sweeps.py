@@ -320,10 +320,17 @@ def test_representations_are_measured_before_and_after_every_epoch(
 def test_cycles_are_compared_with_sgd_seed_by_seed(experiment, tmp_path):
     folder = tmp_path / "cycles"
     flags = ["--num_seeds=2", "--config.cycles=2", "--config.controls=('first_targets',)"]
-    assert experiment("cycles")(*TINY, *flags, f"--output_dir={folder}") == 0
+    flags += ["--config.sgd_groups=(1,2)", f"--output_dir={folder}"]
+    assert experiment("cycles")(*TINY, *flags) == 0
     rows = rows_of(folder)
-    names = ["all_layers", "all_layers_cycle_2", "all_layers_first_targets_2", "sgd_g1"]
-    assert [(r["seed"], r["training"]) for r in rows] == [(s, n) for s in (0, 1) for n in names]
+    names = ["all_layers", "all_layers_cycle_2", "all_layers_first_targets_2", "sgd_g1", "best_sgd"]
+    assert [r["seed"] for r in rows] == [0] * 5 + [1] * 5
+    for seed in (0, 1):
+        assert {r["training"] for r in rows if r["seed"] == seed} == set(names)
+        trained = folder / f"points/seed_{seed}/seed_{seed}"
+        results = [json.loads((trained / f"sgd_g{g}/result.json").read_text()) for g in (1, 2)]
+        (row,) = [r for r in rows if r["training"] == "best_sgd" and r["seed"] == seed]
+        assert row["validation_accuracy"] == max(r["validation_accuracy"] for r in results)
     by_name = {n: [r["test_accuracy"] for r in rows if r["training"] == n] for n in names}
     mean = 100 * np.mean(np.subtract(by_name["all_layers_cycle_2"], by_name["sgd_g1"]))
     page = (folder / "report.md").read_text()
