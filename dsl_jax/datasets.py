@@ -6,6 +6,7 @@ Letters in shapes: N images, B images of a batch, H rows, W columns, C channels.
 import functools
 import operator
 import os
+import warnings
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -104,7 +105,7 @@ class Dataset:
         Args:
           name: what to call it.
           train, test: (images uint8 [N, H, W, C], integer labels [N] from 0 to num_classes - 1).
-          num_classes: None: the largest label plus one.
+          num_classes: None: the largest label plus one, with a warning if any has no image.
           validation_size: images held out; None: 8 % of those taken, at least 1.
           num_train: images taken from `train`, validation images among them; None: all.
           seed: of the permutation. The images taken are its first num_train, so a smaller number
@@ -121,6 +122,7 @@ class Dataset:
                 f"{name}: train images are {train_images.shape[1:]}, "
                 f"test images {test_images.shape[1:]}: they must be of one shape"
             )
+        is_given = num_classes is not None
         if num_classes is None:
             num_classes = int(max(train_labels.max(), test_labels.max())) + 1
         for split, labels in (("train", train_labels), ("test", test_labels)):
@@ -129,6 +131,13 @@ class Dataset:
                     f"{name} {split} labels go from {labels.min()} to {labels.max()}: "
                     f"they must lie between 0 and {num_classes - 1} (num_classes is {num_classes})"
                 )
+        absent = sorted(set(range(num_classes)) - set(train_labels.tolist()))
+        if absent and not is_given:
+            warnings.warn(
+                f"{name}: no training image has the labels {absent[:5]}; labels count from 0. "
+                f"If there are {num_classes} classes all the same: num_classes={num_classes}",
+                stacklevel=2,
+            )
         num_train, validation_size = _sizes(name, len(train_images), num_train, validation_size)
         taken = np.random.default_rng(seed).permutation(len(train_images))[:num_train]
         validation = _take(train_images, train_labels, taken[:validation_size])

@@ -221,7 +221,12 @@ def _evolve(
 def check_schedules(
     stages: Stages, config: SearchConfig, fitness: Fitness = log_probability
 ) -> None:
-    """Raises ValueError unless the arguments of a search fit together."""
+    """Raises TypeError for stages that are no functions, ValueError for what does not fit."""
+    if not (isinstance(stages, (tuple, list)) and all(map(callable, stages))):
+        raise TypeError(
+            f"stages is a {type(stages).__name__}: search needs a tuple of functions, such as "
+            "dsl_jax.frozen_stages(network) returns"
+        )
     strategies.check(config)
     if fitness is not log_probability and config.stop_probability < 1:
         raise ValueError(

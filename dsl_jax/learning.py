@@ -6,7 +6,7 @@ Letters: N training images, B images of a batch, L searched layers before the lo
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -17,12 +17,13 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from dsl_jax.batches import exact_batch_size, plan_batches, rows_of
+from dsl_jax.batches import plan_batches
 from dsl_jax.config import LearnConfig
 from dsl_jax.datasets import Dataset, augment
 from dsl_jax.devices import on_one_device, replicate, take
 from dsl_jax.evaluation import evaluate_images, in_mode, with_training_statistics
 from dsl_jax.evolution import is_philox
+from dsl_jax.learning_checks import check_arguments, check_finite, check_targets, target_arrays
 from dsl_jax.loggers import Logger, plain
 from dsl_jax.objectives import head_loss, regression_loss, sgd_objective, target_objective
 from dsl_jax.optimizer import learning_rate, make_optimizer
@@ -102,11 +103,12 @@ def learn(
     Raises:
       ValueError: targets are missing, or their shapes are not the network's; the network has
         dropout; or the number of devices does not divide that of a batch's images.
+      TypeError: the network lacks `representations` or `head`.
       FloatingPointError: the loss is not finite; names the step.
     """
-    _check_arguments(network, dataset, config, mesh)
-    arrays = _target_arrays(targets, dataset.train.ids)
-    _check_targets(network, dataset, arrays)
+    check_arguments(network, dataset, config, mesh)
+    arrays = target_arrays(targets, dataset.train.ids)
+    check_targets(network, dataset, arrays)
     answers = Answers(arrays, target_objective)
     return _train(
         key, network, dataset, answers, config, mesh, checkpoints, measure, logger, progress
@@ -126,7 +128,7 @@ def learn_sgd(
     progress: str | None = None,
 ) -> LearnResult:
     """The baseline: the same loop, cross-entropy end to end (paper A.3); see `learn`."""
-    _check_arguments(network, dataset, config, mesh)
+    check_arguments(network, dataset, config, mesh)
     answers = Answers(dataset.train.labels, sgd_objective)
     return _train(
         key, network, dataset, answers, config, mesh, checkpoints, measure, logger, progress
@@ -227,30 +229,6 @@ def _train(
     return LearnResult(nnx.merge(graph, on_one_device(weights)), history)
 
 
-def _check_arguments(
-    network: nnx.Module, dataset: Dataset, config: LearnConfig, mesh: Mesh | None
-) -> None:
-    for path, module in nnx.iter_modules(network):
-        name = "rate" if isinstance(module, nnx.Dropout) else "dropout_rate"
-        if getattr(module, name, 0) > 0:
-            where = ".".join(map(str, path))
-            raise ValueError(f"{where} drops out at random, which learning does not do: {name}=0")
-    if not len(dataset.validation.images):
-        raise ValueError("the dataset has no validation images: they choose the epoch")
-    side = min(dataset.image_shape[:2])
-    if config.augment and config.crop_padding >= side:
-        raise ValueError(
-            f"crop_padding is {config.crop_padding}: it must be below the images' side, {side}"
-        )
-    size = exact_batch_size(len(dataset.train.images), config.batch_size, config.batch_multiple)
-    if mesh is not None and size % mesh.size:
-        raise ValueError(
-            f"a batch has {size} images, which {mesh.size} devices cannot share equally: set "
-            f"batch_multiple={mesh.size}, or choose the devices by dsl_jax.devices.device_mesh"
-            f"({size})"
-        )
-
-
 def _threefry_key(key: jax.Array) -> jax.Array:
     """The key, or one derived from it: jax 0.10 cannot lower philox keys for several devices."""
     if not is_philox(key):
@@ -292,7 +270,7 @@ def _run_epoch(
         losses.append(loss)
         bar.update()
     values = np.asarray(losses)
-    _check_finite(values, epoch, len(task.batches))
+    check_finite(values, epoch, len(task.batches))
     return state._replace(params=params, optimizer=optimizer), float(values.mean())
 
 
@@ -354,46 +332,3 @@ def _step(
     optimizer = make_optimizer(config, steps_per_epoch)
     updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
     return optax.apply_updates(params, updates), optimizer_state, loss
-
-
-def _check_finite(losses: np.ndarray, epoch: int, steps_per_epoch: int) -> None:
-    if not np.isfinite(losses).all():
-        step = int(np.argmin(np.isfinite(losses)))
-        raise FloatingPointError(
-            f"the loss is {losses[step]} at step {epoch * steps_per_epoch + step} (epoch "
-            f"{epoch + 1}): try a lower learning_rate; the last checkpoint is kept"
-        )
-
-
-# --------------------------------------------------------------------------------------------
-# Targets
-# --------------------------------------------------------------------------------------------
-
-
-def _target_arrays(targets: Any, ids: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Targets of the images with these ids, on the host; the last are the logits."""
-    if hasattr(targets, "read"):
-        rows = rows_of(targets.ids, ids)
-        if missing := ids[rows < 0].tolist():
-            raise ValueError(
-                f"the targets lack {len(missing)} of {len(ids)} training images, ids "
-                f"{missing[:5]} ...: search the same training split"
-            )
-        targets = targets.read(rows)
-    return tuple(np.asarray(h) for h in targets.representations)
-
-
-def _check_targets(network: nnx.Module, dataset: Dataset, arrays: Sequence[np.ndarray]) -> None:
-    image = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
-    still: Any = in_mode(network, training=False)
-    shapes = [h.shape[1:] for h in jax.eval_shape(still.representations, image)]
-    expected = [*shapes, (dataset.num_classes,)]
-    found = [array.shape[1:] for array in arrays]
-    if expected != found:
-        raise ValueError(
-            f"the targets have shapes {found}, the network's representations and logits "
-            f"{expected}: search and learn with the same widths"
-        )
-    count = len(dataset.train.images)
-    if any(len(array) != count for array in arrays):
-        raise ValueError(f"{len(arrays[0])} targets for {count} training images: need one each")

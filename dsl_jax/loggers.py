@@ -75,7 +75,7 @@ class TensorBoardLogger:
             import tensorboardX
         except ImportError as error:
             raise ValueError(
-                "logging to TensorBoard needs tensorboardX: pip install 'dsl_jax[tensorboard]'"
+                "logging to TensorBoard needs tensorboardX: pip install tensorboardX"
             ) from error
         self._folder = Path(folder)
         self._open = tensorboardX.SummaryWriter
@@ -114,7 +114,7 @@ class WandbLogger:
             import wandb
         except ImportError as error:
             raise ValueError(
-                "logging to Weights & Biases needs wandb: pip install 'dsl_jax[wandb]'"
+                "logging to Weights & Biases needs wandb: pip install wandb"
             ) from error
         self._wandb, self._folder = wandb, Path(folder)
         self._options = {"project": "dsl_jax", **options}

@@ -69,7 +69,9 @@ def search(
       A `SearchResult` of N images.
 
     Raises:
+      TypeError: stages that are no functions.
       ValueError: sizes that do not fit, no images or not floating, labels or ids out of range.
+      FloatingPointError: no image of the first chunk has a finite fitness.
     """
     check_schedules(stages, config, fitness)
     ids = check_ids(ids, len(images))
@@ -96,7 +98,7 @@ def search(
     static, schedules = _split_schedules(config)
     shared = (philox_key(key), as_pytrees(stages), schedules)
     each = (images, labels.astype(np.int32), ids.astype(np.uint32))
-    results = []
+    results: list[SearchResult] = []
     bar = progress_bar(len(images), unit="image", description="search", show=progress)
     with bar:
         for start in range(0, len(images), per_call):
@@ -106,11 +108,23 @@ def search(
             padded = size if mesh is None and jax.default_backend() == "cpu" else per_call
             rows = np.minimum(np.arange(start, start + padded), len(images) - 1)
             chunk = jax.block_until_ready(_search_chunk(shared, each, rows, static, fitness, mesh))
+            if not results:
+                _check_any_finite(chunk.fitness)
             results.append(chunk if size == len(rows) else jax.tree.map(lambda x: x[:size], chunk))
             bar.update(size)
     if len(results) == 1:
         return results[0]
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *results)
+
+
+def _check_any_finite(fitness: Sequence[jax.Array]) -> None:
+    """Raises FloatingPointError where no image ends with a number, as broken stages make it."""
+    parts = [np.asarray(part.data)[:, -1] for part in fitness[-1].addressable_shards]
+    if parts and not np.isfinite(np.concatenate(parts)).any():
+        raise FloatingPointError(
+            f"none of the first {sum(map(len, parts))} images has a fitness that is finite: see "
+            "the images, the fitness function, and dsl_jax.check_stages for the stages"
+        )
 
 
 def _search_chunk(shared, each, rows, config, fitness, mesh):

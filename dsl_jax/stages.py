@@ -1,5 +1,6 @@
 """The network as stages for search: functions of an image with frozen statistics (paper 3.1)."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -48,10 +49,19 @@ def frozen_stages(
     Returns:
       A `Partial` for each block and one for the head: H(l-1) -> H(l), batched.
 
+    Warns:
+      UserWarning: no images, and a BatchNorm of an untrained network.
+
     Raises:
       ValueError: a config without a key or images, or with another number of layers.
     """
     parts = _parts(network)
+    if images is config is None and any(_is_untouched(norm) for norm in batch_norms(network)):
+        warnings.warn(
+            "a BatchNorm holds the statistics that it was made with: give frozen_stages the images "
+            "on which to measure them",
+            stacklevel=2,
+        )
     x = None if images is None else jnp.asarray(images[:STATISTICS_IMAGES], jnp.float32)
     explore: list[Callable] = [lambda x: x] * len(parts)
     if config is not None:
@@ -78,6 +88,10 @@ def frozen_stages(
         stages.append(stage)
         x = explorers_of(x)
     return tuple(stages)
+
+
+def _is_untouched(norm: nnx.BatchNorm) -> bool:
+    return not norm.mean[...].any() and bool((norm.var[...] == 1).all())
 
 
 def _parts(network: ConvNet | StagedNetwork) -> list[Callable]:

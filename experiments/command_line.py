@@ -115,7 +115,11 @@ def guarded(work: Callable[[], None]) -> None:
     try:
         work()
     except KeyboardInterrupt:
-        print("\nStopped. The same command goes on from here.", file=sys.stderr)
+        print(
+            "\nStopped. The same command goes on: what is searched is kept, training goes on from "
+            "its last checkpoint, at most half a minute ago.",
+            file=sys.stderr,
+        )
         sys.exit(130)
     except (ValueError, OSError, FloatingPointError) as error:
         # One of our own messages says all there is to say; anything else is a fault to be seen.

@@ -105,7 +105,7 @@ def run_all() -> None:
         print(plan.describe(plan.make_plan(config), config, str(folder)))
         return
     if (page := finished_report(folder, config)) is not None:
-        show(page)
+        show_finished(page)
         return
     prepare_folder(folder)  # what is wrong with it is said before any data are loaded
     print(f"loading {config.dataset} ...", flush=True)
@@ -122,7 +122,7 @@ def run_all() -> None:
         config = dataclasses.replace(config, dataset=dataset.name, num_train=size)
         print(f"\n*** {notice}\n", file=sys.stderr)
         if (page := finished_report(folder, config, requested)) is not None:
-            show(page)
+            show_finished(page)
             return
     Run(folder, config, requested)  # refuses another run's folder before anything is computed
     print(plan.describe(plan.make_plan(config), config, str(folder)), flush=True)
@@ -150,6 +150,12 @@ def run_all() -> None:
         folder,
     )
     show(page)
+
+
+def show_finished(page: Path) -> None:
+    """`show`, and that nothing was computed."""
+    show(page)
+    print(f"{page.parent} was finished before: nothing was computed. A new run: --output_dir=...")
 
 
 def show(page: Path) -> None:

@@ -145,6 +145,17 @@ def with_labels(change):
     return images, change(labels)
 
 
+def test_labels_that_do_not_count_from_0_are_told():
+    images, labels = some_arrays(20)
+    with pytest.warns(
+        UserWarning, match=r"no training image has the labels \[0, 3, 4, 5, 6\]; labels"
+    ):
+        dataset = Dataset.from_arrays("own", (images, labels % 2 + 1), some_arrays(20, seed=1))
+    assert dataset.num_classes >= 3
+    given = {"num_classes": dataset.num_classes}  # then it is meant so
+    Dataset.from_arrays("own", (images, labels % 2 + 1), some_arrays(20, seed=1), **given)
+
+
 @pytest.mark.parametrize(
     ("train", "options", "message"),
     [

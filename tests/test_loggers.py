@@ -102,7 +102,7 @@ def test_an_unknown_logger_or_a_missing_package_is_said(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="logger 'tensorbord' is unknown: choose one of console"):
         loggers.make_loggers(["console", "tensorbord"], tmp_path)
     monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
-    with pytest.raises(ValueError, match=r"pip install 'dsl_jax\[tensorboard\]'"):
+    with pytest.raises(ValueError, match=r"pip install tensorboardX"):
         loggers.make_loggers(["tensorboard"], tmp_path)
 
 

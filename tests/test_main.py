@@ -77,7 +77,8 @@ def test_a_finished_run_prints_its_report_at_once(main, finished, capsys, monkey
     monkeypatch.setattr(targets, "search", never)
     monkeypatch.setattr(learning, "_train", never)
     assert main(*TINY, f"--output_dir={finished}") == 0
-    assert "## Results" in capsys.readouterr().out
+    page = capsys.readouterr().out
+    assert "## Results" in page and "was finished before: nothing was computed" in page
 
 
 def test_a_run_of_sgd_alone_searches_nothing(main, tmp_path):
@@ -212,7 +213,7 @@ def test_wrong_input_is_one_line_and_code_2(main, arguments, message, capsys):
 def test_a_logger_that_is_not_installed_is_told_before_data_are_loaded(main, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert main("--loggers=wandb", "--data_dir=/nowhere") == 2
-    assert "pip install 'dsl_jax[wandb]'" in capsys.readouterr().err
+    assert "pip install wandb" in capsys.readouterr().err
 
 
 def test_a_folder_with_another_run_is_refused_with_the_fields(main, finished, capsys):

@@ -61,7 +61,8 @@ def test_ends_that_do_not_cut_are_refused(ends):
 
 def test_stages_freeze_the_statistics_of_the_images_or_those_held():
     network = dsl.StagedNetwork(make_layers(), ends=(4, 6))
-    held = dsl.frozen_stages(network)
+    with pytest.warns(UserWarning, match="give frozen_stages the images"):
+        held = dsl.frozen_stages(network)
     linear = flat(np.asarray(IMAGES)) @ np.asarray(network.parts[0].layer_1_Linear.kernel[...])
     # Held: mean 0 and variance 1, as BatchNorm begins.
     np.testing.assert_allclose(
@@ -83,6 +84,8 @@ def test_statistics_may_be_measured_on_candidates():
     assert dsl.check_stages(mutated, IMAGES, config, num_classes=10) == ((12,), (8,), (10,))
     with pytest.raises(ValueError, match="the config has 4 layers"):
         dsl.frozen_stages(network, IMAGES, tiny_config(4), key=KEY)
+    with pytest.raises(TypeError, match="stages is a StagedNetwork: search needs a tuple"):
+        dsl.search(KEY, network, IMAGES, np.zeros(len(IMAGES), int), config)
     with pytest.raises(TypeError, match="cannot cut a Linear"):
         dsl.frozen_stages(nnx.Linear(2, 2, rngs=nnx.Rngs(0)))
 
@@ -199,7 +202,8 @@ def test_other_layers_are_other_stages_for_a_store():
         layers = [flat, nnx.Linear(784, 4, rngs=nnx.Rngs(0)), activation]
         layers += [nnx.BatchNorm(4, epsilon=epsilon, rngs=nnx.Rngs(0))]
         network = dsl.StagedNetwork([*layers, nnx.Linear(4, 10, rngs=nnx.Rngs(1))], ends=(4,))
-        return hash_stages(dsl.frozen_stages(network))
+        with pytest.warns(UserWarning, match="statistics"):  # those of images would differ as well
+            return hash_stages(dsl.frozen_stages(network))
 
     assert hashed(nnx.relu) == hashed(nnx.relu)
     hashes = [hashed(f) for f in (nnx.relu, jnp.tanh, nnx.gelu, jnp.sin)] + [hashed(nnx.relu, 1e-3)]

@@ -160,6 +160,13 @@ def test_a_stage_that_fails_for_some_candidates_does_no_harm():
         assert (np.diff(np.where(finite, trace, -np.inf)[:, -3:], axis=1) >= 0).all()
 
 
+def test_stages_that_make_every_fitness_nan_are_told():
+    images = jax.random.normal(KEY, (3, 4, 4, 3))
+    stages = (image_stage, lambda h: vector_stage(h) * jnp.nan, lambda h: h[:, :5])
+    with pytest.raises(FloatingPointError, match="none of the first 3 images has"):
+        search(KEY, stages, images, np.zeros(3, int), CONFIG)
+
+
 def test_the_reading_of_the_smoothing_reaches_the_children():
     images, labels = data(3)
     base = search(KEY, STAGES, images, labels, CONFIG, chunk_size=4)

@@ -1,0 +1,93 @@
+"""What learning refuses, and why: networks, settings, targets and losses."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from dsl_jax.batches import exact_batch_size, rows_of
+from dsl_jax.config import LearnConfig
+from dsl_jax.datasets import Dataset
+from dsl_jax.evaluation import in_mode
+
+
+def check_arguments(
+    network: nnx.Module, dataset: Dataset, config: LearnConfig, mesh: Mesh | None
+) -> None:
+    """Raises ValueError for what cannot be learned with, TypeError for what is no network."""
+    if not (hasattr(network, "representations") and hasattr(network, "head")):
+        raise TypeError(
+            f"a {type(network).__name__} cannot learn: it needs the methods "
+            "representations(images) and head(last); dsl_jax.StagedNetwork gives them to a list of "
+            "layers, dsl_jax.PairNetwork to parameters and two functions"
+        )
+    for path, module in nnx.iter_modules(network):
+        name = "rate" if isinstance(module, nnx.Dropout) else "dropout_rate"
+        if getattr(module, name, 0) > 0:
+            where = ".".join(map(str, path))
+            raise ValueError(f"{where} drops out at random, which learning does not do: {name}=0")
+    if not len(dataset.validation.images):
+        raise ValueError("the dataset has no validation images: they choose the epoch")
+    side = min(dataset.image_shape[:2])
+    if config.augment and config.crop_padding >= side:
+        raise ValueError(
+            f"crop_padding is {config.crop_padding}: it must be below the images' side, {side}"
+        )
+    size = exact_batch_size(len(dataset.train.images), config.batch_size, config.batch_multiple)
+    if mesh is not None and size % mesh.size:
+        raise ValueError(
+            f"a batch has {size} images, which {mesh.size} devices cannot share equally: set "
+            f"batch_multiple={mesh.size}, or choose the devices by dsl_jax.devices.device_mesh"
+            f"({size})"
+        )
+
+
+def target_arrays(targets: Any, ids: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Targets of the images with these ids, on the host; the last are the logits."""
+    if hasattr(targets, "read"):
+        rows = rows_of(targets.ids, ids)
+        if missing := ids[rows < 0].tolist():
+            raise ValueError(
+                f"the targets lack {len(missing)} of {len(ids)} training images, ids "
+                f"{missing[:5]} ...: search the same training split"
+            )
+        targets = targets.read(rows)
+    return tuple(np.asarray(h) for h in targets.representations)
+
+
+def check_targets(network: nnx.Module, dataset: Dataset, arrays: Sequence[np.ndarray]) -> None:
+    """Raises ValueError unless there is a target of the network's shapes for every image."""
+    image = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
+    still: Any = in_mode(network, training=False)
+    shapes = [h.shape[1:] for h in jax.eval_shape(still.representations, image)]
+    expected = [*shapes, (dataset.num_classes,)]
+    found = [array.shape[1:] for array in arrays]
+    if expected != found:
+        raise ValueError(
+            f"the targets have shapes {found}, the network's representations and logits "
+            f"{expected}: search and learn with the same widths"
+        )
+    count = len(dataset.train.images)
+    if any(len(array) != count for array in arrays):
+        raise ValueError(f"{len(arrays[0])} targets for {count} training images: need one each")
+
+
+def check_finite(losses: np.ndarray, epoch: int, steps_per_epoch: int) -> None:
+    """Raises FloatingPointError for the losses of an epoch, counted from 0, that are not finite."""
+    if np.isfinite(losses).all():
+        return
+    first = int(np.argmin(np.isfinite(losses)))
+    step = epoch * steps_per_epoch + first
+    advice = "try a lower learning_rate; the last checkpoint, if there is one, is kept"
+    if step == 0:
+        advice = (
+            "nothing was learned before it, so the images, the targets or what the network makes "
+            "of them are not finite"
+        )
+    raise FloatingPointError(
+        f"the loss is {losses[first]} at step {step} (epoch {epoch + 1}): {advice}"
+    )
