@@ -1,6 +1,6 @@
 """What a run will cost: candidates, time and disk, before anything is computed.
 
-The time is an estimate: a model of the work, with factors measured once on two cores of a CPU,
+The time is an estimate: a model of the work, with factors measured once on a CPU,
 scaled by how fast this machine does a short piece of the same kind of work now.
 """
 
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from dsl_jax.config import TRAINING_IMAGES, Preset
+from dsl_jax.devices import num_cores
 from dsl_jax.evolution import philox_key
 from dsl_jax.steps import Search, searches, trainings
 from dsl_jax.zarr_store import estimated_bytes
@@ -87,6 +88,8 @@ def search_cost(config: Preset, images: int, step: Search | None = None) -> tupl
         per_image += candidates * (SECONDS_PER_CANDIDATE + SECONDS_PER_CANDIDATE_ELEMENT * size)
         products += candidates * sum(flops[number + 1 :]) * SECONDS_PER_FLOP
     products += search.population_size * flops[0] * SECONDS_PER_FLOP
+    if jax.default_backend() == "cpu":  # an image a core; the factors are of one core
+        per_image /= num_cores()
     count = round(images * (step.chosen.share if step and step.chosen else 1))
     seconds = count * search.num_searches * (per_image / speed + products / product_speed)
     return count * search.candidates_per_image, COMPILE_SECONDS_PER_SEARCH + seconds

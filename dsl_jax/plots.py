@@ -65,8 +65,9 @@ def plot_fitness(fitness: Sequence[Any], layer_names: Sequence[str] | None = Non
             axes.axvline(start, color=GREY, linestyle=":", linewidth=1)
     excluded = len(finite) - int(finite.sum())
     note = f"; {excluded} with non-finite values left out" if excluded else ""
-    images = "1 image" if finite.sum() == 1 else f"{finite.sum():,} images"
-    axes.set_title(f"Mean and 10 to 90 % band over {images}{note}", fontsize="medium")
+    count = int(finite.sum())
+    title = "One image" if count == 1 else f"Mean and 10 to 90 % band over {count:,} images"
+    axes.set_title(title + note, fontsize="medium")
     axes.set_xlabel("generation (layers one after another)")
     axes.set_ylabel("log-likelihood of the true label, nats\n(higher is better)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -19,6 +19,8 @@ from dsl_jax.targets import TargetStore
 
 GALLERY_IMAGES = 3
 
+NOTES = {"smoke": "The preset smoke only checks that all works: its accuracies say nothing else."}
+
 ROWS = {
     "all_layers": ("searched targets, all layers", "learned from the searched representations"),
     "skip_block_0": ("searched targets, skip block 0", "the same, without targets for block 0"),
@@ -58,10 +60,12 @@ def summarize(
     first = folder / f"seed_{config.seed}"
     rows = [_row(name, result, config) for name, result in results.items()]
     seeds = range(config.seed, config.seed + config.num_seeds)
-    trained = {t.name: read_json(first / t.name / "result.json") for t in trainings(config)}
-    trained = {name: result for name, result in trained.items() if result is not None}
+    trained = {}
+    for training in trainings(config):
+        if (result := read_json(first / training.name / "result.json")) is not None:
+            trained[training_title(training.name, training._asdict(), config.cycles)] = result
     left_out = max(result["images_left_out"] for result in trained.values())
-    histories = {name: result["history"] for name, result in trained.items()}
+    histories = {title: result["history"] for title, result in trained.items()}
     figures = {
         "accuracy": (plots.plot_accuracy(rows), "Test accuracy."),
         "learning": (
@@ -70,7 +74,7 @@ def summarize(
         ),
     }
     searched: tuple[tuple[str, str], ...] = ()
-    timings = [(f"training {n}, seed {config.seed}", r["seconds"]) for n, r in trained.items()]
+    timings = [(f"training {t}, seed {config.seed}", r["seconds"]) for t, r in trained.items()]
     if is_searched(config):
         targets = TargetStore.open(first / "targets")
         fitness = targets.fitness()
@@ -93,12 +97,12 @@ def summarize(
             ("log-likelihood after each layer, first search", final),
         )
         seconds = sum(search_seconds(folder, seed) for seed in seeds)
-        timings.insert(0, ("search, all seeds", seconds))
+        timings.insert(0, ("search, compilation included, all seeds", seconds))
     for name, (figure, _) in figures.items():
         figure.savefig(folder / f"{name}.png")
     return Report(
         title=f"{dataset.title}: searched representations against SGD ({config.name})",
-        notices=(notice,) if notice else (),
+        notices=tuple(filter(None, (notice, NOTES.get(config.name)))),
         command=command,
         summary=(
             ("dataset", dataset.title),
@@ -108,7 +112,7 @@ def summarize(
             ("preset", config.name),
             ("seeds", str(config.num_seeds)),
             ("network", f"widths {'-'.join(map(str, config.widths))}, G = {config.learner_groups}"),
-            ("images left out of the batches", str(left_out)),
+            ("training images in no batch, since all are of one size", str(left_out)),
             *searched,
         ),
         rows=tuple(rows),
