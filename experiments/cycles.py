@@ -127,7 +127,13 @@ LINES = {
 
 
 def draw(rows: sweep_rows.Rows):
-    """Test accuracy against the cycle and against the candidates, a figure a variant."""
+    """Test accuracy against cycle and candidates, a figure a variant; of one cycle, as dots."""
+    if all(row["cycle"] == 1 for row in rows):
+        dots = sweep_rows.dots(
+            rows, "title", "test_accuracy", lambda title: title.startswith("SGD")
+        )
+        caption = f"Test accuracy on {rows[0]['dataset']}, {sweep_rows.seeds_note(rows)}."
+        return {"cycles": (plots.plot_accuracy(dots), caption)}
     rows = [
         row | {"percent": 100 * row["test_accuracy"], "millions": row["candidates"] / 1e6}
         for row in rows

@@ -1,6 +1,7 @@
 """The experiments beside the main job: each once at the smallest scale, and what they share."""
 
 import csv
+import importlib
 import json
 
 import jax
@@ -339,6 +340,18 @@ def test_cycles_are_compared_with_sgd_seed_by_seed(experiment, tmp_path):
     candidates = {r["training"]: r["candidates"] for r in rows}
     assert candidates["all_layers_cycle_2"] > candidates["all_layers"] > candidates["sgd_g1"] == 0
     assert (folder / "cycles_all_layers.png").exists()
+
+
+def test_one_cycle_is_compared_with_sgd_by_dots():
+    cycles = importlib.import_module("cycles")
+    rows = [
+        {"dataset": "digits", "seed": seed, "title": title, "cycle": 1, "test_accuracy": 0.5}
+        for seed in (0, 1)
+        for title in ("searched targets", "SGD, G = 2")
+    ]
+    ((figure, caption),) = cycles.draw(rows).values()
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()].count("SGD, G = 2") == 1
+    assert "digits, 2 seeds" in caption
 
 
 @pytest.mark.slow
