@@ -131,8 +131,8 @@ class Dataset:
                     f"{name} {split} labels go from {labels.min()} to {labels.max()}: "
                     f"they must lie between 0 and {num_classes - 1} (num_classes is {num_classes})"
                 )
-        absent = sorted(set(range(num_classes)) - set(train_labels.tolist()))
-        if absent and not is_given:
+        absent = [] if is_given else np.setdiff1d(np.arange(num_classes), train_labels).tolist()
+        if absent:
             warnings.warn(
                 f"{name}: no training image has the labels {absent[:5]}; labels count from 0. "
                 f"If there are {num_classes} classes all the same: num_classes={num_classes}",

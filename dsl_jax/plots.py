@@ -63,9 +63,8 @@ def plot_fitness(fitness: Sequence[Any], layer_names: Sequence[str] | None = Non
         start = generations[-1]
         if layer < len(layers) - 1:
             axes.axvline(start, color=GREY, linestyle=":", linewidth=1)
-    excluded = len(finite) - int(finite.sum())
-    note = f"; {excluded} with non-finite values left out" if excluded else ""
     count = int(finite.sum())
+    note = f"; {len(finite) - count} with non-finite values left out" if count < len(finite) else ""
     title = "One image" if count == 1 else f"Mean and 10 to 90 % band over {count:,} images"
     axes.set_title(title + note, fontsize="medium")
     axes.set_xlabel("generation (layers one after another)")

@@ -117,7 +117,7 @@ def guarded(work: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print(
             "\nStopped. The same command goes on: what is searched is kept, training goes on from "
-            "its last checkpoint, at most half a minute ago.",
+            "its last checkpoint.",
             file=sys.stderr,
         )
         sys.exit(130)
