@@ -13,7 +13,7 @@ LEVELS = (
     {"config", "convolution", "devices", "evolution", "measures", "representation_ga", "sources"},
     {"datasets", "presets", "overrides", "steps", "network", "plots", "report", "loggers"},
     {"evaluation", "models", "optimizer", "objectives", "strategies"},
-    {"stages"},
+    {"stages", "learning_checks"},
     {"image_search"},
     {"search"},
     {"learning", "probes", "fingerprint", "stage_checks"},
