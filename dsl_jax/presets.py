@@ -102,7 +102,7 @@ def _laptop(dataset: str) -> Preset:
         search=search,
         later_cycles=(_gentler(search),),
         learn=LearnConfig(epochs=10, batch_size=100, learning_rate=4.0, bias_rate_factor=16.0),
-        sgd=LearnConfig(epochs=10, batch_size=100, learning_rate=0.05),
+        sgd=LearnConfig(epochs=10, batch_size=100, learning_rate=0.1),
     )
 
 
