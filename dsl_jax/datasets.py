@@ -17,7 +17,7 @@ import numpy as np
 from dsl_jax.config import MIRRORED_DATASETS as MIRRORED_DATASETS
 from dsl_jax.config import TRAINING_IMAGES
 from dsl_jax.interfaces import Array
-from dsl_jax.preparing import DatasetUnavailable
+from dsl_jax.preparing import DatasetUnavailable, how_to_prepare
 from dsl_jax.sources import read_source
 
 
@@ -224,10 +224,8 @@ def load_or_substitute(
     notice = (
         f"NOT MNIST: this run uses mnist_5k, the MNIST 5,000-image sample "
         f"({available:,} images to train on, 1,000 to test), so its numbers are not MNIST's. "
-        f"Why: mnist is not prepared, and {reason}. To get the full set: "
-        f"pip install -e '.[prepare]' && "
-        f"python -c \"import dsl_jax; dsl_jax.load_dataset('mnist')\" (needs internet once); "
-        f"or give the folder of a prepared copy, --data_dir=FOLDER. Then choose a new --output_dir."
+        f"Why: mnist is not prepared, and {reason}. To get the full set: {how_to_prepare()}, "
+        f"or give the folder of a prepared copy, --data_dir=FOLDER."
     )
     if clipped != num_train:
         notice += f" num_train {num_train:,} is clipped to the {clipped:,} there are."

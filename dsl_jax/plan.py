@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from dsl_jax.config import TRAINING_IMAGES, Preset
 from dsl_jax.devices import num_cores
 from dsl_jax.evolution import philox_key
+from dsl_jax.sources import describe_source
 from dsl_jax.steps import Search, searches, trainings
 from dsl_jax.zarr_store import estimated_bytes
 
@@ -107,7 +108,7 @@ def learning_seconds(config: Preset, images: int, validation: int) -> float:
     return total
 
 
-def describe(plan: Plan, config: Preset, folder: str) -> str:
+def describe(plan: Plan, config: Preset, folder: str, data_dir: str | None = None) -> str:
     """The plan in a few lines."""
     cycles = "" if config.cycles == 1 else f", {config.cycles} cycles with their controls"
     search = "none"
@@ -122,6 +123,7 @@ def describe(plan: Plan, config: Preset, folder: str) -> str:
         [
             f"dataset     {config.dataset}: {plan.images:,} training images, "
             f"{plan.validation_images:,} for validation",
+            f"data        {describe_source(config.dataset, data_dir)}",
             f"preset      {config.name}{seeds}, on {jax.devices()[0].device_kind} "
             f"({jax.default_backend()})",
             f"search      {search}",

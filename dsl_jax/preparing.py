@@ -49,11 +49,22 @@ class DatasetUnavailable(ValueError):
     def __str__(self) -> str:
         return (
             f"dataset {self.name!r} is not prepared in {self.folder}, and {self.reason}. "
-            f"To prepare it: pip install -e '.[prepare]', then run again with internet "
-            f"(needed once). If you have a prepared copy (tensorflow-datasets, array_record): "
+            f"To prepare it: {how_to_prepare()}. "
+            f"If you have a prepared copy (tensorflow-datasets, array_record): "
             f"--data_dir=FOLDER, the folder that holds {self.name}/. "
             f"mnist_5k and digits need no download."
         )
+
+
+def has_tensorflow() -> bool:
+    """Whether a dataset could be prepared here, given internet."""
+    return importlib.util.find_spec("tensorflow") is not None
+
+
+def how_to_prepare() -> str:
+    """What a user has to do, as far as it is not done."""
+    install = "" if has_tensorflow() else "pip install -e '.[prepare]', then "
+    return f"{install}run again with internet (needed once)"
 
 
 def prepare(name: str, folder: Path, url: str) -> None:
@@ -68,7 +79,7 @@ def prepare(name: str, folder: Path, url: str) -> None:
       DatasetUnavailable: TensorFlow is not installed, `url` cannot be reached, or preparing failed.
     """
     unavailable = functools.partial(DatasetUnavailable, name, str(folder))
-    if importlib.util.find_spec("tensorflow") is None:
+    if not has_tensorflow():
         raise unavailable("preparing it needs TensorFlow once, which is not installed")
     if not _is_reachable(url):
         raise unavailable(f"{url}, where it is downloaded from, cannot be reached (no internet?)")

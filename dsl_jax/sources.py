@@ -18,7 +18,7 @@ import numpy as np
 
 from dsl_jax.config import DATASETS, TRAINING_IMAGES
 from dsl_jax.files import cache_dir, replacing
-from dsl_jax.preparing import DatasetUnavailable, prepare
+from dsl_jax.preparing import DatasetUnavailable, has_tensorflow, prepare
 
 Examples = tuple[np.ndarray, np.ndarray]  # images uint8 [N, H, W, C], integer labels [N]
 
@@ -57,6 +57,20 @@ def read_source(name: str, data_dir: str | os.PathLike | None = None) -> Source:
     if name == "mnist_5k":
         return Source("MNIST, 5,000-image sample", 10, *_load_mnist_5k())
     return Source(_TFDS[name].title, _TFDS[name].num_classes, *_load_tfds(name, data_dir))
+
+
+def describe_source(name: str, data_dir: str | os.PathLike | None = None) -> str:
+    """Where `read_source` would take a dataset from, in a few words; nothing is read."""
+    if name not in _TFDS:
+        return "part of an installed package"
+    folder = _data_dir(data_dir)
+    if _versions(folder, name):
+        return f"prepared in {folder / name}"
+    if data_dir is not None:
+        return f"NOT prepared in {folder}"
+    if not has_tensorflow():
+        return f"NOT prepared in {folder}, and TensorFlow, which prepares it, is not installed"
+    return f"not prepared in {folder}: will be downloaded and prepared first"
 
 
 # --------------------------------------------------------------------------------------------
@@ -126,9 +140,7 @@ _TFDS = {
 
 def _load_tfds(name: str, data_dir: str | os.PathLike | None) -> tuple[Examples, Examples]:
     """Train and test, prepared first if need be."""
-    from tensorflow_datasets.core import constants
-
-    folder = Path(constants.get_default_data_dir() if data_dir is None else data_dir).expanduser()
+    folder = _data_dir(data_dir)
     if not _versions(folder, name):
         try:
             return _read_tfds(name, folder)  # tfds.testing.mock_data needs no files
@@ -161,6 +173,12 @@ def _load_tfds(name: str, data_dir: str | os.PathLike | None) -> tuple[Examples,
         raise ValueError(
             f"the copy in {folder / name} is damaged or incomplete ({cause}): {again}"
         ) from None
+
+
+def _data_dir(data_dir: str | os.PathLike | None) -> Path:
+    from tensorflow_datasets.core import constants
+
+    return Path(constants.get_default_data_dir() if data_dir is None else data_dir).expanduser()
 
 
 def _versions(folder: Path, name: str) -> list[str]:

@@ -90,6 +90,19 @@ def make_loggers(config: configs.Preset, folder: Path) -> Iterator[list[loggers.
             logger.close()
 
 
+def choose_folder(config: configs.Preset, requested: str) -> Path:
+    """--output_dir, or one that says what is run, and on which data if not on those asked for."""
+    default = f"runs/{requested}-{config.name}-seed{config.seed}"
+    if config.dataset != requested:
+        default += f"-{config.dataset}"
+    return Path(OUTPUT_DIR.value or default)
+
+
+def describe(config: configs.Preset, folder: Path) -> str:
+    """The plan, its cost, where the data are and where the results go."""
+    return plan.describe(plan.make_plan(config), config, str(folder), DATA_DIR.value)
+
+
 def run_all() -> None:
     """Plan, search, learning, evaluation, report."""
     if _STAGE.value not in pipeline.STAGES:
@@ -98,16 +111,17 @@ def run_all() -> None:
         )
     join_job()  # first: looking a strategy up starts the devices, and then no job can be joined
     config = configure()
-    default = f"runs/{config.dataset}-{config.name}-seed{config.seed}"
-    folder = Path(OUTPUT_DIR.value or default)
+    requested = config.dataset
+    folder = choose_folder(config, requested)
     loggers.make_loggers(_LOGGERS.value, folder)  # fails now, if one is unknown or not installed
     if DRY_RUN.value:
-        print(plan.describe(plan.make_plan(config), config, str(folder)))
+        print(describe(config, folder))
         return
     if (page := finished_report(folder, config)) is not None:
         show_finished(page)
         return
-    prepare_folder(folder)  # what is wrong with it is said before any data are loaded
+    if OUTPUT_DIR.value:
+        prepare_folder(folder)  # what is wrong with it is said before any data are loaded
     print(f"loading {config.dataset} ...", flush=True)
     dataset, notice = load_or_substitute(
         config.dataset,
@@ -116,16 +130,16 @@ def run_all() -> None:
         num_train=config.num_train,
         validation_size=config.validation_size,
     )
-    requested = config.dataset
     if notice:
         size = len(dataset.train.images) + len(dataset.validation.images)
         config = dataclasses.replace(config, dataset=dataset.name, num_train=size)
+        folder = choose_folder(config, requested)
         print(f"\n*** {notice}\n", file=sys.stderr)
         if (page := finished_report(folder, config, requested)) is not None:
             show_finished(page)
             return
     Run(folder, config, requested)  # refuses another run's folder before anything is computed
-    print(plan.describe(plan.make_plan(config), config, str(folder)), flush=True)
+    print(describe(config, folder), flush=True)
     several = jax.process_count() > 1
     stage = "search" if several else _STAGE.value
     with make_loggers(config, folder) as receivers:

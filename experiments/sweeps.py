@@ -39,6 +39,7 @@ from dsl_jax.datasets import Dataset, load_or_substitute
 from dsl_jax.files import read_json, replacing, write_text
 from dsl_jax.overrides import override
 from dsl_jax.runs import environment
+from dsl_jax.sources import describe_source
 
 CYCLE_FIELDS = ("cycles", "later_cycles", "controls")
 
@@ -138,8 +139,9 @@ def only_one_seed(config: Preset, name: str) -> None:
 
 def describe(sweep: Sweep, config: Preset, folder: Path) -> str:
     """The plan of a sweep and what it costs."""
+    names = dict.fromkeys(point.config.dataset for point in sweep.points)
     lines = [
-        f"dataset     {', '.join(dict.fromkeys(p.config.dataset for p in sweep.points))}",
+        *(f"dataset     {name}, {describe_source(name, DATA_DIR.value)}" for name in names),
         f"preset      {config.name}, on {jax.devices()[0].device_kind} ({jax.default_backend()})",
         f"points      {len(sweep.points)}",
     ]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsl_jax import sources
+from dsl_jax import preparing, sources
 from dsl_jax.datasets import Dataset, DatasetUnavailable, augment, load_or_substitute
 
 
@@ -188,11 +188,12 @@ def nothing_prepared(tmp_path, monkeypatch):
         raise DatasetUnavailable(name, str(folder), "there is no TensorFlow")
 
     monkeypatch.setattr(sources, "prepare", cannot)
+    monkeypatch.setattr(preparing, "has_tensorflow", lambda: False)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     monkeypatch.setenv("DSL_JAX_CACHE", str(tmp_path / "cache"))
 
 
-def test_small_runs_of_mnist_go_on_with_mnist_5k_and_say_so(nothing_prepared):
+def test_small_runs_of_mnist_go_on_with_mnist_5k_and_say_so(nothing_prepared, monkeypatch):
     for preset in ("smoke", "laptop"):
         dataset, notice = load_or_substitute(
             "mnist", data_dir=None, preset=preset, num_train=5000, validation_size=500, seed=1
@@ -202,8 +203,10 @@ def test_small_runs_of_mnist_go_on_with_mnist_5k_and_say_so(nothing_prepared):
         for part in ("mnist_5k", "5,000-image sample", "there is no TensorFlow", "[prepare]"):
             assert part in notice
         assert "5,000 is clipped to the 4,000" in notice
+    monkeypatch.setattr(preparing, "has_tensorflow", lambda: True)
     _, notice = load_or_substitute("mnist", data_dir=None, preset="smoke", num_train=440)
     assert "clipped" not in notice
+    assert "pip install" not in notice  # what is installed need not be installed
 
 
 @pytest.mark.parametrize(

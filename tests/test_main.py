@@ -162,11 +162,26 @@ def test_the_test_images_change_nothing_but_the_test_results(main, finished, tmp
     assert ours["test_loss"] != theirs["test_loss"]
 
 
+def test_a_run_on_other_data_than_asked_for_has_a_folder_of_its_own(main, tmp_path, monkeypatch):
+    """So that the command as it stands can be run again when the data are there."""
+    load = dsl_jax.datasets.load_dataset
+
+    def digits_instead(name, **options):
+        return load("digits", num_train=90, validation_size=30), "NOT MNIST"
+
+    monkeypatch.setattr(sys.modules["main"], "load_or_substitute", digits_instead)
+    monkeypatch.setattr(pipeline, "run", lambda *_, **__: {})
+    monkeypatch.chdir(tmp_path)
+    assert main("--preset=smoke") == 0
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mnist-smoke-seed0-digits"]
+
+
 def test_a_dry_run_prints_the_plan_and_makes_nothing(main, tmp_path, capsys):
     folder = tmp_path / "dry"
     assert main("--preset=paper", "--dataset=cifar10", "--dry_run", f"--output_dir={folder}") == 0
     out = capsys.readouterr().out
     assert f"{3 * 46_000 * 113_160:,} candidates" in out and "MB of targets" in out
+    assert "prepared in " in out
     assert not folder.exists()
 
 

@@ -186,6 +186,18 @@ def test_a_data_dir_without_the_dataset_is_refused_and_never_substituted(tmp_pat
     assert not (tmp_path / "absent").exists()
 
 
+def test_where_a_dataset_would_come_from_is_told_and_nothing_read(tmp_path, monkeypatch):
+    folder, _ = write_prepared(tmp_path, "mnist")
+    monkeypatch.setattr(sources, "_read_tfds", None)
+    assert sources.describe_source("mnist", tmp_path) == f"prepared in {folder.parent}"
+    assert sources.describe_source("cifar10", tmp_path) == f"NOT prepared in {tmp_path}"
+    assert "package" in sources.describe_source("digits")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    for installed, words in ((True, "will be downloaded"), (False, "not installed")):
+        monkeypatch.setattr(sources, "has_tensorflow", lambda installed=installed: installed)
+        assert words in sources.describe_source("cifar10")
+
+
 def truncate(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
