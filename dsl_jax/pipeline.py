@@ -62,8 +62,9 @@ def run(
       folder: the run's folder.
       dataset: the data; None: loaded as the configuration says.
       requested: the dataset that was asked for, where this one took its place.
-      stage: "search": the first search only; "learn": all that comes after it, later cycles
-        included, up to the evaluation; "report": evaluate what is trained; "all".
+      stage: "search": the searches that can be done now, the first and those of networks that are
+        trained already; "learn": all that comes after the first search, later cycles included, up
+        to the evaluation; "report": evaluate what is trained; "all".
       repair: search damaged chunks of the targets again.
       probes: also evaluate linear classifiers on pixels and on the untrained network.
       progress: show bars.
@@ -87,11 +88,10 @@ def run(
     seeds = range(config.seed, config.seed + config.num_seeds)
     for seed in seeds if stage != "report" else ():
         for step in steps(config):
-            if stage == "all" or (stage == "search") == (step.name == FIRST_TARGETS):
-                if isinstance(step, Search):
-                    search_targets(record, dataset, seed, step, repair, progress)
-                else:
-                    train(record, dataset, seed, step, progress)
+            if isinstance(step, Search) and is_due(record, seed, step, stage):
+                search_targets(record, dataset, seed, step, repair, progress)
+            elif isinstance(step, Training) and stage != "search":
+                train(record, dataset, seed, step, progress)
     if stage in ("search", "learn"):
         return {}
     results = evaluate_all(record, dataset, seeds, probes, progress)
@@ -114,6 +114,13 @@ def open_targets(
     later = [find_targets(record.folder, seed, name) for name in names[1:]]
     stores = [store for store in later if store is not None]
     return Overlay([first, *stores]) if stores else first
+
+
+def is_due(record: Run, seed: int, step: Search, stage: str) -> bool:
+    """Whether a search is one of those that `run` does in this stage."""
+    if stage == "search":
+        return step.network is None or record.finished(f"seed_{seed}/{step.network}") is not None
+    return stage == "all" or step.name != FIRST_TARGETS
 
 
 def search_targets(

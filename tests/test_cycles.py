@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -130,6 +131,30 @@ def test_a_later_cycle_searches_the_trained_network(finished, dataset):
     )
     for mine, theirs in zip(found.representations, store.read([3]).representations, strict=True):
         np.testing.assert_array_equal(np.asarray(mine).astype(theirs.dtype), theirs)
+
+
+@pytest.mark.slow
+def test_stage_search_does_every_search_whose_network_is_trained(run, finished, tmp_path):
+    """So that other processes can help with a later cycle's search."""
+    folder = tmp_path / "helped"
+    shutil.copytree(finished, folder)
+    (folder / "results.json").unlink()
+    store, control, network = (
+        folder / "seed_0" / name
+        for name in ("targets_all_layers_cycle_2", "all_layers_natural_targets_2", "all_layers")
+    )
+    shutil.rmtree(store)
+    shutil.rmtree(control)
+    command = [*TINY, *CYCLES, *NEVER_UNSURE, "--stage=search", f"--output_dir={folder}"]
+    network.rename(tmp_path / "not_trained_yet")
+    assert run(*command) == 0
+    assert not store.exists()
+    (tmp_path / "not_trained_yet").rename(network)
+    assert run(*command) == 0
+    before = finished / "seed_0" / store.name
+    ours, theirs = (dsl_jax.TargetStore.open(path).read() for path in (store, before))
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+    assert not control.exists()  # nothing is trained
 
 
 @pytest.mark.slow
