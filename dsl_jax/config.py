@@ -343,7 +343,11 @@ def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
     """The fields in which two `to_dict`s (or any nested plain data) differ, a line each."""
     if isinstance(ours, (list, tuple)) and isinstance(theirs, (list, tuple)):
         if len(ours) != len(theirs):
-            return [f"{path}: {len(theirs)} elements there, {len(ours)} here"]
+            there, here = (
+                f"{len(x)} elements" if any(isinstance(e, dict) for e in x) else repr(list(x))
+                for x in (theirs, ours)
+            )
+            return [f"{path}: {there} there, {here} here"]
         ours, theirs = dict(enumerate(ours)), dict(enumerate(theirs))
     if isinstance(ours, dict) and isinstance(theirs, dict):
         lines = []

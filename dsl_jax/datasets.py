@@ -18,7 +18,7 @@ from dsl_jax.config import MIRRORED_DATASETS as MIRRORED_DATASETS
 from dsl_jax.config import TRAINING_IMAGES
 from dsl_jax.interfaces import Array
 from dsl_jax.preparing import DatasetUnavailable, how_to_prepare
-from dsl_jax.sources import read_source
+from dsl_jax.sources import describe_source, is_available, read_source
 
 
 class Split(NamedTuple):
@@ -189,6 +189,19 @@ def load_dataset(
     return replace(dataset, title=source.title)
 
 
+def may_substitute(name: str, preset: str, data_dir: str | os.PathLike | None) -> bool:
+    """Whether mnist_5k takes a dataset's place where that cannot be had."""
+    return name == "mnist" and data_dir is None and preset in ("smoke", "laptop")
+
+
+def describe_data(name: str, preset: str, data_dir: str | os.PathLike | None = None) -> str:
+    """Where `load_or_substitute` would take a dataset from, in a few words; nothing is read."""
+    text = describe_source(name, data_dir)
+    if not is_available(name, data_dir) and may_substitute(name, preset, data_dir):
+        text += "; mnist_5k takes its place"
+    return text
+
+
 def load_or_substitute(
     name: str,
     *,
@@ -216,7 +229,7 @@ def load_or_substitute(
     try:
         return load_dataset(name, data_dir=data_dir, num_train=num_train, **sizes), None
     except DatasetUnavailable as error:
-        if name != "mnist" or data_dir is not None or preset not in ("smoke", "laptop"):
+        if not may_substitute(name, preset, data_dir):
             raise
         reason = error.reason
     available = TRAINING_IMAGES["mnist_5k"]

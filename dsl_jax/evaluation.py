@@ -32,6 +32,16 @@ class Evaluation(NamedTuple):
     loss: float
 
 
+def check_network(network: nnx.Module) -> None:
+    """Raises TypeError for what is no network: see `interfaces.Network`."""
+    if not (hasattr(network, "representations") and hasattr(network, "head")):
+        raise TypeError(
+            f"a {type(network).__name__} is no network: it needs the methods "
+            "representations(images) and head(last); dsl_jax.StagedNetwork gives them to a list of "
+            "layers, dsl_jax.PairNetwork to parameters and two functions"
+        )
+
+
 def evaluate(
     network: nnx.Module,
     dataset: Dataset,
@@ -52,7 +62,9 @@ def evaluate(
 
     Raises:
       ValueError: an unknown split or kind of statistics, or a split without images.
+      TypeError: the network lacks `representations` or `head`.
     """
+    check_network(network)
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     if split not in splits:
         raise ValueError(f"split {split!r} is unknown: choose one of {', '.join(splits)}")

@@ -264,6 +264,8 @@ def reproduce(
 
 def is_philox(key: jax.Array) -> bool:
     """Whether a key is a philox key; a raw uint32 key is not."""
+    if not hasattr(key, "dtype"):
+        raise TypeError(f"the key is {key!r}: give a key, such as jax.random.key(0)")
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return False
     return "philox" in str(jax.random.key_impl(key))

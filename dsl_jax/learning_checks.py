@@ -12,24 +12,14 @@ from jax.sharding import Mesh
 from dsl_jax.batches import exact_batch_size, rows_of
 from dsl_jax.config import LearnConfig
 from dsl_jax.datasets import Dataset
-from dsl_jax.evaluation import in_mode
+from dsl_jax.evaluation import check_network, in_mode
 
 
 def check_arguments(
     network: nnx.Module, dataset: Dataset, config: LearnConfig, mesh: Mesh | None
 ) -> None:
     """Raises ValueError for what cannot be learned with, TypeError for what is no network."""
-    if not (hasattr(network, "representations") and hasattr(network, "head")):
-        raise TypeError(
-            f"a {type(network).__name__} cannot learn: it needs the methods "
-            "representations(images) and head(last); dsl_jax.StagedNetwork gives them to a list of "
-            "layers, dsl_jax.PairNetwork to parameters and two functions"
-        )
-    for path, module in nnx.iter_modules(network):
-        name = "rate" if isinstance(module, nnx.Dropout) else "dropout_rate"
-        if getattr(module, name, 0) > 0:
-            where = ".".join(map(str, path))
-            raise ValueError(f"{where} drops out at random, which learning does not do: {name}=0")
+    check_learner(network)
     if not len(dataset.validation.images):
         raise ValueError("the dataset has no validation images: they choose the epoch")
     side = min(dataset.image_shape[:2])
@@ -44,6 +34,28 @@ def check_arguments(
             f"batch_multiple={mesh.size}, or choose the devices by dsl_jax.devices.device_mesh"
             f"({size})"
         )
+
+
+def check_learner(network: nnx.Module) -> None:
+    """Raises TypeError for what is no network, ValueError for one that draws random numbers."""
+    check_network(network)
+    for path, module in nnx.iter_modules(network):
+        name = "rate" if isinstance(module, nnx.Dropout) else "dropout_rate"
+        if getattr(module, name, 0) > 0:
+            where = ".".join(map(str, path))
+            raise ValueError(f"{where} drops out at random, which learning does not do: {name}=0")
+
+
+def learner_shapes(network: nnx.Module, image_shape: Sequence[int]) -> list[tuple[int, ...]]:
+    """Shapes of an image's representations in a network, and of its logits; nothing is computed."""
+    still: Any = in_mode(network, training=False)
+
+    def all_of(images: jax.Array) -> tuple[jax.Array, ...]:
+        representations = still.representations(images)
+        return (*representations, still.head(representations[-1]))
+
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    return [h.shape[1:] for h in jax.eval_shape(all_of, image)]
 
 
 def target_arrays(targets: Any, ids: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -61,10 +73,7 @@ def target_arrays(targets: Any, ids: np.ndarray) -> tuple[np.ndarray, ...]:
 
 def check_targets(network: nnx.Module, dataset: Dataset, arrays: Sequence[np.ndarray]) -> None:
     """Raises ValueError unless there is a target of the network's shapes for every image."""
-    image = jax.ShapeDtypeStruct((1, *dataset.image_shape), jnp.float32)
-    still: Any = in_mode(network, training=False)
-    shapes = [h.shape[1:] for h in jax.eval_shape(still.representations, image)]
-    expected = [*shapes, (dataset.num_classes,)]
+    expected = learner_shapes(network, dataset.image_shape)
     found = [array.shape[1:] for array in arrays]
     if expected != found:
         raise ValueError(

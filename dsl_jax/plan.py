@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from dsl_jax.config import TRAINING_IMAGES, Preset
+from dsl_jax.datasets import describe_data
 from dsl_jax.devices import num_cores
 from dsl_jax.evolution import philox_key
-from dsl_jax.sources import describe_source
 from dsl_jax.steps import Search, searches, trainings
 from dsl_jax.zarr_store import estimated_bytes
 
@@ -123,7 +123,7 @@ def describe(plan: Plan, config: Preset, folder: str, data_dir: str | None = Non
         [
             f"dataset     {config.dataset}: {plan.images:,} training images, "
             f"{plan.validation_images:,} for validation",
-            f"data        {describe_source(config.dataset, data_dir)}",
+            f"data        {describe_data(config.dataset, config.name, data_dir)}",
             f"preset      {config.name}{seeds}, on {jax.devices()[0].device_kind} "
             f"({jax.default_backend()})",
             f"search      {search}",

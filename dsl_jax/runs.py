@@ -20,6 +20,7 @@ import jax
 from flax import nnx
 
 from dsl_jax.config import Preset, differences, from_dict, to_dict
+from dsl_jax.datasets import Dataset, load_dataset
 from dsl_jax.devices import num_cores
 from dsl_jax.files import is_temporary, read_json, temporary_name, write_text
 from dsl_jax.loggers import JsonlLogger, Logger
@@ -55,16 +56,11 @@ class Run:
         self.config = config
         self._loggers = (JsonlLogger(self.folder / "metrics.jsonl"), *loggers)
         prepare_folder(self.folder)
-        ours = _plain(config, requested)
-        theirs = _read_config(self.folder)
-        if theirs is None:
-            write_text(self.folder / "config.json", json.dumps(ours, indent=2))
-            theirs = _read_config(self.folder)  # that of another process, if it began as well
-        if changed := differences(ours, theirs):
-            raise ValueError(
-                f"{self.folder} holds another run: {'; '.join(changed)}. "
-                "Choose another --output_dir, or repeat that run's settings"
-            )
+        if _read_config(self.folder) is None:
+            text = json.dumps(_plain(config, requested), indent=2)
+            write_text(self.folder / "config.json", text)
+        # It is that of another process, if that began as well.
+        check_folder(self.folder, config, requested)
 
     # ---- metrics
 
@@ -165,8 +161,30 @@ def prepare_folder(folder: str | os.PathLike) -> None:
         raise ValueError(
             f"cannot write the folder {folder} ({error.strerror}): choose another --output_dir"
         ) from error
+    _refuse_what_is_no_run(folder)
+
+
+def check_folder(folder: str | os.PathLike, config: Preset, requested: str | None = None) -> None:
+    """Changes nothing.
+
+    Raises:
+      ValueError: the folder holds another run (the fields that differ are named), or something
+        that is not a run.
+    """
+    folder = Path(folder)
+    _refuse_what_is_no_run(folder)
+    theirs = _read_config(folder)
+    if theirs is not None and (changed := differences(_plain(config, requested), theirs)):
+        raise ValueError(
+            f"{folder} holds another run: {'; '.join(changed)}. "
+            "Choose another --output_dir, or repeat that run's settings"
+        )
+
+
+def _refuse_what_is_no_run(folder: Path) -> None:
     # Listed first: config.json is a run's first file, and another process may just begin it.
-    names = [path for path in folder.iterdir() if not is_temporary(path)]
+    found = folder.iterdir() if folder.is_dir() else ()
+    names = [path for path in found if not is_temporary(path)]
     if names and not (folder / "config.json").exists():
         raise ValueError(f"{folder} is not empty and holds no run: choose another --output_dir")
 
@@ -302,6 +320,11 @@ class LoadedRun(NamedTuple):
     networks: dict[str, ConvNet]
     targets: dict[str, TargetStore]
     history: dict[str, list[dict[str, float]]]
+
+    def dataset(self, data_dir: str | os.PathLike | None = None) -> Dataset:
+        """The data that it ran on: same images, splits and normalisation; see `load_dataset`."""
+        sizes = {name: getattr(self.config, name) for name in ("num_train", "validation_size")}
+        return load_dataset(self.config.dataset, data_dir=data_dir, **sizes)
 
     def __repr__(self) -> str:
         return (

@@ -59,6 +59,13 @@ def read_source(name: str, data_dir: str | os.PathLike | None = None) -> Source:
     return Source(_TFDS[name].title, _TFDS[name].num_classes, *_load_tfds(name, data_dir))
 
 
+def is_available(name: str, data_dir: str | os.PathLike | None = None) -> bool:
+    """Whether `read_source` has a dataset, or the means to prepare it (but for the internet)."""
+    if name not in _TFDS or _versions(_data_dir(data_dir), name):
+        return True
+    return data_dir is None and has_tensorflow()
+
+
 def describe_source(name: str, data_dir: str | os.PathLike | None = None) -> str:
     """Where `read_source` would take a dataset from, in a few words; nothing is read."""
     if name not in _TFDS:

@@ -8,11 +8,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import errors
+from flax import errors, nnx
 
 from dsl_jax.config import SearchConfig
 from dsl_jax.evolution import kind_of, reproduce
 from dsl_jax.image_search import Stages, check_schedules
+from dsl_jax.learning_checks import check_learner, learner_shapes
 
 IMAGES = 8
 TOLERANCE = 1e-3
@@ -28,6 +29,7 @@ def check_stages(
     config: SearchConfig | None = None,
     *,
     num_classes: int | None = None,
+    learner: nnx.Module | None = None,
 ) -> tuple[tuple[int, ...], ...]:
     """Runs the stages on the first 8 images and says what a search would trip over.
 
@@ -41,12 +43,15 @@ def check_stages(
       config: the search's configuration; None: its number of layers is not looked at, and mutated
         representations have strength 1.
       num_classes: C; None: not looked at.
+      learner: the network that will learn what is searched: its representations must have the
+        stages' shapes, and it must be one that `learn` takes; None: not looked at.
 
     Returns:
       The shapes of H(0) .. H(L-1) of one image.
 
     Raises:
-      ValueError: names the stage and what is wrong with it.
+      ValueError: names the stage and what is wrong with it, or what the learner lacks.
+      TypeError: stages or a learner that are none.
     """
     if len(images) < 2:
         raise ValueError(f"{len(images)} images: give at least 2, to see that they stay apart")
@@ -73,7 +78,15 @@ def check_stages(
                 continue
             strength = layer.mutation_strength * max(1.0, layer.exploration_boost)
         _check_mutated(number, stages, inputs[number], strength)
-    return tuple(x.shape[1:] for x in (*inputs[1:], h))
+    shapes = tuple(x.shape[1:] for x in (*inputs[1:], h))
+    if learner is not None:
+        check_learner(learner)
+        if (theirs := tuple(learner_shapes(learner, images.shape[1:]))) != shapes:
+            raise ValueError(
+                f"the stages' representations and logits have shapes {shapes}, the learner's "
+                f"{theirs}: they must be the same"
+            )
+    return shapes
 
 
 def _check_stage(name: str, stage: Any, h: jax.Array, *, is_last: bool) -> jax.Array:
@@ -132,7 +145,8 @@ def _call(name: str, stage: Any, h: jax.Array) -> Any:
         ) from error
     except Exception as error:
         raise ValueError(
-            f"{name} fails on a batch {h.dtype}{list(h.shape)}: {type(error).__name__}: {error}"
+            f"{name} fails on a batch {h.dtype}{list(h.shape)} (of a function of one image "
+            f"jax.vmap makes one of a batch): {type(error).__name__}: {error}"
         ) from error
 
 

@@ -1,12 +1,13 @@
 """What the experiments' command lines share: flags, settings by name, faults told in a line."""
 
 import dataclasses
+import hashlib
 import os
 import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import help_text
@@ -28,7 +29,9 @@ PRESET = flags.DEFINE_string(
 DATA_DIR = flags.DEFINE_string(
     "data_dir", None, "Folder of prepared datasets (default: TFDS_DATA_DIR, or theirs)."
 )
-OUTPUT_DIR = flags.DEFINE_string("output_dir", None, "The folder (default: one in runs/).")
+OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir", None, "The folder (default: one in runs/, named after the settings)."
+)
 SEED = flags.DEFINE_integer("seed", 0, "The first seed.")
 NUM_SEEDS = flags.DEFINE_integer("num_seeds", None, "Number of seeds (default: the preset's).")
 NUM_TRAIN = flags.DEFINE_integer(
@@ -60,7 +63,11 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
             _assignments.setdefault(group, {})[path] = value
         else:
             rest.append(argument)
-    rest = app.parse_flags_with_usage(rest)
+    try:
+        rest = flags.FLAGS(rest)
+    except flags.Error as error:
+        print(f"error: {error} (--help lists the flags)", file=sys.stderr)
+        sys.exit(2)
     if len(rest) > 1:
         print(f"error: {rest[1]!r} is no flag: write --name=value", file=sys.stderr)
         sys.exit(2)
@@ -93,6 +100,12 @@ def configure(dataset: str | None = None, **changes) -> configs.Preset:
             "config.learn.variant has no effect here: set --variants or --config.variants instead"
         )
     return config
+
+
+def folder_suffix(settings: Iterable[str]) -> str:
+    """For a default folder's name: the same for the same settings, nothing if there are none."""
+    text = "\n".join(settings)
+    return f"-{hashlib.sha256(text.encode()).hexdigest()[:6]}" if text else ""
 
 
 def start(work: Callable[[], None]) -> None:

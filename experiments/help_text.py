@@ -29,7 +29,9 @@ def help_text(shared: list[str], config: Any = None) -> str:
     if config is None:
         lines.append("  --helpfull lists them all, with the values of --preset and --dataset.")
     else:
-        lines += [f"  {name:48}{value!r}" for name, value in settings(config)]
+        values = dict(settings(config))
+        width = max(map(len, values))
+        lines += [f"  {name:{width}}  {value!r}" for name, value in values.items()]
     return "\n".join(lines)
 
 

@@ -21,8 +21,9 @@ from command_line import DATA_DIR, DRY_RUN, OUTPUT_DIR
 
 from dsl_jax import config as configs
 from dsl_jax import loggers, pipeline, plan, presets, report, summary
-from dsl_jax.datasets import load_or_substitute
-from dsl_jax.runs import Run, finished_report, prepare_folder
+from dsl_jax.datasets import describe_data, load_or_substitute, may_substitute
+from dsl_jax.runs import Run, check_folder, finished_report, prepare_folder
+from dsl_jax.sources import is_available
 
 _VARIANTS = flags.DEFINE_list("variants", None, f"Of {','.join(configs.VARIANTS)} (default: all).")
 _AUGMENT = flags.DEFINE_bool("augment", False, "Train on random crops, and flips where allowed.")
@@ -90,17 +91,38 @@ def make_loggers(config: configs.Preset, folder: Path) -> Iterator[list[loggers.
             logger.close()
 
 
-def choose_folder(config: configs.Preset, requested: str) -> Path:
-    """--output_dir, or one that says what is run, and on which data if not on those asked for."""
-    default = f"runs/{requested}-{config.name}-seed{config.seed}"
-    if config.dataset != requested:
-        default += f"-{config.dataset}"
+def choose_folder(asked: configs.Preset, dataset: str) -> Path:
+    """--output_dir, or one for the settings asked for, and for the data if they are others."""
+    plain = dataclasses.replace(presets.get_preset(asked.name, asked.dataset), seed=asked.seed)
+    changed = configs.differences(configs.to_dict(asked), configs.to_dict(plain))
+    default = f"runs/{asked.dataset}-{asked.name}-seed{asked.seed}"
+    default += command_line.folder_suffix(changed)
+    if dataset != asked.dataset:
+        default += f"-{dataset}"
     return Path(OUTPUT_DIR.value or default)
 
 
 def describe(config: configs.Preset, folder: Path) -> str:
     """The plan, its cost, where the data are and where the results go."""
     return plan.describe(plan.make_plan(config), config, str(folder), DATA_DIR.value)
+
+
+def dry_run(asked: configs.Preset) -> None:
+    """Prints the plan of what would happen now; what would stop it is told, and is no error."""
+    config, data_dir = asked, DATA_DIR.value
+    if not is_available(asked.dataset, data_dir):
+        data = describe_data(asked.dataset, asked.name, data_dir)
+        print(f"*** {asked.dataset} is {data}\n", file=sys.stderr)
+        if may_substitute(asked.dataset, asked.name, data_dir):
+            available = configs.TRAINING_IMAGES["mnist_5k"]
+            size = min(asked.num_train or available, available)
+            config = dataclasses.replace(asked, dataset="mnist_5k", num_train=size)
+    folder = choose_folder(asked, config.dataset)
+    print(describe(config, folder))
+    try:
+        check_folder(folder, config, asked.dataset)
+    except (ValueError, OSError) as error:
+        print(f"\n*** {error}", file=sys.stderr)
 
 
 def run_all() -> None:
@@ -110,12 +132,11 @@ def run_all() -> None:
             f"stage {_STAGE.value!r} is unknown: choose one of {', '.join(pipeline.STAGES)}"
         )
     join_job()  # first: looking a strategy up starts the devices, and then no job can be joined
-    config = configure()
-    requested = config.dataset
-    folder = choose_folder(config, requested)
+    config = asked = configure()
+    folder = choose_folder(asked, asked.dataset)
     loggers.make_loggers(_LOGGERS.value, folder)  # fails now, if one is unknown or not installed
     if DRY_RUN.value:
-        print(describe(config, folder))
+        dry_run(asked)
         return
     if (page := finished_report(folder, config)) is not None:
         show_finished(page)
@@ -123,22 +144,29 @@ def run_all() -> None:
     if OUTPUT_DIR.value:
         prepare_folder(folder)  # what is wrong with it is said before any data are loaded
     print(f"loading {config.dataset} ...", flush=True)
-    dataset, notice = load_or_substitute(
-        config.dataset,
-        data_dir=DATA_DIR.value,
-        preset=config.name,
-        num_train=config.num_train,
-        validation_size=config.validation_size,
-    )
+    try:
+        dataset, notice = load_or_substitute(
+            config.dataset,
+            data_dir=DATA_DIR.value,
+            preset=config.name,
+            num_train=config.num_train,
+            validation_size=config.validation_size,
+        )
+    except ValueError:
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # if it is empty
+        raise
     if notice:
         size = len(dataset.train.images) + len(dataset.validation.images)
-        config = dataclasses.replace(config, dataset=dataset.name, num_train=size)
-        folder = choose_folder(config, requested)
+        config = dataclasses.replace(asked, dataset=dataset.name, num_train=size)
+        folder = choose_folder(asked, dataset.name)
         print(f"\n*** {notice}\n", file=sys.stderr)
-        if (page := finished_report(folder, config, requested)) is not None:
+        if (page := finished_report(folder, config, asked.dataset)) is not None:
             show_finished(page)
             return
-    Run(folder, config, requested)  # refuses another run's folder before anything is computed
+    if _STAGE.value in ("learn", "report") and not (folder / "config.json").exists():
+        raise ValueError(f"{folder} holds no run to go on with: begin with --stage=search")
+    Run(folder, config, asked.dataset)  # refuses another run's folder before anything is computed
     print(describe(config, folder), flush=True)
     several = jax.process_count() > 1
     stage = "search" if several else _STAGE.value
@@ -147,7 +175,7 @@ def run_all() -> None:
             config,
             folder,
             dataset,
-            requested=requested,
+            requested=asked.dataset,
             stage=stage,
             repair=_REPAIR.value,
             progress=jax.process_index() == 0,

@@ -35,11 +35,10 @@ from dsl_jax.config import (
     one_of,
     to_dict,
 )
-from dsl_jax.datasets import Dataset, load_or_substitute
+from dsl_jax.datasets import Dataset, describe_data, load_or_substitute
 from dsl_jax.files import read_json, replacing, write_text
 from dsl_jax.overrides import override
 from dsl_jax.runs import environment
-from dsl_jax.sources import describe_source
 
 CYCLE_FIELDS = ("cycles", "later_cycles", "controls")
 
@@ -104,7 +103,9 @@ def run(
         if path.startswith((*fixed, *(() if has_cycles else CYCLE_FIELDS))):
             raise ValueError(f"config.{path} has no effect here: the sweep sets it")
     config = configure(settings)
-    folder = Path(OUTPUT_DIR.value or f"runs/{name}-{config.dataset}-{config.name}-{config.seed}")
+    default = f"runs/{name}-{config.dataset}-{config.name}-{config.seed}"
+    given = (f"{k}={v}" for k, v in sorted(command_line.assigned("config").items()))
+    folder = Path(OUTPUT_DIR.value or default + command_line.folder_suffix(given))
     sweep = define(config, settings)
     if DRY_RUN.value:
         print(describe(sweep, config, folder))
@@ -141,7 +142,7 @@ def describe(sweep: Sweep, config: Preset, folder: Path) -> str:
     """The plan of a sweep and what it costs."""
     names = dict.fromkeys(point.config.dataset for point in sweep.points)
     lines = [
-        *(f"dataset     {name}, {describe_source(name, DATA_DIR.value)}" for name in names),
+        *(f"dataset     {x}, {describe_data(x, config.name, DATA_DIR.value)}" for x in names),
         f"preset      {config.name}, on {jax.devices()[0].device_kind} ({jax.default_backend()})",
         f"points      {len(sweep.points)}",
     ]

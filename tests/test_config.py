@@ -128,6 +128,9 @@ def test_differences_name_the_fields():
     assert differences(one, one) == []
     (line,) = differences(one, other)
     assert line.startswith("search.layers[1].generations: 77 there")
+    fewer = one | {"variants": ["sgd"]}
+    (line,) = differences(fewer, one)
+    assert line.startswith("variants: ['all_layers', 'skip_block_0', 'sgd'] there, ['sgd'] here")
 
 
 def test_digits_are_never_mirrored():

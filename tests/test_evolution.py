@@ -213,3 +213,8 @@ def test_any_key_gives_a_philox_key_and_philox_stays():
         assert "philox" in str(jax.random.key_impl(derived))
         assert (evolution.philox_key(derived) == derived).all()
     assert not (evolution.philox_key(jax.random.key(1)) == KEY).all()
+
+
+def test_a_number_is_no_key():
+    with pytest.raises(TypeError, match=r"the key is 0: give a key, such as jax\.random\.key\(0\)"):
+        evolution.philox_key(0)

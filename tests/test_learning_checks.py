@@ -12,7 +12,7 @@ from dsl_jax.learning_checks import check_finite
 def test_a_network_without_the_two_methods_is_refused():
     dataset = dsl.load_dataset("digits", num_train=60)
     linear = nnx.Linear(784, 10, rngs=nnx.Rngs(0))
-    with pytest.raises(TypeError, match=r"a Linear cannot learn.*StagedNetwork.*PairNetwork"):
+    with pytest.raises(TypeError, match=r"a Linear is no network.*StagedNetwork.*PairNetwork"):
         dsl.learn(jax.random.key(0), linear, dataset, None, dsl.LearnConfig(epochs=1))
 
 

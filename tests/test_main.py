@@ -93,6 +93,8 @@ def test_load_run_gives_networks_targets_and_history_back(finished):
     loaded = dsl_jax.load_run(finished)
     results = json.loads((finished / "results.json").read_text())
     dataset = dsl_jax.load_dataset("digits", num_train=90, validation_size=30)
+    jax.tree.map(np.testing.assert_array_equal, loaded.dataset().test, dataset.test)
+    assert (loaded.dataset().mean, loaded.dataset().std) == (dataset.mean, dataset.std)
     score = dsl_jax.evaluate(loaded.networks["seed_0/all_layers"], dataset)
     assert score.accuracy == pytest.approx(results["all_layers"]["test_accuracy"][0])
     assert loaded.targets["seed_0"].is_complete
@@ -182,6 +184,45 @@ def test_a_dry_run_prints_the_plan_and_makes_nothing(main, tmp_path, capsys):
     out = capsys.readouterr().out
     assert f"{3 * 46_000 * 113_160:,} candidates" in out and "MB of targets" in out
     assert "prepared in " in out
+
+
+def test_a_dry_run_plans_what_would_happen_and_tells_what_would_stop_it(
+    main, finished, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr("dsl_jax.sources.has_tensorflow", lambda: False)
+    assert main("--dry_run") == 0
+    told = capsys.readouterr()
+    assert "mnist_5k takes its place" in told.err
+    assert "mnist_5k: 3,680 training images" in told.out
+    assert "runs/mnist-laptop-seed0-mnist_5k" in told.out
+    assert main("--dry_run", "--preset=paper") == 0
+    told = capsys.readouterr()
+    assert "NOT prepared" in told.err and "mnist: 55,200 training images" in told.out
+    assert main(*TINY, "--dry_run", "--config.learn.momentum=0.5", f"--output_dir={finished}") == 0
+    assert "holds another run: config.learn.momentum" in capsys.readouterr().err
+
+
+def test_other_settings_have_a_default_folder_of_their_own(main, capsys):
+    def folder(*flags):
+        assert main("--dataset=digits", "--preset=smoke", "--dry_run", *flags) == 0
+        (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("folder")]
+        return line.split()[1]
+
+    plain = folder()
+    assert plain == "runs/digits-smoke-seed0"
+    others = [(), ("--cycles=2",), ("--variants=sgd",), ("--config.learn.momentum=0.5",)]
+    names = [folder(*flags) for flags in others]
+    assert len(set(names)) == 4 and all(name.startswith(plain) for name in names)
+    assert folder("--config.learn.momentum=0.5") == names[3]
+
+
+def test_what_is_refused_leaves_nothing_behind(main, tmp_path, capsys):
+    folder = tmp_path / "nothing"
+    assert main(*TINY, "--stage=report", f"--output_dir={folder}") == 2
+    assert "begin with --stage=search" in capsys.readouterr().err
+    assert main("--data_dir=/nowhere", f"--output_dir={folder}") == 2
+    assert not (folder / "config.json").exists()
     assert not folder.exists()
 
 
@@ -194,6 +235,7 @@ def test_a_dry_run_prints_the_plan_and_makes_nothing(main, tmp_path, capsys):
         (["--stage=cook"], "stage 'cook' is unknown"),
         (["--num_train=999999", "--dry_run"], "num_train is 999999: mnist has 60000"),
         (["laptop"], "'laptop' is no flag"),
+        (["--datset=digits"], "Did you mean: dataset"),
         (["--config.dataset=foo"], "dataset 'foo' is unknown"),
         (["--config.learn.variant=skip_block_0"], "set --variants"),
         (["--config.seed"], "write --config.seed=VALUE"),
@@ -237,8 +279,10 @@ def test_a_folder_with_another_run_is_refused_with_the_fields(main, finished, ca
     assert (finished / "report.md").exists()
 
 
-def test_a_stage_without_what_it_needs_says_so(main, tmp_path, capsys):
-    assert main(*TINY, f"--output_dir={tmp_path / 'none'}", "--stage=report") == 2
+def test_a_stage_without_what_it_needs_says_so(main, finished, tmp_path, capsys):
+    folder = tmp_path / "begun"
+    runs.Run(folder, dsl_jax.runs.from_dict(runs.read_json(finished / "config.json")["config"]))
+    assert main(*TINY, f"--output_dir={folder}", "--stage=report") == 2
     assert "--stage=learn" in capsys.readouterr().err
-    assert main(*TINY, f"--output_dir={tmp_path / 'none'}", "--stage=learn") == 2
+    assert main(*TINY, f"--output_dir={folder}", "--stage=learn") == 2
     assert "search" in capsys.readouterr().err

@@ -302,3 +302,22 @@ def test_good_stages_pass_and_the_config_must_fit():
         dsl.check_stages(careful, IMAGES)
     with pytest.raises(ValueError, match="1 images: give at least 2"):
         dsl.check_stages((good, logits), IMAGES[:1])
+
+
+def test_the_learner_is_checked_beside_the_stages():
+    """A search of hours should not end in a network that cannot learn from it."""
+
+    def network(width=6, rate=0.0):
+        rngs = nnx.Rngs(0)
+        first = nnx.Linear(IMAGES[0].size, width, rngs=rngs)
+        layers = [flat, first, nnx.Dropout(rate, rngs=rngs), nnx.Linear(width, 10, rngs=rngs)]
+        return dsl.StagedNetwork(layers, ends=(3,))
+
+    stages = dsl.frozen_stages(network())
+    assert dsl.check_stages(stages, IMAGES, learner=network()) == ((6,), (10,))
+    with pytest.raises(ValueError, match=r"\(\(6,\), \(10,\)\), the learner's \(\(7,\), \(10,\)\)"):
+        dsl.check_stages(stages, IMAGES, learner=network(width=7))
+    with pytest.raises(ValueError, match="drops out at random"):
+        dsl.check_stages(stages, IMAGES, learner=network(rate=0.2))
+    with pytest.raises(TypeError, match="a tuple is no network"):
+        dsl.check_stages(stages, IMAGES, learner=stages)
