@@ -145,8 +145,8 @@ def _call(name: str, stage: Any, h: jax.Array) -> Any:
         ) from error
     except Exception as error:
         raise ValueError(
-            f"{name} fails on a batch {h.dtype}{list(h.shape)} (of a function of one image "
-            f"jax.vmap makes one of a batch): {type(error).__name__}: {error}"
+            f"{name} fails on a batch {h.dtype}{list(h.shape)} (if it takes one image: "
+            f"jax.vmap it): {type(error).__name__}: {error}"
         ) from error
 
 

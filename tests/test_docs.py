@@ -43,7 +43,7 @@ def run_blocks(page):
 @pytest.mark.slow
 def test_four_libraries_models_are_searched_and_learned(capsys):
     names = run_blocks(ROOT / "docs" / "your_own_model.md")
-    for library in ("mlp", "transformer", "linen", "equinox"):
+    for library in ("mlp", "transformer", "linen", "equinox", "sgd"):
         assert names[f"{library}_accuracy"] > 0.7, library  # chance is 0.1
 
 
