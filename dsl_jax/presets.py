@@ -49,12 +49,18 @@ def _layers(
     return tuple(map(LayerSchedule, generations, strengths, boosts, passes))
 
 
-def _gentler(search: SearchConfig) -> CycleConfig:
-    """A later cycle: the same search at strength 0.1 and boost 2 (SPEC section 5)."""
-    layers = tuple(
+def _gentler(search: SearchConfig, generations: int | None = None) -> CycleConfig:
+    """A later cycle: the same search at strength 0.1 and boost 2 (SPEC section 5).
+
+    generations: of each block; None: the search's.
+    """
+    *blocks, logits = (
         dataclasses.replace(layer, mutation_strength=0.1, exploration_boost=boost)
         for layer, boost in zip(search.layers, (2.0, 2.0, 2.0, 1.0), strict=True)
     )
+    if generations is not None:
+        blocks = [dataclasses.replace(block, generations=generations) for block in blocks]
+    layers = (*blocks, logits)
     return CycleConfig(search=dataclasses.replace(search, layers=layers))
 
 
@@ -100,7 +106,7 @@ def _laptop(dataset: str) -> Preset:
         normalize_blocks=True,
         learner_groups=2,
         search=search,
-        later_cycles=(_gentler(search),),
+        later_cycles=(_gentler(search, 5),),  # measured: docs/cycles.md
         learn=LearnConfig(epochs=10, batch_size=100, learning_rate=4.0, bias_rate_factor=16.0),
         sgd=LearnConfig(epochs=10, batch_size=100, learning_rate=0.1),
     )
