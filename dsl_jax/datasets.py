@@ -238,7 +238,8 @@ def load_or_substitute(
         f"NOT MNIST: this run uses mnist_5k, the MNIST 5,000-image sample "
         f"({available:,} images to train on, 1,000 to test), so its numbers are not MNIST's. "
         f"Why: mnist is not prepared, and {reason}. To get the full set: {how_to_prepare()}, "
-        f"or give the folder of a prepared copy, --data_dir=FOLDER."
+        f"or give the folder of a prepared copy, --data_dir=FOLDER; "
+        f"with another --output_dir, if you gave one."
     )
     if clipped != num_train:
         notice += f" num_train {num_train:,} is clipped to the {clipped:,} there are."

@@ -74,6 +74,10 @@ def target_arrays(targets: Any, ids: np.ndarray) -> tuple[np.ndarray, ...]:
 def check_targets(network: nnx.Module, dataset: Dataset, arrays: Sequence[np.ndarray]) -> None:
     """Raises ValueError unless there is a target of the network's shapes for every image."""
     expected = learner_shapes(network, dataset.image_shape)
+    if expected[-1] != (dataset.num_classes,):
+        raise ValueError(
+            f"the network has logits {expected[-1]}, but there are {dataset.num_classes} classes"
+        )
     found = [array.shape[1:] for array in arrays]
     if expected != found:
         raise ValueError(

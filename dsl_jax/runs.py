@@ -322,7 +322,12 @@ class LoadedRun(NamedTuple):
     history: dict[str, list[dict[str, float]]]
 
     def dataset(self, data_dir: str | os.PathLike | None = None) -> Dataset:
-        """The data that it ran on: same images, splits and normalisation; see `load_dataset`."""
+        """The data that it ran on: same images, splits and normalisation.
+
+        Args:
+          data_dir: as the run had it, which is not recorded; see `load_dataset`. For one's own
+            data, given to `pipeline.run`, there is nothing to load.
+        """
         sizes = {name: getattr(self.config, name) for name in ("num_train", "validation_size")}
         return load_dataset(self.config.dataset, data_dir=data_dir, **sizes)
 

@@ -24,6 +24,7 @@ from dsl_jax import loggers, pipeline, plan, presets, report, summary
 from dsl_jax.datasets import describe_data, load_or_substitute, may_substitute
 from dsl_jax.runs import Run, check_folder, finished_report, prepare_folder
 from dsl_jax.sources import is_available
+from dsl_jax.steps import is_searched
 
 _VARIANTS = flags.DEFINE_list("variants", None, f"Of {','.join(configs.VARIANTS)} (default: all).")
 _AUGMENT = flags.DEFINE_bool("augment", False, "Train on random crops, and flips where allowed.")
@@ -121,8 +122,17 @@ def dry_run(asked: configs.Preset) -> None:
     print(describe(config, folder))
     try:
         check_folder(folder, config, asked.dataset)
+        if finished_report(folder, config, asked.dataset) is not None:
+            print("\n*** finished before: nothing would be computed", file=sys.stderr)
     except (ValueError, OSError) as error:
         print(f"\n*** {error}", file=sys.stderr)
+
+
+def check_stage(config: configs.Preset, folder: Path) -> None:
+    """Raises ValueError for a stage that needs a run that was begun, where there is none."""
+    needs_run = {"learn": is_searched(config), "report": True}.get(_STAGE.value, False)
+    if needs_run and not (folder / "config.json").exists():
+        raise ValueError(f"{folder} holds no run to go on with: begin with --stage=search")
 
 
 def run_all() -> None:
@@ -141,8 +151,10 @@ def run_all() -> None:
     if (page := finished_report(folder, config)) is not None:
         show_finished(page)
         return
-    if OUTPUT_DIR.value:
-        prepare_folder(folder)  # what is wrong with it is said before any data are loaded
+    is_new = not folder.exists()
+    if OUTPUT_DIR.value:  # what is wrong with it is said before any data are loaded
+        check_stage(config, folder)
+        prepare_folder(folder)
     print(f"loading {config.dataset} ...", flush=True)
     try:
         dataset, notice = load_or_substitute(
@@ -153,8 +165,8 @@ def run_all() -> None:
             validation_size=config.validation_size,
         )
     except ValueError:
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # if it is empty
+        if is_new and folder.exists():
+            folder.rmdir()
         raise
     if notice:
         size = len(dataset.train.images) + len(dataset.validation.images)
@@ -164,8 +176,7 @@ def run_all() -> None:
         if (page := finished_report(folder, config, asked.dataset)) is not None:
             show_finished(page)
             return
-    if _STAGE.value in ("learn", "report") and not (folder / "config.json").exists():
-        raise ValueError(f"{folder} holds no run to go on with: begin with --stage=search")
+    check_stage(config, folder)
     Run(folder, config, asked.dataset)  # refuses another run's folder before anything is computed
     print(describe(config, folder), flush=True)
     several = jax.process_count() > 1

@@ -104,8 +104,7 @@ def run(
             raise ValueError(f"config.{path} has no effect here: the sweep sets it")
     config = configure(settings)
     default = f"runs/{name}-{config.dataset}-{config.name}-{config.seed}"
-    given = (f"{k}={v}" for k, v in sorted(command_line.assigned("config").items()))
-    folder = Path(OUTPUT_DIR.value or default + command_line.folder_suffix(given))
+    folder = Path(OUTPUT_DIR.value or default + command_line.folder_suffix(_given()))
     sweep = define(config, settings)
     if DRY_RUN.value:
         print(describe(sweep, config, folder))
@@ -117,6 +116,19 @@ def run(
     page = write_results(sweep, folder, name)
     print(page.read_text())
     print(f"The whole folder: {folder}")
+
+
+def _given() -> list[str]:
+    """What the command line says of the method and the images; other settings may be added to."""
+    given = {f"config.{k}": v for k, v in command_line.assigned("config").items()}
+    given |= {
+        f"sweep.{k}": v
+        for k, v in command_line.assigned("sweep").items()
+        if k in ("num_train", "validation_size")
+    }
+    if command_line.NUM_TRAIN.value is not None:
+        given["num_train"] = command_line.NUM_TRAIN.value
+    return [f"{name}={value}" for name, value in sorted(given.items())]
 
 
 def configure(settings: Settings, dataset: str | None = None) -> Preset:
@@ -185,12 +197,19 @@ def missing(sweep: Sweep, folder: Path) -> list[Point]:
         done = read_json(_file(folder, point))
         if done is None:
             absent.append(point)
-        elif changed := differences(point.identity(), done["identity"]):
+        elif changed := differences(_what_counts(point.identity()), _what_counts(done["identity"])):
             raise ValueError(
                 f"{folder} has {point.name} of another sweep: {'; '.join(changed)}. Choose another "
                 "--output_dir, or repeat that sweep's settings"
             )
     return absent
+
+
+def _what_counts(identity: dict[str, Any]) -> dict[str, Any]:
+    """An identity less the fields that have no effect in it."""
+    config = identity["config"]
+    unused = ("later_cycles", "controls") if config["cycles"] == 1 else ()
+    return identity | {"config": {k: v for k, v in config.items() if k not in unused}}
 
 
 def compute(sweep: Sweep, folder: Path, todo: Sequence[Point]) -> None:

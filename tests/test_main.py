@@ -183,7 +183,7 @@ def test_a_dry_run_prints_the_plan_and_makes_nothing(main, tmp_path, capsys):
     assert main("--preset=paper", "--dataset=cifar10", "--dry_run", f"--output_dir={folder}") == 0
     out = capsys.readouterr().out
     assert f"{3 * 46_000 * 113_160:,} candidates" in out and "MB of targets" in out
-    assert "prepared in " in out
+    assert "\ndata        " in out
 
 
 def test_a_dry_run_plans_what_would_happen_and_tells_what_would_stop_it(
@@ -221,9 +221,17 @@ def test_what_is_refused_leaves_nothing_behind(main, tmp_path, capsys):
     folder = tmp_path / "nothing"
     assert main(*TINY, "--stage=report", f"--output_dir={folder}") == 2
     assert "begin with --stage=search" in capsys.readouterr().err
-    assert main("--data_dir=/nowhere", f"--output_dir={folder}") == 2
-    assert not (folder / "config.json").exists()
     assert not folder.exists()
+    assert main("--data_dir=/nowhere", f"--output_dir={folder}") == 2
+    assert not folder.exists()
+    folder.mkdir()
+    assert main("--data_dir=/nowhere", f"--output_dir={folder}") == 2
+    assert folder.exists()  # it was the user's
+
+
+def test_sgd_alone_needs_no_search_before_it_learns(main, tmp_path):
+    flags = ("--variants=sgd", "--stage=learn", "--config.sgd_groups=(1,)")
+    assert main(*TINY, *flags, f"--output_dir={tmp_path / 'sgd'}") == 0
 
 
 @pytest.mark.parametrize(
