@@ -165,8 +165,9 @@ def run_all() -> None:
             validation_size=config.validation_size,
         )
     except ValueError:
-        if is_new and folder.exists():
-            folder.rmdir()
+        if is_new:
+            with contextlib.suppress(OSError):  # not made, or another process has begun in it
+                folder.rmdir()
         raise
     if notice:
         size = len(dataset.train.images) + len(dataset.validation.images)
