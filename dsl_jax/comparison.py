@@ -73,8 +73,14 @@ def compared(record: Run, seeds: range) -> list[tuple[Training, bool]]:
     if baselines:
 
         def validation(training):
-            scores = [_finished(record, seed, training)["validation_accuracy"] for seed in seeds]
-            return float(np.mean(scores))
+            """As the best epoch is chosen: higher accuracy, between equals the lower loss."""
+            done = [_finished(record, seed, training) for seed in seeds]
+            best = [[e for e in one["history"] if e.get("best_so_far")][-1] for one in done]
+            accuracy, loss = (
+                float(np.mean([epoch[f"validation_{name}"] for epoch in best]))
+                for name in ("accuracy", "loss")
+            )
+            return accuracy, -loss
 
         best = max((t for t in baselines if t.kind == "sgd"), key=validation)
         kept = [t for t in baselines if t == best or t.groups == record.config.learner_groups]
