@@ -80,7 +80,7 @@ class SearchConfig:
       strategy: "representation_ga", the name of an evosax algorithm, or "module:Class" for one's
           own (see `strategies`).
       stop_probability: a layer stops changing once its best candidate gives the true class so large
-          a probability; 1: it never stops.
+          a probability, and what comes in with it is left alone; 1: it never stops.
       num_searches: independent searches of an image, whose mean, layer by layer, is the target.
       noise_truncation: share of the smoothed noise's variance that may be left out, for speed.
     """

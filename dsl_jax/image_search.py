@@ -105,6 +105,7 @@ def _search_once(key, stages, image, label, config, schedules, fitness) -> Searc
     for index, (layer, (strength, boost)) in enumerate(zip(config.layers, schedules, strict=True)):
         kind = kind_of(population.shape[1:], last=index == len(stages) - 1)
         layer_key = jax.random.fold_in(key, index)
+        evaluate = partial(evaluate_candidates, stages[index + 1 :], label, fitness=fitness)
         if index > 0 and layer.generations:
             copies = reproduce(
                 jax.random.fold_in(layer_key, 0),
@@ -116,8 +117,10 @@ def _search_once(key, stages, image, label, config, schedules, fitness) -> Searc
                 kind=kind,
                 truncation=config.noise_truncation,
             )
+            if config.stop_probability < 1:  # what comes in right with the margin is left alone
+                is_enough = evaluate(population)[0] >= math.log(config.stop_probability)
+                copies = jnp.where(is_enough, population, copies)
             population = jnp.concatenate([population, copies])
-        evaluate = partial(evaluate_candidates, stages[index + 1 :], label, fitness=fitness)
         parents, trace = _evolve(
             layer_key, population, evaluate, layer, strength, boost, config, kind
         )

@@ -130,8 +130,8 @@ def evolve(
         from evosax.algorithms.population_based.base import PopulationBasedAlgorithm
 
         params = algorithm.default_params
-    # No generation's: those are folded in as 1, 2, ...
-    first_key = jax.random.fold_in(key, layer.generations + 1)
+    # No generation's, however many there are: those are folded in as 1, 2, ...
+    first_key = jax.random.fold_in(key, 2**32 - 1)
     first = 1
     if isinstance(algorithm, PopulationBasedAlgorithm):
         # Its first population: the start, and mutations of it; they are the first generation.

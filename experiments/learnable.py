@@ -6,32 +6,33 @@ A way of making targets changes fields of the preset. For each, a network learns
 training images; then the validation images are searched alike, and the share of their targets'
 variance that the network's representations explain is measured, layer by layer: what a target has
 that can be predicted from an image. No test image is read. Settings, each --sweep.NAME=VALUE
-(laptop's): options (names, see OPTIONS: all), num_seeds (1), num_train (2500), validation_size
-(500).
+(laptop's): options (names, see OPTIONS and FACTORS: all that change something), num_seeds (1),
+num_train (2500), validation_size (500).
 """
 
 import dataclasses
 from dataclasses import dataclass
 
 import command_line
+import jax
 import numpy as np
 import sweep_points
 import sweep_rows
 import sweeps
+from search_sizes import with_generations
 
 from dsl_jax import measures, plots, steps
 from dsl_jax.config import Preset, one_of
 from dsl_jax.evaluation import representations_of
+from dsl_jax.evolution import normalize
 from dsl_jax.overrides import override
 from dsl_jax.runs import Run, search_seconds
 
 MOST_IMAGES = 500  # of the validation images, searched
 
 
-def _generations(*numbers: int) -> dict[str, str]:
-    return {f"search.layers[{i}].generations": str(g) for i, g in enumerate(numbers)}
-
-
+# With a learning rate for biases there, networks stay at chance (docs/choices.md).
+NOT_NORMALIZED = {"normalize_blocks": "False", "learn.bias_rate_factor": "0"}
 OPTIONS = {
     "preset": {},
     "target_best": {"search.target": "best"},
@@ -39,25 +40,25 @@ OPTIONS = {
     "four_searches": {"search.num_searches": "4"},
     "stop_at_0.9": {"search.stop_probability": "0.9"},
     "stop_at_0.6": {"search.stop_probability": "0.6"},
-    "fewer_generations": _generations(10, 5, 5, 10),
-    "more_generations": _generations(40, 20, 20, 10),
     "smoothing_noise": {"search.smoothing": "noise"},
     "smoothing_child": {"search.smoothing": "child"},
     "pre_gelu": {"representation": "pre_gelu"},
-    "matching_normalized": {"learn.matching": "normalized"},
+    "not_normalized": NOT_NORMALIZED,
+    "not_normalized_matching": NOT_NORMALIZED | {"learn.matching": "normalized"},
     "SimpleGA": {"search.strategy": "SimpleGA"},
     "DifferentialEvolution": {"search.strategy": "DifferentialEvolution"},
     "SNES": {"search.strategy": "SNES"},
     "Open_ES": {"search.strategy": "Open_ES"},
     "Sep_CMA_ES": {"search.strategy": "Sep_CMA_ES"},
 }
+FACTORS = {"half_the_generations": 0.5, "twice_the_generations": 2.0}
 
 
 @dataclass(frozen=True)
 class Settings(sweeps.Settings):
     """What is swept."""
 
-    options: tuple[str, ...] = tuple(OPTIONS)
+    options: tuple[str, ...] = (*OPTIONS, *FACTORS)
 
 
 SCALES = {
@@ -72,13 +73,23 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
     config = dataclasses.replace(config, variants=("all_layers",))
     points = []
     for name in settings.options:
-        one_of("option", name, tuple(OPTIONS))
-        chosen = override(config, OPTIONS[name])
+        one_of("option", name, Settings.options)
+        chosen = changed(config, name)
+        if chosen == config and name != "preset":
+            continue
         for seed in range(config.seed, config.seed + config.num_seeds):
             columns = {"option": name, "seed": seed}
             one = dataclasses.replace(chosen, seed=seed, num_seeds=1)
             points.append(sweep_points.run_point(f"{name}-{seed}", columns, one))
     return sweeps.Sweep(points, measure, draw, table)
+
+
+def changed(config: Preset, option: str) -> Preset:
+    """The configuration with an option."""
+    if option in FACTORS:
+        search = with_generations(config.search, FACTORS[option])
+        return dataclasses.replace(config, search=search)
+    return override(config, OPTIONS[option])
 
 
 def measure(point: sweeps.Point, dataset, folder) -> sweep_rows.Rows:
@@ -89,11 +100,20 @@ def measure(point: sweeps.Point, dataset, folder) -> sweep_rows.Rows:
     (training,) = steps.trainings(config)
     network = Run(folder, config).network(f"seed_{seed}/{training.name}")
     ours = representations_of(network, dataset, split)
+    if config.learn.matching == "normalized":  # what was trained to match
+        ours = [jax.vmap(normalize)(h) for h in ours]
     shares = {
         f"learnable_{layer}": float(measures.explained_variance(ours[layer], targets))
         for layer, targets in enumerate(searched[:-1])
     }
     return [row | shares | {"search_seconds": search_seconds(folder, seed)}]
+
+
+def describe(option: str) -> str:
+    """What an option changes."""
+    if option in FACTORS:
+        return f"all generations x {FACTORS[option]:g}"
+    return "; ".join(f"{field}={value}" for field, value in OPTIONS[option].items())
 
 
 def table(rows: sweep_rows.Rows) -> str:
@@ -109,7 +129,7 @@ def table(rows: sweep_rows.Rows) -> str:
         lines.append(
             [
                 option,
-                "; ".join(f"{k}={v}" for k, v in OPTIONS[option].items()),
+                describe(option),
                 ", ".join(f"{value:.3f}" for value in means("cross_entropy_")),
                 ", ".join(f"{value:.3f}" for value in means("learnable_")),
                 ", ".join(f"{row['validation_accuracy']:.1%}" for row in chosen),

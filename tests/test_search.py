@@ -108,11 +108,13 @@ def test_a_result_depends_on_key_and_id_alone():
     assert not np.array_equal(other.representations[0], whole.representations[0][:1])
 
 
-def test_a_long_run_begins_like_a_short_one():
+@pytest.mark.parametrize("strategy", ["representation_ga", "DifferentialEvolution", "SNES"])
+def test_a_long_run_begins_like_a_short_one(strategy):
     images, labels = data(3)
     more = dataclasses.replace(CONFIG.layers[0], generations=12)
-    longer = dataclasses.replace(CONFIG, layers=(more, *CONFIG.layers[1:]))
-    short = search(KEY, STAGES, images, labels, CONFIG, chunk_size=4).fitness[0]
+    config = dataclasses.replace(CONFIG, strategy=strategy)
+    longer = dataclasses.replace(config, layers=(more, *CONFIG.layers[1:]))
+    short = search(KEY, STAGES, images, labels, config, chunk_size=4).fitness[0]
     long = search(KEY, STAGES, images, labels, longer, chunk_size=4).fitness[0]
     np.testing.assert_allclose(long[:, :9], short, atol=1e-5)
 

@@ -10,7 +10,7 @@ from test_search import CONFIG, KEY, STAGES, data
 
 from dsl_jax import strategies
 from dsl_jax.config import LayerSchedule, SearchConfig
-from dsl_jax.evolution import noise_basis, normalize, philox_key, standardize
+from dsl_jax.evolution import kind_of, noise_basis, normalize, philox_key, standardize
 from dsl_jax.image_search import search_image
 from dsl_jax.search import search
 
@@ -154,6 +154,19 @@ def test_a_layer_stops_changing_once_it_is_probable_enough(strategy):
     assert some  # else this test shows nothing
     with pytest.raises(ValueError, match="stop_probability is 0"):
         SearchConfig(stop_probability=0)
+
+
+@pytest.mark.parametrize("strategy", ["representation_ga", "SNES"])
+def test_what_comes_in_probable_enough_is_left_alone(strategy):
+    config = with_strategy(strategy, stop_probability=1e-9, initial_noise=0.0, target="parent_mean")
+    result = search(KEY, STAGES, IMAGES, LABELS, config)
+    h = IMAGES
+    for index, (stage, ours) in enumerate(zip(STAGES, result.representations, strict=True)):
+        h = stage(h)
+        kind = kind_of(h.shape[1:], last=index == len(STAGES) - 1)
+        expected = jax.vmap(lambda one, kind=kind: standardize(one, kind))(h)
+        np.testing.assert_allclose(ours, expected, atol=1e-5)
+        assert (np.diff(result.fitness[index], axis=1) == 0).all()
 
 
 def test_several_searches_are_averaged_layer_by_layer():

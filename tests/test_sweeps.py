@@ -357,19 +357,42 @@ def test_one_cycle_is_compared_with_sgd_by_dots():
 def test_what_can_be_learned_is_measured_on_images_that_were_not_trained_on(
     experiment, tmp_path, no_test_image
 ):
-    folder = tmp_path / "learnable"
-    flags = ["--sweep.options=preset", f"--output_dir={folder}"]
+    folder, options = tmp_path / "learnable", ("preset", "not_normalized_matching")
+    flags = [f"--sweep.options={','.join(options)}", f"--output_dir={folder}"]
     assert experiment("learnable")(*TINY, *flags) == 0
-    (row,) = rows_of(folder)
     dataset = dsl_jax.load_dataset("digits", num_train=60, validation_size=20)
-    loaded = dsl_jax.load_run(folder / "points" / "preset-0")
     split, key = dataset.validation, purpose_key(0, SEARCH)
     images = dataset.normalize(split.images)
-    stages = make_stages(loaded.config, dataset, 0)
-    found = dsl_jax.search(key, stages, images, split.labels, loaded.config.search, ids=split.ids)
-    ours = loaded.networks["seed_0/all_layers"].representations(images)
-    for layer in range(3):
-        theirs = np.asarray(found.representations[layer])
-        error = np.mean((np.asarray(ours[layer]) - theirs) ** 2)
-        share = 1 - error / np.mean((theirs - theirs.mean(axis=0)) ** 2)
-        assert row[f"learnable_{layer}"] == pytest.approx(share, abs=1e-2)
+    for option, row in zip(options, rows_of(folder), strict=True):
+        loaded = dsl_jax.load_run(folder / "points" / f"{option}-0")
+        stages = make_stages(loaded.config, dataset, 0)
+        search = loaded.config.search
+        found = dsl_jax.search(key, stages, images, split.labels, search, ids=split.ids)
+        ours = loaded.networks["seed_0/all_layers"].representations(images)
+        for layer in range(3):
+            theirs = np.asarray(found.representations[layer])
+            mine = np.asarray(ours[layer])
+            if (
+                option == "not_normalized_matching"
+            ):  # it learned to be like its target but for these
+                mean, deviation = (
+                    f(mine, axis=(1, 2, 3), keepdims=True) for f in (np.mean, np.std)
+                )
+                mine = (mine - mean) / deviation
+            error = np.mean((mine - theirs) ** 2)
+            share = 1 - error / np.mean((theirs - theirs.mean(axis=0)) ** 2)
+            assert row[f"learnable_{layer}"] == pytest.approx(share, abs=1e-2)
+
+
+@pytest.mark.parametrize("preset", ["laptop", "paper"])
+def test_every_option_changes_the_preset(preset):
+    learnable = importlib.import_module("learnable")
+    config = get_preset(preset, "cifar10")
+    points = learnable.define(config, learnable.Settings()).points
+    assert len({str(point.config) for point in points}) == len(points)
+    generations = {
+        point.name: [layer.generations for layer in point.config.search.layers] for point in points
+    }
+    first = generations["preset-0"][0]
+    assert generations["half_the_generations-0"][0] == first / 2
+    assert generations["twice_the_generations-0"][0] == first * 2
