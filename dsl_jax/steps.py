@@ -2,7 +2,8 @@
 
 The first cycle is the paper's: one search of an untrained network, one training a variant. Each
 later cycle searches the network that the cycle before has trained, and trains it further. Beside
-the cycles stand their controls, which leave one thing out each.
+the cycles stand their controls: two leave one thing of each cycle out, two train a network anew for
+as long as all cycles together, in one schedule.
 """
 
 import dataclasses

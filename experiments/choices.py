@@ -14,6 +14,7 @@ smoothed matters most, 95.7 % against 81.7 % with the child smoothed (docs/choic
 
 import dataclasses
 import re
+from collections import Counter
 from dataclasses import dataclass
 
 import command_line
@@ -104,40 +105,52 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
     return sweeps.Sweep(points, sweep_points.validation_rows, draw, table)
 
 
+def named(rows: sweep_rows.Rows) -> sweep_rows.Rows:
+    """The rows, each with the `name` of its option, and of its training if that has several."""
+    pairs = {(row["option"], row["training"]) for row in rows}
+    trainings = Counter(option for option, _ in pairs)
+
+    def name(option, training):
+        return option if trainings[option] == 1 else f"{option}, {training}"
+
+    return [row | {"name": name(row["option"], row["training"])} for row in rows]
+
+
 def table(rows: sweep_rows.Rows) -> str:
-    """A row an option."""
-    lines = []
-    preset = {row["seed"]: row for row in sweep_rows.select(rows, option="preset")}
-    for option in sweep_rows.values_of(rows, "option"):
-        chosen = sweep_rows.select(rows, option=option)
+    """A row an option, and training if it has several, as with cycles."""
+    rows, lines = named(rows), []
+    # Of several trainings the first.
+    preset = {row["seed"]: row for row in reversed(sweep_rows.select(rows, option="preset"))}
+    for name in sweep_rows.values_of(rows, "name"):
+        chosen = sweep_rows.select(rows, name=name)
         fitness = "none"
         if "cross_entropy_0" in chosen[0]:
-            layers = [name for name in chosen[0] if name.startswith("cross_entropy_")]
-            means = [np.mean([row[name] for row in chosen]) for name in layers]
+            layers = [column for column in chosen[0] if column.startswith("cross_entropy_")]
+            means = [np.mean([row[column] for row in chosen]) for column in layers]
             fitness = ", ".join(f"{mean:.3f}" for mean in means)
         best, last = (
-            ", ".join(f"{row[name]:.1%}" for row in chosen)
-            for name in ("validation_accuracy", "last_accuracy")
+            ", ".join(f"{row[column]:.1%}" for row in chosen)
+            for column in ("validation_accuracy", "last_accuracy")
         )
         differences = [
             row["validation_accuracy"] - preset[row["seed"]]["validation_accuracy"]
             for row in chosen
-            if option != "preset" and row["seed"] in preset
+            if row["seed"] in preset and row is not preset[row["seed"]]
         ]
         difference = f"{100 * np.mean(differences):+.1f}" if differences else ""
-        lines.append([option, chosen[0]["changes"], fitness, best, difference, last])
+        lines.append([name, chosen[0]["changes"], fitness, best, difference, last])
     header = ["option", "changes", "cross-entropy after each layer", "best epoch"]
     return (
-        "Mean cross-entropy (nats) of the best candidates; validation accuracy, a number a "
-        "seed; the best epoch's, less the preset's, in points, mean over seeds:\n\n"
+        "Mean cross-entropy (nats) of the first search's best candidates; validation accuracy, a "
+        "number a seed; the best epoch's, less the preset's, in points, mean over seeds:\n\n"
         + sweep_rows.markdown([*header, "less the preset's", "last epoch"], lines)
     )
 
 
 def draw(rows: sweep_rows.Rows):
-    """A dot an option."""
+    """A line an option."""
     dots = sweep_rows.dots(
-        rows, "option", "validation_accuracy", lambda option: option.startswith("sgd")
+        named(rows), "name", "validation_accuracy", lambda name: name.startswith("sgd")
     )
     caption = (
         f"Validation accuracy on {rows[0]['dataset']}, best epoch, {sweep_rows.seeds_note(rows)}."

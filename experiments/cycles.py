@@ -89,34 +89,42 @@ def measure(point: sweeps.Point, dataset, folder) -> sweep_rows.Rows:
 
 
 def table(rows: sweep_rows.Rows) -> str:
-    """Mean and deviation over seeds, the paired difference from SGD, and what it cost."""
+    """Mean and deviation over seeds, paired differences, and what it cost."""
     lines = []
     baselines = {
         kind: title for kind, title in BASELINES.items() if sweep_rows.select(rows, kind=kind)
     }
+    cycles = max(row["cycle"] for row in rows)
     for training in sweep_rows.values_of(rows, "training"):
         chosen = sweep_rows.select(rows, training=training)
-        ours = [row["test_accuracy"] for row in chosen]
-        seeds = [row["seed"] for row in chosen]
-        differences = []
-        for kind in baselines:
-            baseline = [
-                row["test_accuracy"]
-                for row in sweep_rows.select(rows, kind=kind)
-                if row["seed"] in seeds
-            ]
-            own = chosen[0]["variant"] == "sgd"
-            differences.append("" if own else sweep_rows.difference(ours, baseline))
+        first = chosen[0]
+        last = sweep_rows.select(rows, kind="cycle", variant=first["variant"], cycle=cycles)
+        differences = [
+            "" if first["variant"] == "sgd" else less(chosen, sweep_rows.select(rows, kind=kind))
+            for kind in baselines
+        ]
+        if cycles > 1:
+            differences.append("" if first in last else less(last, chosen))
         costs = [float(np.mean([row[name] for row in chosen])) for name in COSTS]
-        percent = mean_and_deviation([100 * accuracy for accuracy in ours], 2)
+        percent = mean_and_deviation([100 * row["test_accuracy"] for row in chosen], 2)
         cost = f"{costs[0] / 1e6:.1f} M", f"{costs[1] / 60:.1f}", f"{costs[2] / 60:.1f}"
-        lines.append([chosen[0]["title"], percent, *differences, *cost])
+        lines.append([first["title"], percent, *differences, *cost])
     header = ["method", "test accuracy", *baselines.values()]
+    header += ["the last cycle's, less this"] if cycles > 1 else []
     header += ["candidates", "search, minutes", "training, minutes"]
     return (
         f"{sweep_rows.paired_note(rows)} Candidates and minutes: of all that led to a network, a "
         "seed.\n\n" + sweep_rows.markdown(header, lines)
     )
+
+
+def less(ours: sweep_rows.Rows, theirs: sweep_rows.Rows) -> str:
+    """The difference in test accuracy, seed by seed."""
+    accuracies = {row["seed"]: row["test_accuracy"] for row in theirs}
+    pairs = [
+        (row["test_accuracy"], accuracies[row["seed"]]) for row in ours if row["seed"] in accuracies
+    ]
+    return sweep_rows.difference(*zip(*pairs, strict=True)) if pairs else ""
 
 
 LINES = {

@@ -1,6 +1,7 @@
 """Cycles: which images are searched again, and a whole run of two cycles with its controls."""
 
 import dataclasses
+import itertools
 import json
 import shutil
 
@@ -11,7 +12,7 @@ from flax import nnx
 from tiny_search import TINY_RUN
 
 import dsl_jax
-from dsl_jax import pipeline
+from dsl_jax import networks, pipeline
 from dsl_jax.config import CycleConfig
 from dsl_jax.evaluation import representations_of
 
@@ -67,6 +68,15 @@ def test_a_share_of_them_is_drawn_at_random(network, dataset):
     assert len(pipeline.choose_images(KEY, network, dataset, none)) == 0
 
 
+def test_every_purpose_of_every_cycle_has_a_key_of_its_own():
+    purposes = (networks.SEARCH, networks.TRAINING, networks.CHOICE)
+    keys = {
+        tuple(jax.random.key_data(networks.purpose_key(*which)).tolist())
+        for which in itertools.product((0, 1), purposes, (1, 2, 3))
+    }
+    assert len(keys) == 2 * 3 * 3
+
+
 # ---- a whole run
 
 
@@ -91,10 +101,27 @@ def run(experiment):
 
 
 @pytest.fixture(scope="module")
-def finished(run, tmp_path_factory):
+def consumed():
+    """For each training on targets, in order: the parameters and the targets that it began with."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def finished(run, tmp_path_factory, consumed):
     folder = tmp_path_factory.mktemp("runs") / "cycles"
-    assert run(*TINY, *CYCLES, *NEVER_UNSURE, f"--output_dir={folder}") == 0
+
+    def learn(key, network, dataset, targets, *arguments, **options):
+        consumed.append((parameters(network), targets.read().representations))
+        return dsl_jax.learn(key, network, dataset, targets, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "learn", learn)
+        assert run(*TINY, *CYCLES, *NEVER_UNSURE, f"--output_dir={folder}") == 0
     return folder
+
+
+def parameters(network):
+    return jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(network, nnx.Param)))
 
 
 def results_of(folder):
@@ -173,6 +200,57 @@ def test_images_that_are_not_searched_again_keep_their_targets(finished):
     for layer, values in enumerate(ours):
         np.testing.assert_array_equal(values[again], second[layer])
         np.testing.assert_array_equal(values[~again], first[layer][~again])
+
+
+@pytest.mark.slow
+def test_each_training_goes_on_from_its_network_and_learns_its_targets(finished, consumed):
+    loaded = dsl_jax.load_run(finished)
+    first, second, natural = (
+        dsl_jax.TargetStore.open(finished / "seed_0" / f"targets{name}")
+        for name in ("", "_all_layers_cycle_2", "_all_layers_natural_targets_2")
+    )
+    expected = {  # where it starts, and which search lies over the first
+        "all_layers": (None, None),
+        "all_layers_cycle_2": ("all_layers", second),
+        "all_layers_cycle_3": ("all_layers_cycle_2", second),  # no image was unsure
+        "all_layers_first_targets_2": ("all_layers", None),
+        "all_layers_first_targets_3": ("all_layers_first_targets_2", None),
+        "all_layers_natural_targets_2": ("all_layers", natural),
+        "all_layers_natural_targets_3": ("all_layers_natural_targets_2", natural),
+        "all_layers_fresh_network": (None, second),
+    }
+    untrained = consumed[0][0]
+    for (name, (start, over)), (begun, targets) in zip(expected.items(), consumed, strict=True):
+        network = loaded.networks[f"seed_0/{start}"] if start else None
+        wanted = untrained if network is None else parameters(network)
+        jax.tree.map(np.testing.assert_array_equal, begun, wanted)
+        again = np.isin(first.ids, over.ids if over else [])
+        for layer, ours in enumerate(targets):
+            old = first.read().representations[layer]
+            np.testing.assert_array_equal(ours[~again], old[~again], err_msg=name)
+            if over:
+                np.testing.assert_array_equal(ours[again], over.read().representations[layer])
+    trained = parameters(loaded.networks["seed_0/all_layers"])
+    kernels = [jax.tree.leaves(tree)[-1] for tree in (trained, untrained)]
+    assert not np.array_equal(*kernels)  # else this test shows nothing
+
+
+@pytest.mark.slow
+def test_an_interrupted_later_search_goes_on_with_the_images_it_began_with(
+    run, finished, tmp_path, monkeypatch
+):
+    folder = tmp_path / "interrupted"
+    shutil.copytree(finished, folder)
+    (folder / "results.json").unlink()
+    path = "seed_0/targets_all_layers_cycle_2"
+    store = dsl_jax.TargetStore.open(folder / path, "a")
+    store.discard(store.num_chunks - 1)
+    monkeypatch.setattr(pipeline, "choose_images", lambda *_: np.arange(5))  # rounded otherwise
+    flags = [*CYCLES, *NEVER_UNSURE, "--stage=search"]
+    assert run(*TINY, *flags, f"--output_dir={folder}") == 0
+    ours, theirs = (dsl_jax.TargetStore.open(root / path) for root in (folder, finished))
+    np.testing.assert_array_equal(ours.ids, theirs.ids)
+    jax.tree.map(np.testing.assert_array_equal, ours.read(), theirs.read())
 
 
 @pytest.mark.slow

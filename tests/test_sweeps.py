@@ -236,6 +236,28 @@ def test_more_generations_are_searched_further(experiment, tmp_path, no_test_ima
     assert entropies == sorted(entropies, reverse=True)
 
 
+def test_the_trainings_of_an_option_are_told_apart():
+    choices = importlib.import_module("choices")
+    accuracies = {
+        ("preset", "all_layers"): (0.5, 0.6),
+        ("preset", "all_layers_cycle_2"): (0.7, 0.7),
+        ("sgd", "sgd_g1"): (0.9, 0.4),
+    }
+    rows = [
+        {"dataset": "digits", "option": option, "training": training, "changes": "", "seed": seed}
+        | {"validation_accuracy": accuracy, "last_accuracy": accuracy}
+        for (option, training), values in accuracies.items()
+        for seed, accuracy in enumerate(values)
+    ]
+    text = choices.table(rows)
+    assert "| preset, all_layers |  | none | 50.0%, 60.0% |  | 50.0%, 60.0% |" in text
+    assert "| preset, all_layers_cycle_2 |  | none | 70.0%, 70.0% | +15.0 |" in text
+    assert "| sgd |  | none | 90.0%, 40.0% | +10.0 |" in text
+    ((figure, _),) = choices.draw(rows).values()
+    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert {"preset, all_layers", "preset, all_layers_cycle_2", "sgd"} <= set(labels)
+
+
 # ---- tables
 
 
@@ -336,6 +358,9 @@ def test_cycles_are_compared_with_sgd_seed_by_seed(experiment, tmp_path):
     page = (folder / "report.md").read_text()
     (line,) = [line for line in page.splitlines() if "all layers, cycle 2 |" in line]
     assert f"| {mean:+.2f} (" in line
+    (line,) = [line for line in page.splitlines() if "| searched targets, all layers |" in line]
+    gained = 100 * np.mean(np.subtract(by_name["all_layers_cycle_2"], by_name["all_layers"]))
+    assert line.split(" | ")[4].startswith(f"{gained:+.2f} (")
     candidates = {r["training"]: r["candidates"] for r in rows}
     assert candidates["all_layers_cycle_2"] > candidates["all_layers"] > candidates["sgd_g1"] == 0
     assert (folder / "cycles_all_layers.png").exists()
