@@ -50,9 +50,10 @@ def _layers(
 
 
 def _gentler(search: SearchConfig, generations: int | None = None) -> CycleConfig:
-    """A later cycle: the same search at strength 0.1 and boost 2 (SPEC section 5).
+    """A later cycle: the same search at strength 0.1 and boost 2, from the clean image.
 
-    generations: of each block; None: the search's.
+    A trained network may not bear the noise on the image that an untrained one does
+    (docs/cycles.md). generations: of each block; None: the search's.
     """
     *blocks, logits = (
         dataclasses.replace(layer, mutation_strength=0.1, exploration_boost=boost)
@@ -61,7 +62,7 @@ def _gentler(search: SearchConfig, generations: int | None = None) -> CycleConfi
     if generations is not None:
         blocks = [dataclasses.replace(block, generations=generations) for block in blocks]
     layers = (*blocks, logits)
-    return CycleConfig(search=dataclasses.replace(search, layers=layers))
+    return CycleConfig(dataclasses.replace(search, layers=layers, initial_noise=0.0))
 
 
 def _small_search(
