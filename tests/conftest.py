@@ -86,3 +86,24 @@ def experiment():
     cache = jax.config.jax_compilation_cache_dir
     yield load
     jax.config.update("jax_compilation_cache_dir", cache)
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """Each of eight devices would compile the search; `test_search` has them."""
+    from dsl_jax import devices, pipeline
+
+    monkeypatch.setattr(devices, "device_mesh", lambda *_: None)
+    monkeypatch.setattr(pipeline, "device_mesh", lambda *_: None)
+
+
+@pytest.fixture
+def no_test_image(monkeypatch):
+    """Reading a test image is an error."""
+    from dsl_jax import comparison
+
+    def never(*_, **__):
+        raise AssertionError("the test split is read once, at the end of a run")
+
+    monkeypatch.setattr(comparison, "evaluate", never)
+    monkeypatch.setattr(comparison, "linear_probe", never)
