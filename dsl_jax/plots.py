@@ -12,12 +12,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.transforms import ScaledTranslation
 
 # Okabe and Ito's colours, which people with any common colour blindness can tell apart, less the
 # yellow and the pale blue, which are hard to see on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000")
 LINES = ("-", "--", "-.", ":")
 MOST_MARKERS = 30
+BAR_POINTS = 5  # from one line's bars to the next one's
 MARKERS = ("o", "s", "^", "D", "v", "x")
 GREY = "#666666"
 
@@ -166,7 +168,7 @@ class Panel(NamedTuple):
     """One pair of axes of `plot_curves`.
 
     lines: from a name to (x, y) or (x, y, spread): one line each, in one colour and shape of marker
-      by its place; the spread is drawn as bars, one up and one down.
+      by its place; the spread is drawn as bars, one up and one down, a little beside each other.
     x_scale: "linear", "log", or "symlog" (logarithmic, but with a place for 0).
     """
 
@@ -203,8 +205,10 @@ def plot_curves(panels: Sequence[Panel], title: str = "", legend: str = "") -> F
         if panel is None:
             axes.set_axis_off()
             continue
+        barred = [name for name, line in panel.lines.items() if _has_bars(*line)]
         for name, line in panel.lines.items():
-            handles[name] = _curve(axes, *looks[name], *map(np.asarray, line))
+            beside = barred.index(name) - (len(barred) - 1) / 2 if name in barred else 0
+            handles[name] = _curve(axes, beside, *looks[name], *map(np.asarray, line))
         axes.set(xlabel=panel.x_label, ylabel=panel.y_label, yscale=panel.y_scale)
         axes.set_title(panel.title, fontsize="medium")
         _scale_x(axes, panel)
@@ -224,11 +228,20 @@ def plot_curves(panels: Sequence[Panel], title: str = "", legend: str = "") -> F
     return figure
 
 
-def _curve(axes, linestyle, look, x, y, spread=None):
-    """A line with a marker and a bar at each point; where there are many, a band."""
+def _has_bars(x, y, spread=None) -> bool:
+    return spread is not None and len(x) <= MOST_MARKERS and bool(np.isfinite(spread).any())
+
+
+def _curve(axes, beside, linestyle, look, x, y, spread=None):
+    """A line with a marker and a bar at each point, moved aside; of many points, with a band."""
     style = {"color": look[0], "linestyle": linestyle, "markersize": 4}
     if len(x) <= MOST_MARKERS:
-        return axes.errorbar(x, y, spread, marker=look[1], capsize=2, **style)
+        curve = axes.errorbar(x, y, spread, marker=look[1], capsize=2, **style)
+        inches = beside * BAR_POINTS / 72
+        move = ScaledTranslation(inches, 0, axes.get_figure().dpi_scale_trans)
+        for part in curve.get_children():  # only now: the axes' limits are those of the data
+            part.set_transform(axes.transData + move)
+        return curve
     if spread is not None:
         axes.fill_between(x, y - spread, y + spread, color=look[0], alpha=0.2, linewidth=0)
     (line,) = axes.plot(x, y, marker=look[1], markevery=len(x) // 8, **style)

@@ -160,6 +160,23 @@ def test_curves_keep_their_look_from_panel_to_panel_and_their_values():
     assert png(figure)
 
 
+def test_bars_at_one_place_stand_beside_each_other():
+    bars = ([1, 2], [3.0, 4.0], [0.5, 0.5])
+    panel = plots.Panel({"a": bars, "bare": bars[:2], "b": bars}, "x", "y", x_scale="log")
+    figure = plots.plot_curves([panel])
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    a, bare, b = [container[0] for container in axes.containers]
+    places = [line.get_transform().transform(line.get_xydata()) for line in (a, bare, b)]
+    apart = plots.BAR_POINTS / 72 * figure.dpi  # in pixels
+    np.testing.assert_allclose(places[2] - places[0], [[apart, 0]] * 2, atol=1e-6)
+    np.testing.assert_allclose(places[1], (places[0] + places[2]) / 2, atol=1e-6)
+    low, high = axes.get_ylim()
+    assert 2 < low < 2.5 and 4.5 < high < 5
+    (_, _, (segments,)) = axes.containers[0]
+    assert segments.get_transform() == a.get_transform()  # the bar goes with its marker
+
+
 def test_many_points_have_a_band_and_few_markers():
     x = np.arange(90)
     panel = plots.Panel({"a": (x, x + 1.0, np.full(90, 0.5))}, "epoch", "y", y_scale="log")
