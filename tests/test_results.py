@@ -19,7 +19,7 @@ def never(*_):
 def test_the_command_shown_draws_the_table_shown(kept, experiment, tmp_path, monkeypatch, capsys):
     page = PAGE.read_text()
     lines = page.replace("\\\n", "").splitlines()
-    (command,) = [line for line in lines if f"--output_dir=results/{kept.name}" in line]
+    (command,) = [line for line in lines if line.endswith(f" --output_dir=results/{kept.name}")]
     _, script, *flags, _ = shlex.split(command)
     folder = shutil.copytree(kept, tmp_path / kept.name)
     monkeypatch.setattr(sweeps, "compute", never)
