@@ -1,26 +1,23 @@
-"""Every figure, from arrays. Functions return a `matplotlib.figure.Figure` and touch no files.
+"""Figures, from arrays; those of lines in panels are in `curves`.
 
-They need no display and no pyplot state; save a figure with `figure.savefig(path)`.
+Functions return a `matplotlib.figure.Figure` and touch no files. They need no display and no pyplot
+state; save a figure with `figure.savefig(path)`.
 """
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
-from matplotlib.transforms import ScaledTranslation
 
 # Okabe and Ito's colours, which people with any common colour blindness can tell apart, less the
 # yellow and the pale blue, which are hard to see on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000")
 LINES = ("-", "--", "-.", ":")
-MOST_MARKERS = 30
-BAR_POINTS = 5  # from one line's bars to the next one's
-MARKERS = ("o", "s", "^", "D", "v", "x")
 GREY = "#666666"
 
 
@@ -101,7 +98,7 @@ def plot_learning(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figur
             axes.plot(epochs, values, color=color, linestyle=line, marker=marker, label=name)
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _tidy(axes)
+        tidy(axes)
     losses = np.concatenate([line.get_ydata() for line in loss_axes.lines]).astype(np.float64)
     losses = losses[np.isfinite(losses)]
     if losses.size and 0 < 5 * losses.min() < losses.max():  # wide enough to hold a few ticks
@@ -162,114 +159,6 @@ def plot_accuracy(rows: Sequence[Any], split: str = "test") -> Figure:
         notes.append("hollow: reference")
     axes.set_xlabel(f"{split} accuracy, %{cut}\n{'; '.join(notes)}".rstrip())
     return figure
-
-
-class Panel(NamedTuple):
-    """One pair of axes of `plot_curves`.
-
-    lines: from a name to (x, y) or (x, y, spread): one line each, in one colour and shape of marker
-      by its place; the spread is drawn as bars, one up and one down, a little beside each other.
-    x_scale: "linear", "log", or "symlog" (logarithmic, but with a place for 0).
-    """
-
-    lines: Mapping[str, tuple]
-    x_label: str
-    y_label: str
-    title: str = ""
-    x_scale: str = "linear"
-    y_scale: str = "linear"
-
-
-def plot_curves(panels: Sequence[Panel], title: str = "", legend: str = "") -> Figure:
-    """Panels side by side, in rows of three at most, with one legend under them.
-
-    Args:
-      panels: see `Panel`; a line's name has the same look in all panels.
-      title: of the whole figure.
-      legend: title of the legend.
-
-    Raises:
-      ValueError: there is no panel, or one without lines.
-    """
-    if not panels or not all(panel.lines for panel in panels):
-        raise ValueError("plot_curves needs at least one panel, each with at least one line")
-    columns = 2 if len(panels) == 4 else min(len(panels), 3)
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(1 + 3.6 * columns, 0.9 + 3.3 * rows), dpi=150, layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flat
-    names = list(dict.fromkeys(name for panel in panels for name in panel.lines))
-    every_look = itertools.product(LINES, zip(COLORS, MARKERS, strict=True))
-    looks = dict(zip(names, itertools.cycle(every_look), strict=False))
-    handles = {}
-    for axes, panel in itertools.zip_longest(grid, panels):
-        if panel is None:
-            axes.set_axis_off()
-            continue
-        barred = [name for name, line in panel.lines.items() if _has_bars(*line)]
-        for name, line in panel.lines.items():
-            beside = barred.index(name) - (len(barred) - 1) / 2 if name in barred else 0
-            handles[name] = _curve(axes, beside, *looks[name], *map(np.asarray, line))
-        axes.set(xlabel=panel.x_label, ylabel=panel.y_label, yscale=panel.y_scale)
-        axes.set_title(panel.title, fontsize="medium")
-        _scale_x(axes, panel)
-        _scale_y(axes, panel)
-        _tidy(axes)
-    characters = 11 * figure.get_figwidth()  # that fit beside each other, with their lines
-    fitting = int(characters // (max(map(len, handles)) + 6))
-    figure.legend(
-        handles.values(),
-        handles,
-        loc="outside lower center",
-        ncols=min(4, max(1, fitting)),
-        title=legend or None,
-    )
-    if title:
-        figure.suptitle(title)
-    return figure
-
-
-def _has_bars(x, y, spread=None) -> bool:
-    return spread is not None and len(x) <= MOST_MARKERS and bool(np.isfinite(spread).any())
-
-
-def _curve(axes, beside, linestyle, look, x, y, spread=None):
-    """A line with a marker and a bar at each point, moved aside; of many points, with a band."""
-    style = {"color": look[0], "linestyle": linestyle, "markersize": 4}
-    if len(x) <= MOST_MARKERS:
-        curve = axes.errorbar(x, y, spread, marker=look[1], capsize=2, **style)
-        inches = beside * BAR_POINTS / 72
-        move = ScaledTranslation(inches, 0, axes.get_figure().dpi_scale_trans)
-        for part in curve.get_children():  # only now: the axes' limits are those of the data
-            part.set_transform(axes.transData + move)
-        return curve
-    if spread is not None:
-        axes.fill_between(x, y - spread, y + spread, color=look[0], alpha=0.2, linewidth=0)
-    (line,) = axes.plot(x, y, marker=look[1], markevery=len(x) // 8, **style)
-    return line
-
-
-def _scale_y(axes: Axes, panel: Panel) -> None:
-    """A logarithmic axis has a few ticks even where it spans less than a power of ten."""
-    if panel.y_scale == "log":
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _scale_x(axes: Axes, panel: Panel) -> None:
-    """A logarithmic axis has its ticks where the points are."""
-    places = sorted({x for line in panel.lines.values() for x in np.asarray(line[0]).tolist()})
-    if panel.x_scale == "linear":
-        if all(float(x).is_integer() for x in places):
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        return
-    smallest = min((x for x in places if x > 0), default=1)
-    options = {"linthresh": smallest} if panel.x_scale == "symlog" else {}
-    axes.set_xscale(panel.x_scale, **options)
-    step = -(-len(places) // 7)
-    shown = sorted({places[0], *places[::-step]})  # with the first and the last
-    axes.set_xticks(shown, [f"{x:g}" for x in shown])
-    axes.minorticks_off()
 
 
 def plot_representations(
@@ -353,11 +242,12 @@ def plot_representations(
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
     axes = figure.subplots()
-    _tidy(axes)
+    tidy(axes)
     return figure, axes
 
 
-def _tidy(axes: Axes) -> None:
+def tidy(axes: Axes) -> None:
+    """The look that all axes share."""
     axes.grid(color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

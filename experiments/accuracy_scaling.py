@@ -24,7 +24,7 @@ import sweep_rows
 import sweeps
 from search_sizes import columns, sizes
 
-from dsl_jax import plots
+from dsl_jax import curves
 from dsl_jax.config import Preset
 
 
@@ -79,7 +79,7 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
         )
         if unsearched:
             caption += f" Without any search: {np.mean(unsearched):.1%}."
-        return {"accuracy_scaling": (plots.plot_curves(panels), caption)}
+        return {"accuracy_scaling": (curves.plot_curves(panels), caption)}
 
     return sweeps.Sweep(points, sweep_points.validation_rows, draw, table)
 
@@ -87,7 +87,7 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
 def _panel(rows, along, label, title, scale):
     percent = [row | {"percent": 100 * row["validation_accuracy"]} for row in rows]
     lines = {sweep_rows.training_name("all_layers"): sweep_rows.curve(percent, along, "percent")}
-    return plots.Panel(lines, label, "validation accuracy, %", title, scale)
+    return curves.Panel(lines, label, "validation accuracy, %", title, scale)
 
 
 def table(rows: sweep_rows.Rows) -> str:

@@ -19,7 +19,7 @@ import sweep_points
 import sweep_rows
 import sweeps
 
-from dsl_jax import pipeline, plots
+from dsl_jax import curves, pipeline, plots
 from dsl_jax.config import Preset
 from dsl_jax.report import mean_and_deviation
 from dsl_jax.summary import training_title
@@ -161,18 +161,18 @@ def draw(rows: sweep_rows.Rows):
                 # Seeds may differ by a few candidates, where only some images are searched again.
                 costs = sweep_rows.curve(line, "cycle", "millions")[1]
                 by_cost[name] = (costs, *by_cycle[name][1:])
-        for curves in (by_cycle, by_cost):
-            ends = [curves[LINES["cycle"]][0][i] for i in (0, -1)]
+        for lines in (by_cycle, by_cost):
+            ends = [lines[LINES["cycle"]][0][i] for i in (0, -1)]
             for title in sweep_rows.values_of(baselines, "title"):
                 chosen = sweep_rows.select(baselines, title=title)
                 level = float(np.mean([row["percent"] for row in chosen]))
-                curves[title] = (ends, [level] * 2, [np.nan] * 2)
+                lines[title] = (ends, [level] * 2, [np.nan] * 2)
         panels = [
-            plots.Panel(by_cycle, "cycle", "test accuracy, %"),
-            plots.Panel(by_cost, "candidates evaluated, millions", "test accuracy, %"),
+            curves.Panel(by_cycle, "cycle", "test accuracy, %"),
+            curves.Panel(by_cost, "candidates evaluated, millions", "test accuracy, %"),
         ]
         caption = f"{rows[0]['dataset']}, {variant}: {sweep_rows.seeds_note(rows)}."
-        figures[f"cycles_{variant}"] = (plots.plot_curves(panels), caption)
+        figures[f"cycles_{variant}"] = (curves.plot_curves(panels), caption)
     return figures
 
 

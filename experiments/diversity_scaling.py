@@ -31,7 +31,7 @@ import sweep_rows
 import sweeps
 from search_sizes import columns, sizes
 
-from dsl_jax import measures, plots
+from dsl_jax import curves, measures
 from dsl_jax.config import Preset
 from dsl_jax.networks import SEARCH, make_stages, purpose_key
 from dsl_jax.progress import progress_bar
@@ -179,12 +179,12 @@ def draw(population: int, rows: sweep_rows.Rows):
     )
     if "population" not in rows[0]:
         panels = [
-            plots.Panel(
+            curves.Panel(
                 _lines(rows, "runs", name), "independent runs", Y_LABEL, title, "log", "log"
             )
             for name, title in NAMES.items()
         ]
-        figure = plots.plot_curves(panels, legend="layer")
+        figure = curves.plot_curves(panels, legend="layer")
         return {"diversity": (figure, f"{caption} Two centred solutions are always one.")}
     last = [row for row in rows if row["runs"] == row["of_runs"]]
     by_population = sweep_rows.select(last, factor=1.0)
@@ -195,7 +195,7 @@ def draw(population: int, rows: sweep_rows.Rows):
         ("factor", f"factor on generations {full}", by_factor, f"population {population}"),
     )
     panels = [
-        plots.Panel(
+        curves.Panel(
             _lines(kept, along, name), label, Y_LABEL, f"{NAMES[name]},\n{fixed}", "log", "log"
         )
         for name in ("n_eff", "n_eff_centered")
@@ -203,7 +203,7 @@ def draw(population: int, rows: sweep_rows.Rows):
         if len(sweep_rows.values_of(kept, along)) > 1
     ]
     caption += f" {rows[0]['of_runs']} runs."
-    return {"diversity_size": (plots.plot_curves(panels, legend="layer"), caption)}
+    return {"diversity_size": (curves.plot_curves(panels, legend="layer"), caption)}
 
 
 def _lines(rows, along, name):

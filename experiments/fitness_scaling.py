@@ -23,7 +23,7 @@ import sweep_rows
 import sweeps
 from search_sizes import PARTS, with_population
 
-from dsl_jax import plots
+from dsl_jax import curves
 from dsl_jax.config import Preset, SearchConfig
 from dsl_jax.networks import SEARCH, make_stages, purpose_key
 
@@ -149,7 +149,7 @@ def draw(rows: sweep_rows.Rows):
             f"Best cross-entropy, mean over {chosen[0]['images']} training images of "
             f"{chosen[0]['dataset']}, bars: standard error. What is smoothed: {smoothing}."
         )
-        figures[f"fitness_{smoothing}"] = (plots.plot_curves(panels, legend="evolved"), caption)
+        figures[f"fitness_{smoothing}"] = (curves.plot_curves(panels, legend="evolved"), caption)
     return figures
 
 
@@ -161,7 +161,7 @@ def _panel(rows, along, scale, title, **fixed):
         columns = (along, "cross_entropy", "standard_error")
         lines[sweep_rows.layer_name(layer)] = tuple([row[name] for row in line] for name in columns)
     label = "best cross-entropy, nats\n(lower is better)"
-    return plots.Panel(lines, along, label, title, scale)
+    return curves.Panel(lines, along, label, title, scale)
 
 
 def table(rows: sweep_rows.Rows) -> str:

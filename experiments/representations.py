@@ -26,7 +26,7 @@ import sweep_points
 import sweep_rows
 import sweeps
 
-from dsl_jax import measures, networks, pipeline, plots, steps
+from dsl_jax import curves, measures, networks, pipeline, steps
 from dsl_jax.config import Preset
 from dsl_jax.evaluation import representations_of, with_training_statistics
 from dsl_jax.runs import Run
@@ -159,7 +159,7 @@ def draw(rows: sweep_rows.Rows):
     epochs = [row for row in rows if row["seed"] is not None]
     for quantity, label in QUANTITIES.items():
         panels = [
-            plots.Panel(
+            curves.Panel(
                 {
                     sweep_rows.training_name(training): sweep_rows.curve(
                         sweep_rows.select(epochs, training=training, layer=layer), "epoch", quantity
@@ -176,7 +176,7 @@ def draw(rows: sweep_rows.Rows):
             f"{label.replace(chr(10), ' ')}: validation images of {epochs[0]['dataset']}, "
             f"{sweep_rows.seeds_note(epochs)}."
         )
-        figures[quantity] = (plots.plot_curves(panels), caption[0].upper() + caption[1:])
+        figures[quantity] = (curves.plot_curves(panels), caption[0].upper() + caption[1:])
     return figures
 
 

@@ -97,7 +97,7 @@ def dots(
 def curve(
     rows: Rows, along: str, quantity: str, spread: Callable[[Sequence[float]], float] = deviation
 ) -> tuple[list[Any], list[float], list[float]]:
-    """A line for `plots.plot_curves`: where it has values, its means and their spreads."""
+    """A line for `curves.plot_curves`: where it has values, its means and their spreads."""
     known = [row for row in rows if row[quantity] is not None]
     places = sorted(set(values_of(known, along)))
     groups = [[row[quantity] for row in select(known, **{along: place})] for place in places]

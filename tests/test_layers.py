@@ -12,7 +12,7 @@ LEVELS = (
     {"files", "progress", "preparing", "batches", "interfaces", "trees"},
     {"config", "convolution", "devices", "evolution", "measures", "representation_ga", "sources"},
     {"datasets", "presets", "overrides", "steps", "network", "plots", "report", "loggers"},
-    {"evaluation", "models", "optimizer", "objectives", "strategies"},
+    {"curves", "evaluation", "models", "optimizer", "objectives", "strategies"},
     {"stages", "learning_checks"},
     {"image_search"},
     {"search"},

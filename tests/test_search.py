@@ -108,7 +108,7 @@ def test_a_result_depends_on_key_and_id_alone():
     assert not np.array_equal(other.representations[0], whole.representations[0][:1])
 
 
-@pytest.mark.parametrize("strategy", ["representation_ga", "DifferentialEvolution"])
+@pytest.mark.parametrize("strategy", ["representation_ga", "DifferentialEvolution", "SNES"])
 def test_a_long_run_begins_like_a_short_one(strategy):
     images, labels = data(3)
     more = dataclasses.replace(CONFIG.layers[0], generations=12)
