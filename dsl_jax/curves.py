@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
-from matplotlib.transforms import ScaledTranslation
+from matplotlib.transforms import offset_copy
 
 from dsl_jax.plots import COLORS, LINES, tidy
 
@@ -61,7 +61,8 @@ def plot_curves(panels: Sequence[Panel], title: str = "", legend: str = "") -> F
             continue
         for name, line in panel.lines.items():
             handles[name] = _curve(axes, *looks[name], *map(np.asarray, line))
-        _set_apart(axes, [handles[name] for name, line in panel.lines.items() if _has_bars(*line)])
+        barred = [handles[name] for name, line in panel.lines.items() if _has_bars(*line)]
+        _set_apart(figure, axes, barred)
         axes.set(xlabel=panel.x_label, ylabel=panel.y_label, yscale=panel.y_scale)
         axes.set_title(panel.title, fontsize="medium")
         _scale_x(axes, panel)
@@ -96,13 +97,13 @@ def _has_bars(x, y, spread=None) -> bool:
     return spread is not None and len(x) <= MOST_MARKERS and bool(np.isfinite(spread).any())
 
 
-def _set_apart(axes: Axes, curves: Sequence[ErrorbarContainer]) -> None:
+def _set_apart(figure: Figure, axes: Axes, curves: Sequence[ErrorbarContainer]) -> None:
     """Moves lines with bars aside, so that those at the same place can all be read."""
     for place, curve in enumerate(curves):
-        inches = (place - (len(curves) - 1) / 2) * BAR_POINTS / 72
-        move = ScaledTranslation(inches, 0, axes.get_figure().dpi_scale_trans)
+        points = (place - (len(curves) - 1) / 2) * BAR_POINTS
+        moved = offset_copy(axes.transData, figure, x=points, units="points")
         for part in curve.get_children():  # drawn before: the axes' limits are those of the data
-            part.set_transform(axes.transData + move)
+            part.set_transform(moved)
 
 
 def _scale_y(axes: Axes, panel: Panel) -> None:
