@@ -1,4 +1,4 @@
-"""What a tiny search, two epochs of training and an evaluation give, as arrays; makes the golden file.
+"""A tiny search, two epochs of training and their evaluation, as arrays; makes the golden file.
 
     python tests/golden/make.py
 
