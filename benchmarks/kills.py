@@ -26,9 +26,9 @@ from flax import nnx
 
 import dsl_jax
 from dsl_jax.config import from_dict
-from dsl_jax.runs import environment
-from dsl_jax.steps import trainings
-from dsl_jax.targets import TargetStore
+from dsl_jax.devices import environment
+from dsl_jax.runs.steps import trainings
+from dsl_jax.targets.store import TargetStore
 
 MAIN = Path(__file__).parents[1] / "experiments" / "main.py"
 RUN = ["--dataset=mnist_5k", "--preset=smoke"]

@@ -17,10 +17,10 @@ from absl import app, flags
 from flax import nnx
 
 import dsl_jax as dsl
-from dsl_jax.evaluation import in_mode
-from dsl_jax.learning import _step
-from dsl_jax.objectives import target_objective
-from dsl_jax.optimizer import make_optimizer
+from dsl_jax.learning.objectives import target_objective
+from dsl_jax.learning.optimizer import make_optimizer
+from dsl_jax.learning.train import _step
+from dsl_jax.networks.interface import in_mode
 
 _ROUNDS = flags.DEFINE_integer("rounds", 11, "How often each step is timed; medians count.")
 _WIDTHS = flags.DEFINE_multi_integer("width", [64], "Channels of each block; may be repeated.")

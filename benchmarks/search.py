@@ -23,8 +23,9 @@ from flax import nnx
 
 import dsl_jax as dsl
 from dsl_jax.config import PAPER_LAYERS, LayerSchedule
-from dsl_jax.evolution import kind_of, noise_basis, philox_key
-from dsl_jax.image_search import _evolve, evaluate_candidates
+from dsl_jax.evolution.image import _evolve, evaluate_candidates
+from dsl_jax.evolution.operators import kind_of, noise_basis
+from dsl_jax.keys import philox_key
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "How often each piece is timed; medians count.")
 _SMALL = flags.DEFINE_bool("small", False, "Small networks alone, to see that it runs.")

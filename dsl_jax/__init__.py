@@ -1,20 +1,22 @@
 """Train networks by searching representations and learning them (arXiv 2509.10973)."""
 
 from dsl_jax import evolution, learning, measures
-from dsl_jax.config import CycleConfig, LayerSchedule, LearnConfig, Preset, SearchConfig
-from dsl_jax.datasets import Dataset, Split, load_dataset
-from dsl_jax.evaluation import Evaluation, evaluate
-from dsl_jax.image_search import SearchResult, search_image
-from dsl_jax.learning import LearnResult, learn, learn_sgd
-from dsl_jax.models import PairNetwork, StagedNetwork
-from dsl_jax.network import ConvNet
-from dsl_jax.overlay import Overlay
+from dsl_jax.config import CycleConfig, LayerSchedule, LearnConfig, RunConfig, SearchConfig
+from dsl_jax.data.dataset import Dataset, Split
+from dsl_jax.data.load import load_dataset
+from dsl_jax.evolution.image import SearchResult, search_image
+from dsl_jax.evolution.images import search
+from dsl_jax.learning.evaluation import Evaluation, evaluate
+from dsl_jax.learning.train import LearnResult, learn, learn_sgd
+from dsl_jax.networks.adapters import PairNetwork, StagedNetwork
+from dsl_jax.networks.check import check_stages
+from dsl_jax.networks.convnet import ConvNet
+from dsl_jax.networks.frozen import frozen_stages
 from dsl_jax.presets import get_preset
-from dsl_jax.runs import LoadedRun, load_run
-from dsl_jax.search import search
-from dsl_jax.stage_checks import check_stages
-from dsl_jax.stages import frozen_stages
-from dsl_jax.targets import TargetStore, search_to_store
+from dsl_jax.runs.load import LoadedRun, load_run
+from dsl_jax.targets.fill import search_to_store
+from dsl_jax.targets.overlay import Overlay
+from dsl_jax.targets.store import TargetStore
 
 __all__ = [
     "ConvNet",
@@ -27,7 +29,7 @@ __all__ = [
     "LoadedRun",
     "Overlay",
     "PairNetwork",
-    "Preset",
+    "RunConfig",
     "SearchConfig",
     "SearchResult",
     "Split",

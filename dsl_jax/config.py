@@ -227,7 +227,7 @@ class CycleConfig:
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)
-class Preset:
+class RunConfig:
     """Everything that a run is made of, from the data to the seeds.
 
     Attributes:
@@ -319,8 +319,8 @@ def search_from_dict(values: dict[str, Any]) -> SearchConfig:
     return SearchConfig(**{**values, "layers": layers})
 
 
-def from_dict(values: dict[str, Any]) -> Preset:
-    """The `Preset` that `to_dict` wrote, also after a way through JSON."""
+def from_dict(values: dict[str, Any]) -> RunConfig:
+    """The `RunConfig` that `to_dict` wrote, also after a way through JSON."""
     lists = {k: tuple(v) for k, v in values.items() if isinstance(v, (list, tuple))}
     later = [
         {**cycle, "search": search_from_dict(cycle["search"])}
@@ -328,7 +328,7 @@ def from_dict(values: dict[str, Any]) -> Preset:
     ]
     if later:
         lists["later_cycles"] = tuple(CycleConfig(**cycle) for cycle in later)
-    return Preset(
+    return RunConfig(
         **{
             **values,
             **lists,

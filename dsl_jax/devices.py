@@ -14,8 +14,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dsl_jax.batches import largest_divisor
-
 logger = logging.getLogger(__name__)
 
 
@@ -107,3 +105,24 @@ def sharding(mesh: Mesh, *axes: str) -> NamedSharding:
     """Arrays cut along their leading axes as `axes` say; none: whole on every device."""
     # `jax.make_mesh` makes axes of type Explicit, for which a program must be written differently.
     return NamedSharding(Mesh(mesh.devices, mesh.axis_names), PartitionSpec(*axes))
+
+
+Array = Any  # a `jax.Array` or an `np.ndarray`
+
+
+def largest_divisor(number: int, most: int) -> int:
+    """The largest divisor of `number` that is at most `most`; both at least 1."""
+    return max(n for n in range(1, min(number, most) + 1) if number % n == 0)
+
+
+def environment() -> dict[str, str]:
+    """Device and versions, for the report."""
+    from importlib.metadata import version
+
+    packages = ("dsl_jax", "jax", "flax", "optax", "evosax", "numpy")
+    devices = jax.devices()
+    return {
+        "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
+        "CPU cores": str(num_cores()),
+        **{name: version(name) for name in packages},
+    }

@@ -11,35 +11,30 @@ from typing import Any
 import jax
 import numpy as np
 
-from dsl_jax.batches import exact_batch_size
-from dsl_jax.comparison import evaluate_all
-from dsl_jax.config import CycleConfig, Preset, one_of
-from dsl_jax.datasets import Dataset, load_dataset
+from dsl_jax.config import CycleConfig, RunConfig, one_of
+from dsl_jax.data.dataset import Dataset
+from dsl_jax.data.load import load_dataset
 from dsl_jax.devices import device_mesh
-from dsl_jax.evaluation import logits_of
-from dsl_jax.learning import Measure, learn, learn_sgd
-from dsl_jax.loggers import Logger
-from dsl_jax.network import ConvNet
-from dsl_jax.networks import (
-    CHOICE,
-    SEARCH,
-    TRAINING,
-    make_network,
-    make_stages,
-    network_arguments,
-    purpose_key,
-)
-from dsl_jax.overlay import Overlay
-from dsl_jax.runs import Run, find_targets
-from dsl_jax.stages import frozen_stages
-from dsl_jax.steps import FIRST_TARGETS, Search, Training, is_searched, steps
-from dsl_jax.targets import TargetStore, search_to_store
+from dsl_jax.keys import CHOICE, SEARCH, TRAINING, purpose_key
+from dsl_jax.learning.batches import exact_batch_size
+from dsl_jax.learning.evaluation import logits_of
+from dsl_jax.learning.train import Measure, learn, learn_sgd
+from dsl_jax.networks.convnet import ConvNet
+from dsl_jax.networks.frozen import frozen_stages
+from dsl_jax.runs.comparison import evaluate_all
+from dsl_jax.runs.folder import RunFolder, find_targets
+from dsl_jax.runs.loggers import Logger
+from dsl_jax.runs.steps import FIRST_TARGETS, Search, Training, is_searched, steps
+from dsl_jax.runs.untrained import make_network, make_stages, network_arguments
+from dsl_jax.targets.fill import search_to_store
+from dsl_jax.targets.overlay import Overlay
+from dsl_jax.targets.store import TargetStore
 
 STAGES = ("all", "search", "learn", "report")
 
 
 def run(
-    config: Preset,
+    config: RunConfig,
     folder: str | os.PathLike,
     dataset: Dataset | None = None,
     *,
@@ -78,7 +73,7 @@ def run(
       ValueError: the folder holds another run, or what a stage needs is not there.
     """
     one_of("stage", stage, STAGES)
-    record = Run(folder, config, requested, loggers)
+    record = RunFolder(folder, config, requested, loggers)
     if (results := record.read("results")) is not None:
         return results
     if dataset is None:
@@ -105,7 +100,7 @@ def run(
 
 
 def open_targets(
-    record: Run, seed: int, names: tuple[str, ...] = (FIRST_TARGETS,)
+    record: RunFolder, seed: int, names: tuple[str, ...] = (FIRST_TARGETS,)
 ) -> TargetStore | Overlay | None:
     """The targets of a seed, later ones over earlier ones; None in a run of SGD alone."""
     if not is_searched(record.config):
@@ -116,7 +111,7 @@ def open_targets(
     return Overlay([first, *stores]) if stores else first
 
 
-def is_due(record: Run, seed: int, step: Search, stage: str) -> bool:
+def is_due(record: RunFolder, seed: int, step: Search, stage: str) -> bool:
     """Whether a search is one of those that `run` does in this stage."""
     if stage == "search":
         return step.network is None or record.finished(f"seed_{seed}/{step.network}") is not None
@@ -124,7 +119,7 @@ def is_due(record: Run, seed: int, step: Search, stage: str) -> bool:
 
 
 def search_targets(
-    record: Run, dataset: Dataset, seed: int, step: Search, repair: bool, progress: bool
+    record: RunFolder, dataset: Dataset, seed: int, step: Search, repair: bool, progress: bool
 ) -> None:
     """Searches the images of a step that are not yet in its store; without any, there is none."""
     split, started = dataset.train, time.monotonic()
@@ -194,7 +189,7 @@ def choose_images(
 
 
 def train(
-    record: Run,
+    record: RunFolder,
     dataset: Dataset,
     seed: int,
     step: Training,

@@ -13,13 +13,13 @@ from dsl_jax.config import (
     CycleConfig,
     LayerSchedule,
     LearnConfig,
-    Preset,
+    RunConfig,
     SearchConfig,
     one_of,
 )
 
 
-def get_preset(name: str, dataset: str) -> Preset:
+def get_preset(name: str, dataset: str) -> RunConfig:
     """The preset `name` ("smoke", "laptop" or "paper") for a dataset.
 
     Raises:
@@ -30,7 +30,7 @@ def get_preset(name: str, dataset: str) -> Preset:
     return {"smoke": _smoke, "laptop": _laptop, "paper": _paper}[name](dataset)
 
 
-def with_augmentation(config: Preset) -> Preset:
+def with_augmentation(config: RunConfig) -> RunConfig:
     """The preset with augmented training; mirror images only where they keep their class."""
     flip = config.dataset in MIRRORED_DATASETS
     return dataclasses.replace(
@@ -78,9 +78,9 @@ def _small_search(
     )
 
 
-def _smoke(dataset: str) -> Preset:
+def _smoke(dataset: str) -> RunConfig:
     search = _small_search((10, 5, 5, 5), 8, 16, 24)
-    return Preset(
+    return RunConfig(
         name="smoke",
         dataset=dataset,
         num_train=440,
@@ -96,10 +96,10 @@ def _smoke(dataset: str) -> Preset:
     )
 
 
-def _laptop(dataset: str) -> Preset:
+def _laptop(dataset: str) -> RunConfig:
     images = 6000 if dataset in ("cifar10", "cifar100") else 8000
     search = _small_search((20, 10, 10, 10), 12, 34, 42)
-    return Preset(
+    return RunConfig(
         name="laptop",
         dataset=dataset,
         num_train=min(images, TRAINING_IMAGES[dataset]),
@@ -113,7 +113,7 @@ def _laptop(dataset: str) -> Preset:
     )
 
 
-def _paper(dataset: str) -> Preset:
+def _paper(dataset: str) -> RunConfig:
     handwriting = dataset not in ("cifar10", "cifar100")
     strengths = (0.1, 0.1, 0.1, 0.1) if handwriting else (0.3, 0.2, 0.1, 0.1)
     # What the paper leaves open is airbench's: its decay of 0.0153 and its rate of 4.0, in units of
@@ -127,7 +127,7 @@ def _paper(dataset: str) -> Preset:
         bias_rate_factor=0.0,
     )
     search = SearchConfig(layers=_layers((300, 100, 100, 10), strengths))
-    return Preset(
+    return RunConfig(
         name="paper",
         dataset=dataset,
         learner_groups=2 if handwriting else 3,

@@ -17,15 +17,13 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-import command_line
 import numpy as np
-import sweep_points
-import sweep_rows
-import sweeps
+from common import command_line, rows, sweeps
+from common.overrides import override
 
-from dsl_jax import plots, steps
-from dsl_jax.config import Preset, one_of
-from dsl_jax.overrides import override
+from dsl_jax.config import RunConfig, one_of
+from dsl_jax.reports import plots
+from dsl_jax.runs import steps
 
 NOT_NORMALIZED = {"normalize_blocks": "False"}
 NO_BIASES = NOT_NORMALIZED | {"learn.bias_rate_factor": "0"}
@@ -77,7 +75,7 @@ SCALES = {
 }
 
 
-def define(config: Preset, settings: Settings) -> sweeps.Sweep:
+def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     """A point an option."""
     for name in settings.options:
         one_of("option", name, tuple(OPTIONS))
@@ -96,16 +94,14 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
         if assignments and chosen == base:
             continue
         chosen = dataclasses.replace(chosen, sgd_groups=(chosen.learner_groups,))
-        digest = sweep_points.search_digest(chosen)
+        digest = points.search_digest(chosen)
         columns = {"option": name, "changes": "; ".join(f"{k}={v}" for k, v in assignments.items())}
-        points.append(
-            sweep_points.run_point(name, columns, chosen, is_searched=digest not in searched)
-        )
+        points.append(points.run_point(name, columns, chosen, is_searched=digest not in searched))
         searched |= {digest} if steps.is_searched(chosen) else set()
-    return sweeps.Sweep(points, sweep_points.validation_rows, draw, table)
+    return sweeps.Sweep(points, points.validation_rows, draw, table)
 
 
-def named(rows: sweep_rows.Rows) -> sweep_rows.Rows:
+def named(rows: rows.Rows) -> rows.Rows:
     """The rows, each with the `name` of its option, and of its training if that has several."""
     pairs = {(row["option"], row["training"]) for row in rows}
     trainings = Counter(option for option, _ in pairs)
@@ -116,13 +112,13 @@ def named(rows: sweep_rows.Rows) -> sweep_rows.Rows:
     return [row | {"name": name(row["option"], row["training"])} for row in rows]
 
 
-def table(rows: sweep_rows.Rows) -> str:
+def table(rows: rows.Rows) -> str:
     """A row an option, and training if it has several, as with cycles."""
     rows, lines = named(rows), []
     # Of several trainings the first.
-    preset = {row["seed"]: row for row in reversed(sweep_rows.select(rows, option="preset"))}
-    for name in sweep_rows.values_of(rows, "name"):
-        chosen = sweep_rows.select(rows, name=name)
+    preset = {row["seed"]: row for row in reversed(rows.select(rows, option="preset"))}
+    for name in rows.values_of(rows, "name"):
+        chosen = rows.select(rows, name=name)
         fitness = "none"
         if "cross_entropy_0" in chosen[0]:
             layers = [column for column in chosen[0] if column.startswith("cross_entropy_")]
@@ -143,18 +139,16 @@ def table(rows: sweep_rows.Rows) -> str:
     return (
         "Mean cross-entropy (nats) of the first search's best candidates; validation accuracy, a "
         "number a seed; the best epoch's, less the preset's, in points, mean over seeds:\n\n"
-        + sweep_rows.markdown([*header, "less the preset's", "last epoch"], lines)
+        + rows.markdown([*header, "less the preset's", "last epoch"], lines)
     )
 
 
-def draw(rows: sweep_rows.Rows):
+def draw(rows: rows.Rows):
     """A line an option."""
-    dots = sweep_rows.dots(
+    dots = rows.dots(
         named(rows), "name", "validation_accuracy", lambda name: name.startswith("sgd")
     )
-    caption = (
-        f"Validation accuracy on {rows[0]['dataset']}, best epoch, {sweep_rows.seeds_note(rows)}."
-    )
+    caption = f"Validation accuracy on {rows[0]['dataset']}, best epoch, {rows.seeds_note(rows)}."
     return {"choices": (plots.plot_accuracy(dots, "validation"), caption)}
 
 

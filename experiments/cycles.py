@@ -3,7 +3,7 @@
     python experiments/cycles.py --dataset=mnist_5k
 
 Each seed is a whole run: search and learning, then search from the trained network and further
-learning, and so on; the controls (see `config.Preset.controls`); SGD at the same G, and with
+learning, and so on; the controls (see `config.RunConfig.controls`); SGD at the same G, and with
 '--config.sgd_groups=(1,2)' also at the best of these by validation. The test split is read once,
 at a seed's end. Any field of the method is set by --config, for instance --config.cycles=4
 '--config.later_cycles[0].search.layers[0].generations=5'. Settings, each --sweep.NAME=VALUE
@@ -13,16 +13,14 @@ at a seed's end. Any field of the method is set by --config, for instance --conf
 import dataclasses
 from dataclasses import dataclass
 
-import command_line
 import numpy as np
-import sweep_points
-import sweep_rows
-import sweeps
+from common import command_line, points, rows, sweeps
 
-from dsl_jax import curves, pipeline, plots
-from dsl_jax.config import Preset
-from dsl_jax.report import mean_and_deviation
-from dsl_jax.summary import training_title
+from dsl_jax import pipeline
+from dsl_jax.config import RunConfig
+from dsl_jax.reports import curves, plots
+from dsl_jax.reports.pages import mean_and_deviation
+from dsl_jax.reports.summary import training_title
 
 KNOWN = ("kind", "variant", "groups", "cycle")
 COSTS = ("candidates", "search_seconds", "seconds")
@@ -47,7 +45,7 @@ CYCLES = {"smoke": 2}
 VARIANTS = ("all_layers", "sgd")
 
 
-def define(config: Preset, settings: Settings) -> sweeps.Sweep:
+def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     """A point a seed, so that more seeds can join."""
     given = command_line.assigned("config")
     if "cycles" not in given:
@@ -58,15 +56,13 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
         config = dataclasses.replace(config, sgd_groups=(config.learner_groups,))
     seeds = range(config.seed, config.seed + config.num_seeds)
     points = [
-        sweep_points.run_point(
-            f"seed_{seed}", {}, dataclasses.replace(config, seed=seed, num_seeds=1)
-        )
+        points.run_point(f"seed_{seed}", {}, dataclasses.replace(config, seed=seed, num_seeds=1))
         for seed in seeds
     ]
     return sweeps.Sweep(points, measure, draw, table)
 
 
-def measure(point: sweeps.Point, dataset, folder) -> sweep_rows.Rows:
+def measure(point: sweeps.Point, dataset, folder) -> rows.Rows:
     """A whole run: a row a training; where SGD has more than one G, another for the best."""
     config = point.config
     results = pipeline.run(config, folder, dataset, probes=False)
@@ -88,19 +84,17 @@ def measure(point: sweeps.Point, dataset, folder) -> sweep_rows.Rows:
     return rows
 
 
-def table(rows: sweep_rows.Rows) -> str:
+def table(rows: rows.Rows) -> str:
     """Mean and deviation over seeds, paired differences, and what it cost."""
     lines = []
-    baselines = {
-        kind: title for kind, title in BASELINES.items() if sweep_rows.select(rows, kind=kind)
-    }
+    baselines = {kind: title for kind, title in BASELINES.items() if rows.select(rows, kind=kind)}
     cycles = max(row["cycle"] for row in rows)
-    for training in sweep_rows.values_of(rows, "training"):
-        chosen = sweep_rows.select(rows, training=training)
+    for training in rows.values_of(rows, "training"):
+        chosen = rows.select(rows, training=training)
         first = chosen[0]
-        last = sweep_rows.select(rows, kind="cycle", variant=first["variant"], cycle=cycles)
+        last = rows.select(rows, kind="cycle", variant=first["variant"], cycle=cycles)
         differences = [
-            "" if first["variant"] == "sgd" else less(chosen, sweep_rows.select(rows, kind=kind))
+            "" if first["variant"] == "sgd" else less(chosen, rows.select(rows, kind=kind))
             for kind in baselines
         ]
         if cycles > 1:
@@ -113,18 +107,18 @@ def table(rows: sweep_rows.Rows) -> str:
     header += ["the last cycle's, less this"] if cycles > 1 else []
     header += ["candidates", "search, minutes", "training, minutes"]
     return (
-        f"{sweep_rows.paired_note(rows)} Candidates and minutes: of all that led to a network, a "
-        "seed.\n\n" + sweep_rows.markdown(header, lines)
+        f"{rows.paired_note(rows)} Candidates and minutes: of all that led to a network, a "
+        "seed.\n\n" + rows.markdown(header, lines)
     )
 
 
-def less(ours: sweep_rows.Rows, theirs: sweep_rows.Rows) -> str:
+def less(ours: rows.Rows, theirs: rows.Rows) -> str:
     """The difference in test accuracy, seed by seed."""
     accuracies = {row["seed"]: row["test_accuracy"] for row in theirs}
     pairs = [
         (row["test_accuracy"], accuracies[row["seed"]]) for row in ours if row["seed"] in accuracies
     ]
-    return sweep_rows.difference(*zip(*pairs, strict=True)) if pairs else ""
+    return rows.difference(*zip(*pairs, strict=True)) if pairs else ""
 
 
 LINES = {
@@ -134,44 +128,42 @@ LINES = {
 }
 
 
-def draw(rows: sweep_rows.Rows):
+def draw(rows: rows.Rows):
     """Test accuracy against cycle and candidates, a figure a variant; of one cycle, as dots."""
     if all(row["cycle"] == 1 for row in rows):
-        dots = sweep_rows.dots(
-            rows, "title", "test_accuracy", lambda title: title.startswith("SGD")
-        )
-        caption = f"Test accuracy on {rows[0]['dataset']}, {sweep_rows.seeds_note(rows)}."
+        dots = rows.dots(rows, "title", "test_accuracy", lambda title: title.startswith("SGD"))
+        caption = f"Test accuracy on {rows[0]['dataset']}, {rows.seeds_note(rows)}."
         return {"cycles": (plots.plot_accuracy(dots), caption)}
     rows = [
         row | {"percent": 100 * row["test_accuracy"], "millions": row["candidates"] / 1e6}
         for row in rows
     ]
-    baselines = sweep_rows.select(rows, variant="sgd")
+    baselines = rows.select(rows, variant="sgd")
     figures = {}
-    for variant in sweep_rows.values_of(rows, "variant"):
+    for variant in rows.values_of(rows, "variant"):
         if variant == "sgd":
             continue
-        kept = sweep_rows.select(rows, variant=variant)
+        kept = rows.select(rows, variant=variant)
         by_cycle, by_cost = {}, {}
         for kind, name in LINES.items():
             later = [row for row in kept if row["kind"] == kind and row["cycle"] > 1]
             if later:  # all begin with the first cycle
-                line = sweep_rows.select(kept, training=variant) + later
-                by_cycle[name] = sweep_rows.curve(line, "cycle", "percent")
+                line = rows.select(kept, training=variant) + later
+                by_cycle[name] = rows.curve(line, "cycle", "percent")
                 # Seeds may differ by a few candidates, where only some images are searched again.
-                costs = sweep_rows.curve(line, "cycle", "millions")[1]
+                costs = rows.curve(line, "cycle", "millions")[1]
                 by_cost[name] = (costs, *by_cycle[name][1:])
         for lines in (by_cycle, by_cost):
             ends = [lines[LINES["cycle"]][0][i] for i in (0, -1)]
-            for title in sweep_rows.values_of(baselines, "title"):
-                chosen = sweep_rows.select(baselines, title=title)
+            for title in rows.values_of(baselines, "title"):
+                chosen = rows.select(baselines, title=title)
                 level = float(np.mean([row["percent"] for row in chosen]))
                 lines[title] = (ends, [level] * 2, [np.nan] * 2)
         panels = [
             curves.Panel(by_cycle, "cycle", "test accuracy, %"),
             curves.Panel(by_cost, "candidates evaluated, millions", "test accuracy, %"),
         ]
-        caption = f"{rows[0]['dataset']}, {variant}: {sweep_rows.seeds_note(rows)}."
+        caption = f"{rows[0]['dataset']}, {variant}: {rows.seeds_note(rows)}."
         figures[f"cycles_{variant}"] = (curves.plot_curves(panels), caption)
     return figures
 

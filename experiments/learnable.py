@@ -13,20 +13,19 @@ num_train (2500), validation_size (500).
 import dataclasses
 from dataclasses import dataclass
 
-import command_line
 import jax
 import numpy as np
-import sweep_points
-import sweep_rows
-import sweeps
-from search_sizes import with_generations
+from common import command_line, points, rows, sweeps
+from common.overrides import override
+from common.sizes import with_generations
 
-from dsl_jax import measures, plots, steps
-from dsl_jax.config import Preset, one_of
-from dsl_jax.evaluation import representations_of
-from dsl_jax.evolution import normalize
-from dsl_jax.overrides import override
-from dsl_jax.runs import Run, search_seconds
+from dsl_jax import measures
+from dsl_jax.config import RunConfig, one_of
+from dsl_jax.evolution.operators import normalize
+from dsl_jax.learning.evaluation import representations_of
+from dsl_jax.reports import plots
+from dsl_jax.runs import steps
+from dsl_jax.runs.folder import RunFolder, search_seconds
 
 MOST_IMAGES = 500  # of the validation images, searched
 
@@ -68,7 +67,7 @@ SCALES = {
 }
 
 
-def define(config: Preset, settings: Settings) -> sweeps.Sweep:
+def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     """A point an option and seed."""
     config = dataclasses.replace(config, variants=("all_layers",))
     points = []
@@ -80,11 +79,11 @@ def define(config: Preset, settings: Settings) -> sweeps.Sweep:
         for seed in range(config.seed, config.seed + config.num_seeds):
             columns = {"option": name, "seed": seed}
             one = dataclasses.replace(chosen, seed=seed, num_seeds=1)
-            points.append(sweep_points.run_point(f"{name}-{seed}", columns, one))
+            points.append(points.run_point(f"{name}-{seed}", columns, one))
     return sweeps.Sweep(points, measure, draw, table)
 
 
-def changed(config: Preset, option: str) -> Preset:
+def changed(config: RunConfig, option: str) -> RunConfig:
     """The configuration with an option."""
     if option in FACTORS:
         search = with_generations(config.search, FACTORS[option])
@@ -92,13 +91,13 @@ def changed(config: Preset, option: str) -> Preset:
     return override(config, OPTIONS[option])
 
 
-def measure(point: sweeps.Point, dataset, folder) -> sweep_rows.Rows:
+def measure(point: sweeps.Point, dataset, folder) -> rows.Rows:
     """Searches, trains, searches validation images; one row."""
     config, seed = point.config, point.config.seed
-    (row,) = sweep_points.validation_rows(point, dataset, folder)
-    split, searched = sweep_points.search_validation(config, dataset, seed, MOST_IMAGES)
+    (row,) = points.validation_rows(point, dataset, folder)
+    split, searched = points.search_validation(config, dataset, seed, MOST_IMAGES)
     (training,) = steps.trainings(config)
-    network = Run(folder, config).network(f"seed_{seed}/{training.name}")
+    network = RunFolder(folder, config).network(f"seed_{seed}/{training.name}")
     ours = representations_of(network, dataset, split)
     if config.learn.matching == "normalized":  # what was trained to match
         ours = [jax.vmap(normalize)(h) for h in ours]
@@ -116,11 +115,11 @@ def describe(option: str) -> str:
     return "; ".join(f"{field}={value}" for field, value in OPTIONS[option].items())
 
 
-def table(rows: sweep_rows.Rows) -> str:
+def table(rows: rows.Rows) -> str:
     """A row an option, means over the seeds."""
     lines = []
-    for option in sweep_rows.values_of(rows, "option"):
-        chosen = sweep_rows.select(rows, option=option)
+    for option in rows.values_of(rows, "option"):
+        chosen = rows.select(rows, option=option)
 
         def means(beginning, rows=chosen):
             names = [name for name in rows[0] if name.startswith(beginning)]
@@ -142,14 +141,14 @@ def table(rows: sweep_rows.Rows) -> str:
         "variance of the validation images' targets that the trained network explains, block by "
         "block; validation accuracy of the best epoch, a number a seed; seconds of the search, "
         "compilation included (0: the targets were there).\n\n"
-        + sweep_rows.markdown([*header, "accuracy", "search, s"], lines)
+        + rows.markdown([*header, "accuracy", "search, s"], lines)
     )
 
 
-def draw(rows: sweep_rows.Rows):
+def draw(rows: rows.Rows):
     """A dot an option."""
-    dots = sweep_rows.dots(rows, "option", "validation_accuracy")
-    caption = f"Validation accuracy on {rows[0]['dataset']}, {sweep_rows.seeds_note(rows)}."
+    dots = rows.dots(rows, "option", "validation_accuracy")
+    caption = f"Validation accuracy on {rows[0]['dataset']}, {rows.seeds_note(rows)}."
     return {"learnable": (plots.plot_accuracy(dots, "validation"), caption)}
 
 

@@ -14,17 +14,19 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import command_line
 import jax
 from absl import flags
-from command_line import DATA_DIR, DRY_RUN, OUTPUT_DIR
+from common import command_line
+from common.command_line import DATA_DIR, DRY_RUN, OUTPUT_DIR
 
 from dsl_jax import config as configs
-from dsl_jax import loggers, pipeline, plan, presets, report, summary
-from dsl_jax.datasets import describe_data, load_or_substitute, may_substitute
-from dsl_jax.runs import Run, check_folder, finished_report, prepare_folder
-from dsl_jax.sources import is_available
-from dsl_jax.steps import is_searched
+from dsl_jax import pipeline, presets
+from dsl_jax.data.load import describe_data, load_or_substitute, may_substitute
+from dsl_jax.data.sources import is_available
+from dsl_jax.reports import pages, summary
+from dsl_jax.runs import loggers, plan
+from dsl_jax.runs.folder import RunFolder, check_folder, finished_report, prepare_folder
+from dsl_jax.runs.steps import is_searched
 
 _VARIANTS = flags.DEFINE_list("variants", None, f"Of {','.join(configs.VARIANTS)} (default: all).")
 _AUGMENT = flags.DEFINE_bool("augment", False, "Train on random crops, and flips where allowed.")
@@ -48,7 +50,7 @@ _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: this one's number.")
 
 
-def configure() -> configs.Preset:
+def configure() -> configs.RunConfig:
     """The preset with what the flags change."""
     changes = {} if _VARIANTS.value is None else {"variants": tuple(_VARIANTS.value)}
     if _CYCLES.value is not None:
@@ -81,7 +83,7 @@ def join_job() -> None:
 
 
 @contextlib.contextmanager
-def make_loggers(config: configs.Preset, folder: Path) -> Iterator[list[loggers.Logger]]:
+def make_loggers(config: configs.RunConfig, folder: Path) -> Iterator[list[loggers.Logger]]:
     """What --loggers asks for, closed at the end."""
     options = {"name": folder.name, "config": configs.to_dict(config)}
     made = loggers.make_loggers(_LOGGERS.value, folder, **options)
@@ -92,7 +94,7 @@ def make_loggers(config: configs.Preset, folder: Path) -> Iterator[list[loggers.
             logger.close()
 
 
-def choose_folder(asked: configs.Preset, dataset: str) -> Path:
+def choose_folder(asked: configs.RunConfig, dataset: str) -> Path:
     """--output_dir, or one for the settings asked for, and for the data if they are others."""
     plain = dataclasses.replace(presets.get_preset(asked.name, asked.dataset), seed=asked.seed)
     changed = configs.differences(configs.to_dict(asked), configs.to_dict(plain))
@@ -103,12 +105,12 @@ def choose_folder(asked: configs.Preset, dataset: str) -> Path:
     return Path(OUTPUT_DIR.value or default)
 
 
-def describe(config: configs.Preset, folder: Path) -> str:
+def describe(config: configs.RunConfig, folder: Path) -> str:
     """The plan, its cost, where the data are and where the results go."""
     return plan.describe(plan.make_plan(config), config, str(folder), DATA_DIR.value)
 
 
-def dry_run(asked: configs.Preset) -> None:
+def dry_run(asked: configs.RunConfig) -> None:
     """Prints the plan of what would happen now; what would stop it is told, and is no error."""
     config, data_dir = asked, DATA_DIR.value
     if not is_available(asked.dataset, data_dir):
@@ -128,7 +130,7 @@ def dry_run(asked: configs.Preset) -> None:
         print(f"\n*** {error}", file=sys.stderr)
 
 
-def check_stage(config: configs.Preset, folder: Path) -> None:
+def check_stage(config: configs.RunConfig, folder: Path) -> None:
     """Raises ValueError for a stage that needs a run that was begun, where there is none."""
     needs_run = {"learn": is_searched(config), "report": True}.get(_STAGE.value, False)
     if needs_run and not (folder / "config.json").exists():
@@ -178,7 +180,9 @@ def run_all() -> None:
             show_finished(page)
             return
     check_stage(config, folder)
-    Run(folder, config, asked.dataset)  # refuses another run's folder before anything is computed
+    RunFolder(
+        folder, config, asked.dataset
+    )  # refuses another run's folder before anything is computed
     print(describe(config, folder), flush=True)
     several = jax.process_count() > 1
     stage = "search" if several else _STAGE.value
@@ -199,7 +203,7 @@ def run_all() -> None:
             print("The rest is for one process: run the same command without --distributed.")
         return
     command = command_line.command()
-    page, _ = report.write_report(
+    page, _ = pages.write_report(
         summary.summarize(config, folder, dataset, results, notice=notice, command=command),
         folder,
     )

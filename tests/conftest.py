@@ -46,23 +46,23 @@ def folder(undisturbed, tmp_path):
 @pytest.fixture
 def searched(monkeypatch):
     """The ids that each call of `search` was given."""
-    from dsl_jax import targets
+    from dsl_jax.targets import fill
 
-    search, calls = targets.search, []
+    search, calls = fill.search, []
 
     def recorded(*arguments, ids, **options):
         calls.append(ids.tolist())
         return search(*arguments, ids=ids, **options)
 
-    monkeypatch.setattr(targets, "search", recorded)
+    monkeypatch.setattr(fill, "search", recorded)
     return calls
 
 
 @pytest.fixture(scope="module")
 def experiment():
     """From the name of a script in experiments/ to a function that runs it as a command."""
-    import command_line
     from absl import flags
+    from common import command_line
 
     def load(name):
         module = importlib.import_module(name)
@@ -100,7 +100,7 @@ def one_device(monkeypatch):
 @pytest.fixture
 def no_test_image(monkeypatch):
     """Reading a test image is an error."""
-    from dsl_jax import comparison
+    from dsl_jax.runs import comparison
 
     def never(*_, **__):
         raise AssertionError("the test split is read once, at the end of a run")

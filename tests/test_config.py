@@ -5,19 +5,19 @@ import json
 
 import jax
 import pytest
+from common.overrides import override
 
 from dsl_jax.config import (
     DATASETS,
     PRESETS,
     LayerSchedule,
     LearnConfig,
-    Preset,
+    RunConfig,
     SearchConfig,
     differences,
     from_dict,
     to_dict,
 )
-from dsl_jax.overrides import override
 from dsl_jax.presets import get_preset, with_augmentation
 
 
@@ -113,8 +113,8 @@ def test_wrong_names_and_values_are_refused(path, value, message):
         (lambda: LayerSchedule(1, float("nan")), "mutation_strength is nan"),
         (lambda: LearnConfig(batch_size=0), "batch_size is 0"),
         (lambda: LearnConfig(epochs=0), "epochs is 0"),
-        (lambda: Preset("laptop", "mnist", sgd_groups=()), "sgd_groups is empty"),
-        (lambda: Preset("laptop", "mnist", representation="raw"), "'raw' is unknown"),
+        (lambda: RunConfig("laptop", "mnist", sgd_groups=()), "sgd_groups is empty"),
+        (lambda: RunConfig("laptop", "mnist", representation="raw"), "'raw' is unknown"),
     ],
 )
 def test_wrong_values_are_refused(make, message):

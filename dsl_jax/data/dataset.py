@@ -1,0 +1,220 @@
+"""Datasets as arrays in memory: splits, normalisation, augmentation on the device.
+
+Letters in shapes: N images, B images of a batch, H rows, W columns, C channels.
+"""
+
+import operator
+import warnings
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dsl_jax.config import MIRRORED_DATASETS as MIRRORED_DATASETS
+from dsl_jax.devices import Array
+
+
+class Split(NamedTuple):
+    """Images of one split, in the order in which they are used.
+
+    Attributes:
+      images: uint8 [N, H, W, C].
+      labels: int32 [N].
+      ids: int64 [N], the image's row in the source split (of validation images: in its train).
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    ids: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Train, validation and test images, and how to normalise them.
+
+    Attributes:
+      name: as in `config.DATASETS`, or one's own.
+      num_classes: labels go from 0 to this less 1.
+      mean: of each channel over the training split, pixels scaled to 0..1.
+      std: likewise its standard deviation; 1 for a channel that never changes.
+      title: the name for people.
+      train: the images to search and to train on.
+      test: read once, at the end.
+      validation: held out from the source's training images, and never trained on (paper 4.2).
+    """
+
+    name: str
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    train: Split = field(repr=False)
+    validation: Split = field(repr=False)
+    test: Split = field(repr=False)
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "title", self.title or self.name)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(H, W, C)."""
+        return self.train.images.shape[1:]
+
+    def normalize(self, images: Array) -> Array:
+        """(images / 255 - mean) / std for each channel.
+
+        Args:
+          images: uint8 [..., H, W, C], NumPy or JAX, traced or not.
+
+        Returns:
+          float32 of the same shape, of the same library.
+
+        Raises:
+          ValueError: not uint8 (already normalised?), or not this dataset's [..., H, W, C].
+        """
+        if images.dtype != np.uint8:
+            raise ValueError(f"images are {images.dtype}: normalize takes uint8, once")
+        if images.shape[-3:] != self.image_shape:
+            raise ValueError(f"images are {images.shape}, {self.name} has {self.image_shape}")
+        channels = (1,) * (images.ndim - 1) + (-1,)
+        mean = np.asarray(self.mean, np.float32).reshape(channels)
+        std = np.asarray(self.std, np.float32).reshape(channels)
+        return (images.astype(np.float32) / np.float32(255) - mean) / std
+
+    @classmethod
+    def from_arrays(
+        cls,
+        name: str,
+        train: tuple[Any, Any],
+        test: tuple[Any, Any],
+        *,
+        num_classes: int | None = None,
+        validation_size: int | None = None,
+        num_train: int | None = None,
+        seed: int = 0,
+    ) -> "Dataset":
+        """A dataset of one's own arrays; the validation split is taken from `train`.
+
+        Args:
+          name: what to call it.
+          train, test: (images uint8 [N, H, W, C], integer labels [N] from 0 to num_classes - 1).
+          num_classes: None: the largest label plus one, with a warning if any has no image.
+          validation_size: images held out; None: 8 % of those taken, at least 1.
+          num_train: images taken from `train`, validation images among them; None: all.
+          seed: of the permutation. The images taken are its first num_train, so a smaller number
+            gives a subset; the first validation_size of them are the validation images, so what a
+            smaller run holds out, a larger one does not train on.
+
+        Raises:
+          ValueError: shapes, dtypes, labels or sizes that do not fit; the message names the value.
+        """
+        train_images, train_labels = _checked_arrays(f"{name} train", *train)
+        test_images, test_labels = _checked_arrays(f"{name} test", *test)
+        if train_images.shape[1:] != test_images.shape[1:]:
+            raise ValueError(
+                f"{name}: train images are {train_images.shape[1:]}, "
+                f"test images {test_images.shape[1:]}: they must be of one shape"
+            )
+        is_given = num_classes is not None
+        if num_classes is None:
+            num_classes = int(max(train_labels.max(), test_labels.max())) + 1
+        for split, labels in (("train", train_labels), ("test", test_labels)):
+            if labels.min() < 0 or labels.max() >= num_classes:
+                raise ValueError(
+                    f"{name} {split} labels go from {labels.min()} to {labels.max()}: "
+                    f"they must lie between 0 and {num_classes - 1} (num_classes is {num_classes})"
+                )
+        absent = [] if is_given else np.setdiff1d(np.arange(num_classes), train_labels).tolist()
+        if absent:
+            warnings.warn(
+                f"{name}: no training image has the labels {absent[:5]}; labels count from 0. "
+                f"If there are {num_classes} classes all the same: num_classes={num_classes}",
+                stacklevel=2,
+            )
+        num_train, validation_size = _sizes(name, len(train_images), num_train, validation_size)
+        taken = np.random.default_rng(seed).permutation(len(train_images))[:num_train]
+        validation = _take(train_images, train_labels, taken[:validation_size])
+        training = _take(train_images, train_labels, taken[validation_size:])
+        mean, std = _channel_statistics(training.images)
+        everything = np.arange(len(test_images))
+        return cls(
+            name=name,
+            num_classes=num_classes,
+            mean=mean,
+            std=std,
+            train=training,
+            validation=validation,
+            test=_take(test_images, test_labels, everything),
+        )
+
+
+# --------------------------------------------------------------------------------------------
+# Augmentation, on the device
+# --------------------------------------------------------------------------------------------
+
+
+# --------------------------------------------------------------------------------------------
+# Checks, splits, statistics
+# --------------------------------------------------------------------------------------------
+
+
+def _checked_arrays(what: str, images: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = np.asarray(images), np.asarray(labels)
+    if images.dtype != np.uint8:
+        raise ValueError(f"{what} images are {images.dtype}: they must be uint8, 0 to 255")
+    if images.ndim != 4 or 0 in images.shape:
+        raise ValueError(
+            f"{what} images are {images.shape}: they must be [N, H, W, C] and not empty "
+            f"(grey images: images[..., None])"
+        )
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"{what} labels are {labels.dtype}: they must be integers")
+    if labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"{what} labels are {labels.shape}: {len(images)} images need ({len(images)},)"
+        )
+    return images, labels
+
+
+def _sizes(
+    name: str, available: int, num_train: int | None, validation_size: int | None
+) -> tuple[int, int]:
+    """(images taken, validation images among them), checked."""
+    num_train = available if num_train is None else operator.index(num_train)
+    if not 1 <= num_train <= available:
+        raise ValueError(
+            f"num_train is {num_train}: {name} has {available} training images, "
+            f"so it must be between 1 and {available}"
+        )
+    if validation_size is None:
+        validation_size = max(1, num_train * 8 // 100)
+    validation_size = operator.index(validation_size)
+    if not 0 <= validation_size < num_train:
+        raise ValueError(
+            f"validation_size is {validation_size}: it is held out from {num_train} images and "
+            f"must be between 0 and {num_train - 1}, so that at least 1 is left to train on"
+        )
+    return num_train, validation_size
+
+
+def _take(images: np.ndarray, labels: np.ndarray, rows: np.ndarray) -> Split:
+    return Split(images[rows], labels[rows].astype(np.int32), rows.astype(np.int64))
+
+
+def _channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, pixels scaled to 0..1, from exact counts."""
+    means, deviations = [], []
+    values = np.arange(256) / 255
+    for channel in range(images.shape[-1]):
+        share = np.bincount(images[..., channel].ravel(), minlength=256)
+        share = share / share.sum()
+        mean = float(share @ values)
+        means.append(mean)
+        deviations.append(float(np.sqrt(share @ (values - mean) ** 2)) or 1.0)
+    return tuple(means), tuple(deviations)
+
+
+def rows_of(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Where each of `wanted` [M] stands in `ids` [N], no two alike; -1 for one that does not."""
+    row_of = {int(number): row for row, number in enumerate(ids)}
+    return np.array([row_of.get(int(number), -1) for number in wanted], np.int64)

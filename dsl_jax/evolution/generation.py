@@ -1,0 +1,176 @@
+"""`RepresentationGA`: the paper's genetic algorithm as an evosax population-based algorithm."""
+
+import jax
+import jax.numpy as jnp
+from evosax.algorithms.population_based import base
+from flax import struct
+
+from dsl_jax.evolution.operators import NOISE_TRUNCATION, reproduce
+
+
+@struct.dataclass
+class State(base.State):
+    """population [k, D] and fitness [k]: the parents, best first. Children are not kept."""
+
+
+@struct.dataclass
+class Params(base.Params):
+    """Traced numbers, so that other strengths do not compile again.
+
+    mutation_strength: alpha, scalar. exploration_boost: explorers mutate with alpha times this.
+    """
+
+    mutation_strength: jax.Array | float
+    exploration_boost: jax.Array | float
+
+
+class RepresentationGA(base.PopulationBasedAlgorithm):
+    """Elitist genetic algorithm on representations (paper 3.1, A.2).
+
+    A generation: the best `num_parents` survive unchanged and are not evaluated again; `ask`
+    makes `num_explorers` children of them with strength alpha * boost, then `num_refiners` of
+    parents and explorers with strength alpha; `tell` keeps the best. As everywhere in evosax
+    fitness is MINIMISED here (`search` hands over minus the log-likelihood). A candidate with a
+    fitness of NaN never becomes a parent (unless all are), and ties go to the older candidate.
+
+    Args:
+      num_parents, num_explorers, num_refiners: k, C_exp, C_ref; at least 1, 0 and 0.
+      solution: an example of an individual: one array of any rank, without a population axis.
+      smoothing_passes, smoothing, kind, truncation: see `evolution.reproduce`.
+
+    `population_size` is the number of children, num_explorers + num_refiners: what `ask` returns
+    and `tell` takes. `init(key, population, fitness, params)` takes a population of any size from
+    num_parents on.
+
+    Raises:
+      ValueError: no parents, or no children.
+    """
+
+    def __init__(
+        self,
+        num_parents: int,
+        num_explorers: int,
+        num_refiners: int,
+        solution: jax.Array,
+        *,
+        smoothing_passes: int = 0,
+        smoothing: str = "noise",
+        kind: str | None = None,
+        truncation: float = NOISE_TRUNCATION,
+        **kwargs,
+    ):
+        if num_parents < 1 or min(num_explorers, num_refiners) < 0:
+            raise ValueError(
+                f"num_parents {num_parents} must be at least 1, num_explorers {num_explorers} "
+                f"and num_refiners {num_refiners} at least 0"
+            )
+        if num_explorers + num_refiners < 1:
+            raise ValueError("num_explorers + num_refiners is 0: a generation needs a child")
+        super().__init__(num_explorers + num_refiners, solution, **kwargs)
+        self.num_parents = num_parents
+        self.num_explorers = num_explorers
+        self.num_refiners = num_refiners
+        self.smoothing_passes = smoothing_passes
+        self.smoothing = smoothing
+        self.kind = kind
+        self.truncation = truncation
+
+    @property
+    def _default_params(self) -> Params:
+        """The paper's for a network's second block (paper A.2)."""
+        return Params(mutation_strength=0.1, exploration_boost=3.0)
+
+    def _init(self, key: jax.Array, params: Params) -> State:
+        del key, params
+        dtype = self.solution_flat.dtype
+        return State(
+            population=jnp.full((self.num_parents, self.num_dims), jnp.nan, dtype),
+            fitness=jnp.full((self.num_parents,), jnp.inf, jnp.float32),
+            best_solution=jnp.full((self.num_dims,), jnp.nan, dtype),
+            best_fitness=jnp.full((), jnp.inf, jnp.float32),
+            generation_counter=jnp.zeros((), jnp.int32),
+        )
+
+    def init(
+        self, key: jax.Array, population: jax.Array, fitness: jax.Array, params: Params
+    ) -> State:
+        """Keeps the best `num_parents` of a population [n, ...] with fitness [n], n >= k.
+
+        Raises:
+          ValueError: the population has fewer than num_parents individuals.
+        """
+        size = jax.tree.leaves(population)[0].shape[0]
+        if size < self.num_parents:
+            raise ValueError(f"population of {size}: {self.num_parents} parents need as many")
+        state = super().init(key, population, fitness, params)
+        order = _best_first(state.fitness, self.num_parents)
+        return state.replace(population=state.population[order], fitness=state.fitness[order])
+
+    def _ask(self, key: jax.Array, state: State, params: Params) -> tuple[jax.Array, State]:
+        explorer_key, refiner_key = jax.random.split(key)
+        parents = jax.vmap(self._unravel_solution)(state.population)
+        children = self._reproduce(
+            explorer_key,
+            parents,
+            self.num_explorers,
+            params.mutation_strength * params.exploration_boost,
+        )
+        if self.num_refiners:
+            pool = jnp.concatenate([parents, children])
+            refiners = self._reproduce(
+                refiner_key, pool, self.num_refiners, params.mutation_strength
+            )
+            children = jnp.concatenate([children, refiners])
+        return children.reshape(self.population_size, -1), state
+
+    def _reproduce(self, key, parents, num_children, strength):
+        if not num_children:
+            return parents[:0]
+        return reproduce(
+            key,
+            parents,
+            num_children,
+            strength,
+            self.smoothing_passes,
+            smoothing=self.smoothing,
+            kind=self.kind,
+            truncation=self.truncation,
+        )
+
+    def _tell(
+        self,
+        key: jax.Array,
+        population: jax.Array,
+        fitness: jax.Array,
+        state: State,
+        params: Params,
+    ) -> State:
+        del key, params
+        everyone = jnp.concatenate([state.fitness, fitness])
+        order = _best_first(everyone, self.num_parents)
+        # Explorers and refiners apart, so that XLA need not copy them into one array.
+        explorers, refiners = jnp.split(population, [self.num_explorers])
+        survivors = _take_rows((state.population, explorers, refiners), order)
+        return state.replace(population=survivors, fitness=everyone[order])
+
+
+def _take_rows(groups: tuple[jax.Array, ...], index: jax.Array) -> jax.Array:
+    """Rows [n, D] of arrays [m_i, D], counted through all of them, without joining them."""
+    rows, start = jnp.zeros((len(index), groups[0].shape[1]), groups[0].dtype), 0
+    for group in groups:
+        if len(group):
+            here = (index >= start) & (index < start + len(group))
+            rows = jnp.where(here[:, None], group[jnp.where(here, index - start, 0)], rows)
+            start += len(group)
+    return rows
+
+
+def _best_first(fitness: jax.Array, count: int) -> jax.Array:
+    """Indices [count] of the lowest fitness, lowest first, ties in order.
+
+    NaN ranks below everything, infinity too; where numbers run out, the best is taken again.
+    """
+    largest = jnp.finfo(fitness.dtype).max
+    ranked = jnp.where(jnp.isnan(fitness), jnp.inf, jnp.minimum(fitness, largest))
+    order = jax.lax.top_k(-ranked, count)[1]
+    return jnp.where(jnp.isnan(fitness[order]), order[0], order)

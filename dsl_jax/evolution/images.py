@@ -1,0 +1,246 @@
+"""Search of many images, each for itself: in chunks, on a CPU's cores or on several devices.
+
+What happens to one image is in `image_search`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from dsl_jax.config import SearchConfig
+from dsl_jax.devices import Array, join, num_cores
+from dsl_jax.evolution.image import (
+    Fitness,
+    SearchResult,
+    Stages,
+    check_schedules,
+    log_probability,
+    search_with_schedules,
+)
+from dsl_jax.keys import philox_key
+from dsl_jax.progress import progress_bar
+
+
+def search(
+    key: jax.Array,
+    stages: Stages,
+    images: Array,
+    labels: Array,
+    config: SearchConfig,
+    *,
+    ids: Any = None,
+    chunk_size: int | None = None,
+    mesh: Mesh | None = None,
+    progress: bool = False,
+    fitness: Fitness = log_probability,
+) -> SearchResult:
+    """Searches many images, each for itself (paper 3.1).
+
+    Image i uses the random numbers of `fold_in(key, ids[i])` alone, and every chunk is padded to
+    one shape: a result does not depend on the order of the images, their neighbours, their number
+    or the number of devices, bit for bit. On a CPU as many threads as there are cores search an
+    image each; they see JAX's global configuration, not that of a context such as
+    `with jax.default_matmul_precision(...)`.
+
+    Args:
+      key: a `jax.random` key.
+      stages: L functions, see `image_search`; with weights: `jax.tree_util.Partial`.
+      images: [N, H, W, C] normalised float32.
+      labels: [N] integers.
+      config: a `SearchConfig` with L layers.
+      ids: [N] integers from 0 to 2**32 - 1, the images' rows in their source; None: 0 .. N-1.
+      chunk_size: images in one call, on each device; None: `choose_chunk_size`, or N if fewer.
+      mesh: a mesh with the one axis "images": its devices share each chunk, and the result stays
+        where it was found, its first axis over the mesh; it may span the processes of
+        `jax.distributed`, each of which calls this with the same arguments. None: one device.
+      progress: show a bar with rate and time left.
+      fitness: see `search_image`; a function of a module, or kept: another one compiles again.
+
+    Returns:
+      A `SearchResult` of N images.
+
+    Raises:
+      TypeError: stages that are no functions.
+      ValueError: sizes that do not fit, no images or not floating, labels or ids out of range.
+      FloatingPointError: no image of the first chunk has a finite fitness.
+    """
+    check_schedules(stages, config, fitness)
+    ids = check_ids(ids, len(images))
+    images = images if isinstance(images, jax.Array) else np.asarray(images)
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images are {images.dtype}: normalise them first (Dataset.normalize)")
+    labels = np.asarray(labels)
+    if labels.shape != images.shape[:1] or not labels.size:
+        raise ValueError(
+            f"{len(images)} images and {labels.size} labels: need one each, at least 1"
+        )
+    classes = output_shapes(stages, images.shape[1:])[-1][-1]
+    if labels.min() < 0 or labels.max() >= classes:
+        raise ValueError(
+            f"labels go from {labels.min()} to {labels.max()}, but the last stage returns "
+            f"{classes} logits: need 0 to {classes - 1}"
+        )
+    if chunk_size is None:
+        chunk_size = min(choose_chunk_size(stages, images.shape[1:], config), len(images))
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size is {chunk_size}: it must be at least 1")
+
+    per_call = chunk_size * (1 if mesh is None else mesh.size)
+    static, schedules = _split_schedules(config)
+    shared = (philox_key(key), as_pytrees(stages), schedules)
+    each = (images, labels.astype(np.int32), ids.astype(np.uint32))
+    results: list[SearchResult] = []
+    bar = progress_bar(len(images), unit="image", description="search", show=progress)
+    with bar:
+        for start in range(0, len(images), per_call):
+            size = min(per_call, len(images) - start)
+            # Rows past the end repeat the last image, so that every call has one shape; on a CPU
+            # that is the shape of one image.
+            padded = size if mesh is None and jax.default_backend() == "cpu" else per_call
+            rows = np.minimum(np.arange(start, start + padded), len(images) - 1)
+            chunk = jax.block_until_ready(_search_chunk(shared, each, rows, static, fitness, mesh))
+            if not results:
+                _check_any_finite(chunk.fitness)
+            results.append(chunk if size == len(rows) else jax.tree.map(lambda x: x[:size], chunk))
+            bar.update(size)
+    if len(results) == 1:
+        return results[0]
+    return jax.tree.map(lambda *parts: jnp.concatenate(parts), *results)
+
+
+def _check_any_finite(fitness: Sequence[jax.Array]) -> None:
+    """Raises FloatingPointError where no image ends with a number, as broken stages make it."""
+    parts = [np.asarray(part.data)[:, -1] for part in fitness[-1].addressable_shards]
+    if parts and not np.isfinite(np.concatenate(parts)).any():
+        raise FloatingPointError(
+            f"none of the first {sum(map(len, parts))} images has a fitness that is finite: see "
+            "the images, the fitness function, and dsl_jax.check_stages for the stages"
+        )
+
+
+def _search_chunk(shared, each, rows, config, fitness, mesh):
+    """The rows of a chunk, chunk size times devices; on a mesh, each device keeps its part."""
+    if mesh is None:
+        return _search_parts([(shared, tuple(array[rows] for array in each))], config, fitness)[0]
+    # A call for each device, which run side by side: jax 0.10 cannot lower philox keys in a
+    # program for several devices (neither jit with shardings, nor shard_map, nor pmap).
+    parts = [
+        jax.device_put((shared, tuple(array[part] for array in each)), device)
+        for device, part in zip(mesh.devices.flat, np.split(rows, mesh.size), strict=True)
+        if device.process_index == jax.process_index()
+    ]
+    return join(_search_parts(parts, config, fitness), mesh)
+
+
+def _search_parts(parts, config, fitness):
+    """What each device finds, by the same program whatever their number.
+
+    parts: for each device key, stages and schedules, and the images, labels and ids of its part.
+    """
+    if jax.default_backend() != "cpu":
+        return [_search_together(shared, *each, config, fitness) for shared, each in parts]
+
+    # On a CPU an image stays in a core's cache, which XLA's own threads would share out in pieces
+    # too small to gain by it; and its bits cannot depend on its neighbours, or on the cores.
+    def search_one(task):
+        # A thread's next program would wait for this one; another thread's need not.
+        return jax.block_until_ready(_search_one(*task, config, fitness))
+
+    tasks = [(shared, *one) for shared, each in parts for one in zip(*each, strict=True)]
+    pool = ThreadPoolExecutor(min(len(tasks), num_cores()))
+    try:
+        found = list(pool.map(search_one, tasks))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    size = len(tasks) // len(parts)
+    return [
+        jax.tree.map(lambda *images: jnp.stack(images), *found[start : start + size])
+        for start in range(0, len(tasks), size)
+    ]
+
+
+@partial(jax.jit, static_argnames=("config", "fitness"))
+def _search_one(shared, image, label, number, config, fitness=log_probability):
+    """The search of the image with this id."""
+    key, stages, schedules = shared
+    image_key = jax.random.fold_in(key, number)
+    return search_with_schedules(image_key, stages, image, label, config, schedules, fitness)
+
+
+@partial(jax.jit, static_argnames=("config", "fitness"))
+def _search_together(shared, images, labels, ids, config, fitness):
+    """`_search_one` of several images at once."""
+    one = partial(_search_one, shared, config=config, fitness=fitness)
+    return jax.vmap(one)(images, labels, ids)
+
+
+def _split_schedules(config: SearchConfig):
+    """The config without strengths and boosts, which become arrays: others do not compile again."""
+    schedules = [
+        (jnp.float32(layer.mutation_strength), jnp.float32(layer.exploration_boost))
+        for layer in config.layers
+    ]
+    layers = tuple(
+        dataclasses.replace(layer, mutation_strength=0.0, exploration_boost=0.0)
+        for layer in config.layers
+    )
+    return dataclasses.replace(config, layers=layers), schedules
+
+
+def as_pytrees(stages: Stages) -> tuple[jax.tree_util.Partial, ...]:
+    """Stages that pass through jit: a `Partial` stays as it is, other callables become one.
+
+    What a callable that is not a Partial holds is baked into the compiled program.
+    """
+    return tuple(
+        stage if isinstance(stage, jax.tree_util.Partial) else jax.tree_util.Partial(stage)
+        for stage in stages
+    )
+
+
+def check_ids(ids: Any, num_images: int) -> np.ndarray:
+    """ids as int64 [N], or 0 .. N-1 for None.
+
+    Raises:
+      ValueError: another number than N, not integers, below 0, or from 2**32 on, where
+        `fold_in` would give two images the same random numbers.
+    """
+    if ids is None:
+        return np.arange(num_images)
+    ids = np.asarray(ids)
+    if ids.shape != (num_images,) or not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(f"ids {ids.dtype}{list(ids.shape)}: need {num_images} integers")
+    if ids.size and (ids.min() < 0 or ids.max() >= 2**32):
+        raise ValueError(f"ids go from {ids.min()} to {ids.max()}: need 0 to {2**32 - 1}")
+    return ids.astype(np.int64)
+
+
+def choose_chunk_size(stages: Stages, image_shape: Sequence[int], config: SearchConfig) -> int:
+    """Images a call and device: 32 on a CPU, elsewhere what fills half the free memory, to 256."""
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        return 32
+    largest = max(math.prod(shape) for shape in output_shapes(stages, image_shape))
+    # A population, and about five arrays of its size while the children are made.
+    bytes_per_image = 6 * 4 * config.population_size * largest
+    stats = device.memory_stats() or {}
+    free = stats.get("bytes_limit", 8 * 2**30) - stats.get("bytes_in_use", 0)
+    return int(min(256, max(1, free // 2 // bytes_per_image)))
+
+
+def output_shapes(stages: Stages, image_shape: Sequence[int]) -> list[tuple[int, ...]]:
+    """The shapes of one image's representations, without computing them."""
+    h = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    shapes = []
+    for stage in stages:
+        h = jax.eval_shape(stage, h)
+        shapes.append(h.shape[1:])
+    return shapes

@@ -1,0 +1,251 @@
+"""Evolution of representations: the operators of one individual, and a generation of them.
+
+Paper 3.1 and A.2. Letters: P parents, C children, h w c height, width, channels of a
+representation H(l); rank 3 [h, w, c] is convolutional, rank 2 [tokens, features] likewise along
+its tokens, rank 1 [features] or [classes] a vector or the logits. The operators take ONE
+individual; `reproduce` maps them over children, and everything else maps over images.
+
+Fitness is a log-likelihood: higher is better. evosax minimises; `search` negates where it calls it.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+NORMALIZE_EPSILON = 1e-5
+NOISE_TRUNCATION = 1e-3
+KINDS = ("conv", "vector", "logits")
+
+# --------------------------------------------------------------------------------------------
+# Operators of one individual
+# --------------------------------------------------------------------------------------------
+
+
+def crossover(parent_1: jax.Array, parent_2: jax.Array) -> jax.Array:
+    """The mean of two parents, [...] and [...] -> [...] (paper 3.1)."""
+    return 0.5 * (parent_1 + parent_2)
+
+
+def spread(h: jax.Array) -> jax.Array:
+    """sigma: the standard deviation over space, the unit of mutation (paper A.2).
+
+    Args:
+      h: [h, w, c], [tokens, features] or [features], float.
+
+    Returns:
+      One number a channel, [1, 1, c] or [1, features]; for a vector or logits one in all, [1].
+    """
+    return jnp.std(h, axis=tuple(range(max(h.ndim - 1, 1))), keepdims=True)
+
+
+def smooth(h: jax.Array, passes: int) -> jax.Array:
+    """`passes` of 3x3 average pooling, stride 1, padding zeros counted in the divisor (paper A.2).
+
+    The passes along an axis are one matrix, so that their number costs nothing.
+
+    Args:
+      h: [h, w, c], or [tokens, features] (smoothed along the tokens), or rank 1 (returned as is).
+      passes: number of passes, at least 0.
+
+    Returns:
+      The same shape and dtype.
+    """
+    if not passes:
+        return h
+    matrices = [jnp.asarray(smoothing_matrix(n, passes), h.dtype) for n in h.shape[:-1]]
+    if h.ndim == 3:
+        return jnp.einsum("ph,qw,hwc->pqc", *matrices, h)
+    if h.ndim == 2:
+        return matrices[0] @ h
+    return h
+
+
+def normalize(h: jax.Array, epsilon: float = NORMALIZE_EPSILON) -> jax.Array:
+    """Zero mean and unit variance over all elements, [...] -> [...] (paper A.2)."""
+    centred = h - jnp.mean(h)
+    return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred)) + epsilon)
+
+
+def mutate(
+    key: jax.Array,
+    child: jax.Array,
+    sigma: jax.Array,
+    strength: jax.Array | float,
+    smoothing_passes: int = 0,
+    *,
+    smoothing: str = "noise",
+    truncation: float = NOISE_TRUNCATION,
+) -> jax.Array:
+    """Adds Gaussian noise of standard deviation strength * sigma, smoothed (paper A.2).
+
+    Args:
+      key: a `jax.random` key, used up.
+      child: [h, w, c], [tokens, features] or rank 1, float.
+      sigma: broadcastable to `child` with its rank, see `spread`.
+      strength: alpha, or alpha * boost.
+      smoothing_passes: B, passes of 3x3 average pooling; rank 1 has none.
+      smoothing: "noise": the noise is smoothed; "child": the sum is; "noise_rescaled": the noise
+        is, and then brought back to its standard deviation before smoothing at every position.
+      truncation: share of the noise's variance that may be left out (see `noise_basis`).
+
+    Returns:
+      The mutated individual, not normalised: same shape and dtype.
+    """
+    noise = smoothed_noise(key, (1, *child.shape), smoothing_passes, smoothing, truncation)[0]
+    return _add(noise, child, sigma, strength, smoothing_passes, smoothing)
+
+
+def _add(noise, child, sigma, strength, passes, smoothing):
+    """The child with its noise."""
+    if smoothing == "child":
+        child = smooth(child, passes)
+    return child + (strength * sigma) * noise.astype(child.dtype)
+
+
+def perturb_image(key: jax.Array, image: jax.Array, noise: jax.Array | float) -> jax.Array:
+    """An image [h, w, c] plus Gaussian noise of `noise` times its deviation in each channel."""
+    return image + noise * spread(image) * jax.random.normal(key, image.shape, image.dtype)
+
+
+# --------------------------------------------------------------------------------------------
+# Smoothed noise from few random numbers
+# --------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def smoothing_matrix(size: int, passes: int) -> np.ndarray:
+    """[size, size] float64: `passes` of zero-padded averaging of 3 along an axis."""
+    one = (np.eye(size) + np.eye(size, k=1) + np.eye(size, k=-1)) / 3
+    return np.linalg.matrix_power(one, passes)
+
+
+@functools.cache
+def noise_basis(
+    spatial: tuple[int, ...], passes: int, rescale: bool = False, truncation: float = 0.0
+) -> np.ndarray:
+    """The factor that turns few white numbers into smoothed white noise.
+
+    Smoothing is A z with A symmetric, A = U S U^T, and a rotation of white noise is white noise:
+    U S z has the same distribution. The eigenvectors of averaging along an axis are sines. The
+    directions that are weakest are left out as long as they hold at most `truncation` of the
+    variance.
+
+    Args:
+      spatial: (h, w), or (tokens,).
+      passes: B.
+      rescale: bring every position back to unit standard deviation.
+      truncation: share of the variance that may be left out, below 1.
+
+    Returns:
+      [positions, m] float32, positions = product of `spatial`, m at most that.
+    """
+    vectors: np.ndarray = np.ones((1, 1))
+    values: np.ndarray = np.ones(1)
+    for n in spatial:
+        angles = np.pi * np.arange(1, n + 1) / (n + 1)
+        sines = np.sqrt(2 / (n + 1)) * np.sin(np.outer(np.arange(1, n + 1), angles))
+        vectors = np.kron(vectors, sines)
+        values = np.kron(values, ((1 + 2 * np.cos(angles)) / 3) ** passes)
+    columns = vectors * values
+    if rescale:
+        columns /= np.linalg.norm(columns, axis=1, keepdims=True)
+    # Rounded, so that equally strong directions keep their order on every machine.
+    strength = np.round(np.sum(np.square(columns), axis=0), 12)
+    order = np.argsort(-strength, kind="stable")
+    lost = 1 - np.cumsum(strength[order]) / np.sum(strength)
+    kept = order[: int(np.argmax(lost <= max(truncation, 1e-12))) + 1]
+    columns = columns[:, kept]
+    if rescale:  # what was left out is made up for, so that the strength is exact
+        columns /= np.linalg.norm(columns, axis=1, keepdims=True)
+    return columns.astype(np.float32)
+
+
+def smoothed_noise(
+    key: jax.Array,
+    shape: tuple[int, ...],
+    passes: int,
+    smoothing: str = "noise",
+    truncation: float = NOISE_TRUNCATION,
+) -> jax.Array:
+    """Independent white noises of unit strength after `passes` of smoothing; see `noise_basis`.
+
+    Args:
+      key: a `jax.random` key, used up.
+      shape: [n, h, w, c], [n, tokens, features] or [n, features] (which is not smoothed).
+
+    Returns:
+      float32 of that shape.
+    """
+    if not passes or len(shape) == 2:
+        return jax.random.normal(key, shape)
+    count, *spatial, channels = shape
+    basis = noise_basis(tuple(spatial), passes, smoothing == "noise_rescaled", truncation)
+    # One draw and one matrix product for all, positions first: what a CPU does best.
+    white = jax.random.normal(key, (basis.shape[1], count * channels))
+    return jnp.moveaxis((basis @ white).reshape(*spatial, count, channels), -2, 0)
+
+
+# --------------------------------------------------------------------------------------------
+# Populations
+# --------------------------------------------------------------------------------------------
+
+
+def kind_of(shape: tuple[int, ...], *, last: bool) -> str:
+    """Which recipe a representation of this shape takes: "conv", "vector" or "logits"."""
+    if last:
+        return "logits"
+    return "vector" if len(shape) == 1 else "conv"
+
+
+def standardize(h: jax.Array, kind: str) -> jax.Array:
+    """How a child ends: `normalize`, or for logits minus their mean over the classes."""
+    return h - jnp.mean(h) if kind == "logits" else normalize(h)
+
+
+def reproduce(
+    key: jax.Array,
+    parents: jax.Array,
+    num_children: int,
+    strength: jax.Array | float,
+    smoothing_passes: int = 0,
+    *,
+    smoothing: str = "noise",
+    kind: str | None = None,
+    truncation: float = NOISE_TRUNCATION,
+) -> jax.Array:
+    """Children of parents drawn in pairs, independently and with replacement (paper 3.1, A.2).
+
+    A child: `crossover` of its two parents, `mutate` with the mean of their sigmas, `standardize`.
+
+    Args:
+      key: a `jax.random` key, used up.
+      parents: [P, ...], one image's.
+      num_children: C.
+      strength, smoothing_passes, smoothing, truncation: see `mutate`.
+      kind: "conv", "vector" or "logits"; None: by rank, rank 1 being logits.
+
+    Returns:
+      [C, ...], the dtype of the parents.
+
+    Raises:
+      ValueError: `kind` is unknown.
+    """
+    kind = kind or kind_of(parents.shape[1:], last=parents.ndim == 2)
+    if kind not in KINDS:
+        raise ValueError(f"kind {kind!r} is unknown: choose one of {', '.join(KINDS)}")
+    pair_key, noise_key = jax.random.split(key)
+    pairs = jax.random.randint(pair_key, (2, num_children), 0, parents.shape[0])
+    mothers, fathers = pairs
+    sigmas = jax.vmap(spread)(parents)
+    sigmas = 0.5 * (sigmas[mothers] + sigmas[fathers])
+    shape = (num_children, *parents.shape[1:])
+    noise = smoothed_noise(noise_key, shape, smoothing_passes, smoothing, truncation)
+
+    def child(noise, mother, father, sigma):
+        mean = crossover(mother, father)
+        mutated = _add(noise, mean, sigma, strength, smoothing_passes, smoothing)
+        return standardize(mutated, kind)
+
+    return jax.vmap(child)(noise, parents[mothers], parents[fathers], sigmas)

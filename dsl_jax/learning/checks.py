@@ -1,0 +1,82 @@
+"""What learning refuses, and why: networks, settings, targets and losses."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+
+from dsl_jax.config import LearnConfig
+from dsl_jax.data.dataset import Dataset, rows_of
+from dsl_jax.learning.batches import exact_batch_size
+from dsl_jax.networks.interface import check_learner, learner_shapes
+
+
+def check_arguments(
+    network: nnx.Module, dataset: Dataset, config: LearnConfig, mesh: Mesh | None
+) -> None:
+    """Raises ValueError for what cannot be learned with, TypeError for what is no network."""
+    check_learner(network)
+    if not len(dataset.validation.images):
+        raise ValueError("the dataset has no validation images: they choose the epoch")
+    side = min(dataset.image_shape[:2])
+    if config.augment and config.crop_padding >= side:
+        raise ValueError(
+            f"crop_padding is {config.crop_padding}: it must be below the images' side, {side}"
+        )
+    size = exact_batch_size(len(dataset.train.images), config.batch_size, config.batch_multiple)
+    if mesh is not None and size % mesh.size:
+        raise ValueError(
+            f"a batch has {size} images, which {mesh.size} devices cannot share equally: set "
+            f"batch_multiple={mesh.size}, or choose the devices by dsl_jax.devices.device_mesh"
+            f"({size})"
+        )
+
+
+def target_arrays(targets: Any, ids: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Targets of the images with these ids, on the host; the last are the logits."""
+    if hasattr(targets, "read"):
+        rows = rows_of(targets.ids, ids)
+        if missing := ids[rows < 0].tolist():
+            raise ValueError(
+                f"the targets lack {len(missing)} of {len(ids)} training images, ids "
+                f"{missing[:5]} ...: search the same training split"
+            )
+        targets = targets.read(rows)
+    return tuple(np.asarray(h) for h in targets.representations)
+
+
+def check_targets(network: nnx.Module, dataset: Dataset, arrays: Sequence[np.ndarray]) -> None:
+    """Raises ValueError unless there is a target of the network's shapes for every image."""
+    expected = learner_shapes(network, dataset.image_shape)
+    if expected[-1] != (dataset.num_classes,):
+        raise ValueError(
+            f"the network has logits {expected[-1]}, but there are {dataset.num_classes} classes"
+        )
+    found = [array.shape[1:] for array in arrays]
+    if expected != found:
+        raise ValueError(
+            f"the targets have shapes {found}, the network's representations and logits "
+            f"{expected}: search and learn with the same widths"
+        )
+    count = len(dataset.train.images)
+    if any(len(array) != count for array in arrays):
+        raise ValueError(f"{len(arrays[0])} targets for {count} training images: need one each")
+
+
+def check_finite(losses: np.ndarray, epoch: int, steps_per_epoch: int) -> None:
+    """Raises FloatingPointError for the losses of an epoch, counted from 0, that are not finite."""
+    if np.isfinite(losses).all():
+        return
+    first = int(np.argmin(np.isfinite(losses)))
+    step = epoch * steps_per_epoch + first
+    advice = "try a lower learning_rate; the last checkpoint, if there is one, is kept"
+    if step == 0:
+        advice = (
+            "nothing was learned before it, so the images, the targets or what the network makes "
+            "of them are not finite"
+        )
+    raise FloatingPointError(
+        f"the loss is {losses[first]} at step {step} (epoch {epoch + 1}): {advice}"
+    )

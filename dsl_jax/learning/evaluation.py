@@ -1,0 +1,207 @@
+"""Evaluation: accuracy and loss of a network, every example counted once (SPEC section 5).
+
+Where the network or the images lie on a mesh of several devices, its devices share each batch.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from dsl_jax.config import EVALUATION_STATISTICS
+from dsl_jax.data.dataset import Dataset, Split
+from dsl_jax.devices import mesh_of, replicate, take
+from dsl_jax.networks.interface import batch_norms, check_network, in_mode
+
+BATCH_SIZE = 500
+
+
+class Evaluation(NamedTuple):
+    """How well a network does.
+
+    Attributes:
+      accuracy: share of images classified right.
+      loss: mean cross-entropy, in nats.
+    """
+
+    accuracy: float
+    loss: float
+
+
+def evaluate(
+    network: nnx.Module,
+    dataset: Dataset,
+    split: str = "test",
+    *,
+    statistics: str = "train",
+    batch_size: int = BATCH_SIZE,
+) -> Evaluation:
+    """Accuracy and mean cross-entropy on a split.
+
+    Args:
+      network: an `nnx.Module` with `representations` and `head`; not changed.
+      dataset: a `Dataset`.
+      split: "train", "validation" or "test".
+      statistics: BatchNorm statistics: "train": those that the network holds, so that a
+        prediction does not depend on its batch-mates; "batch": the evaluation batch's own.
+      batch_size: images at once.
+
+    Raises:
+      ValueError: an unknown split or kind of statistics, or a split without images.
+      TypeError: the network lacks `representations` or `head`.
+    """
+    check_network(network)
+    splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    if split not in splits:
+        raise ValueError(f"split {split!r} is unknown: choose one of {', '.join(splits)}")
+    return evaluate_images(network, dataset, splits[split], statistics, batch_size)
+
+
+def evaluate_images(
+    network: nnx.Module,
+    dataset: Dataset,
+    split: Split,
+    statistics: str = "train",
+    batch_size: int = BATCH_SIZE,
+) -> Evaluation:
+    """`evaluate` on a `Split`."""
+    if statistics not in EVALUATION_STATISTICS:
+        raise ValueError(
+            f"statistics {statistics!r} is unknown: "
+            f"choose one of {', '.join(EVALUATION_STATISTICS)}"
+        )
+    count = len(split.images)
+    if not count:
+        raise ValueError("there are no images to evaluate")
+    graph, state = nnx.split(in_mode(network, training=statistics == "batch"))
+    mesh = mesh_of((state, split.images))
+    state = replicate(state, mesh)
+    batch_size = min(batch_size, count)
+    if mesh is not None and statistics == "train":  # with padding any size can be shared equally
+        batch_size += -batch_size % mesh.size
+    correct = loss = 0.0
+    for start in range(0, count, batch_size):
+        rows = np.arange(start, min(start + batch_size, count))
+        real = len(rows)
+        if statistics == "train":  # one shape for all; with "batch" padding would be counted in
+            rows = np.pad(rows, (0, batch_size - real), mode="edge")
+        images = dataset.normalize(take(split.images, rows, mesh))
+        labels = take(split.labels, rows, mesh)
+        sums = _score(graph, state, images, labels, np.arange(len(rows)) < real)
+        correct, loss = correct + float(sums[0]), loss + float(sums[1])
+    return Evaluation(correct / count, loss / count)
+
+
+@partial(jax.jit, static_argnames="graph")
+def _score(
+    graph: Any, state: Any, images: jax.Array, labels: jax.Array, weights: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Number of right predictions and summed cross-entropy of the images with weight True."""
+    network = nnx.merge(graph, state)
+    logits = network.head(network.representations(images)[-1]).astype(jnp.float32)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    right = jnp.argmax(logits, axis=-1) == labels
+    return jnp.sum(right & weights), jnp.sum(jnp.where(weights, losses, 0))
+
+
+def representations_of(
+    network: nnx.Module, dataset: Dataset, split: Split, batch_size: int = BATCH_SIZE
+) -> tuple[np.ndarray, ...]:
+    """What a network, with the statistics that it holds, makes of a split's images.
+
+    Returns:
+      Its representations and, last, its logits: a float32 [N, ...] each, on the host.
+    """
+    return in_batches(_still(network, dataset), split.images, batch_size)
+
+
+def logits_of(network: nnx.Module, dataset: Dataset, split: Split) -> np.ndarray:
+    """What a network, with the statistics that it holds, says of a split's images.
+
+    Returns:
+      float32 [N, classes], on the host.
+    """
+    outputs = _still(network, dataset)
+    return in_batches(lambda images: outputs(images)[-1], split.images)
+
+
+def in_batches(function: Callable, images: np.ndarray, batch_size: int = BATCH_SIZE) -> Any:
+    """What a function makes of many images, which it is given in batches of one shape.
+
+    Args:
+      function: from [B, ...] to a pytree of arrays [B, ...].
+      images: [N, ...], at least one.
+      batch_size: B, or N if that is fewer; the last batch is filled up with its last image.
+
+    Returns:
+      The pytree with arrays [N, ...], on the host.
+    """
+    count = len(images)
+    batch_size = min(batch_size, count)
+    parts = []
+    for start in range(0, count, batch_size):
+        rows = np.minimum(np.arange(start, start + batch_size), count - 1)
+        parts.append(jax.tree.map(lambda x: np.asarray(x)[: count - start], function(images[rows])))
+    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
+
+
+def _still(network: nnx.Module, dataset: Dataset) -> Callable:
+    """The network with the statistics that it holds: from uint8 images to `_outputs`."""
+    graph, state = nnx.split(in_mode(network, training=False))
+    return lambda images: _outputs(graph, state, dataset.normalize(images))
+
+
+@partial(jax.jit, static_argnames="graph")
+def _outputs(graph: Any, state: Any, images: jax.Array) -> tuple[jax.Array, ...]:
+    """Representations and logits of a batch."""
+    network = nnx.merge(graph, state)
+    representations = network.representations(images)
+    return (*representations, network.head(representations[-1]))
+
+
+def with_training_statistics(
+    network: nnx.Module, dataset: Dataset, rows: Any, batch_size: int = BATCH_SIZE
+) -> nnx.Module:
+    """A copy whose BatchNorm statistics are those of training images (SPEC section 2).
+
+    The means and variances of batches of equal size are averaged, each batch normalised by its own
+    statistics as in training; images left over (fewer than there are batches) are not used.
+
+    Args:
+      network: an `nnx.Module`; not changed.
+      dataset: its training images are used.
+      rows: [M] indices of the images to use.
+      batch_size: images at once, at most.
+
+    Returns:
+      The copy, set to use these statistics.
+    """
+    graph, *states = nnx.split(in_mode(network, training=True), nnx.BatchStat, ...)
+    statistics, rest = states
+    mesh = mesh_of((statistics, rest, dataset.train.images))
+    statistics, rest = replicate((statistics, rest), mesh)
+    if jax.tree.leaves(statistics):
+        count = -(-len(rows) // batch_size)
+        size = len(rows) // count
+        total = None
+        for batch in np.asarray(rows)[: count * size].reshape(count, size):
+            images = dataset.normalize(take(dataset.train.images, batch, mesh))
+            measured = _batch_statistics(graph, statistics, rest, images)
+            total = measured if total is None else jax.tree.map(jnp.add, total, measured)
+        statistics = jax.tree.map(lambda x: x / count, total)
+    return in_mode(nnx.merge(graph, statistics, rest), training=False)
+
+
+@partial(jax.jit, static_argnames="graph")
+def _batch_statistics(graph: Any, statistics: Any, rest: Any, images: jax.Array) -> Any:
+    """The statistics that one batch leaves in the network's BatchNorms."""
+    network = nnx.merge(graph, statistics, rest)
+    for norm in batch_norms(network):
+        norm.momentum = 0.0  # keep nothing of what was there before
+    network.head(network.representations(images)[-1])
+    return nnx.state(network, nnx.BatchStat)

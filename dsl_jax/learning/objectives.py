@@ -1,0 +1,73 @@
+"""What is minimised: the distance to searched representations, or the cross-entropy (paper 4.2).
+
+Letters: B images of a batch, L searched layers before the logits.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dsl_jax.config import LearnConfig
+from dsl_jax.evolution.operators import normalize
+from dsl_jax.networks.interface import Network
+
+
+def regression_loss(
+    representations: Sequence[jax.Array],
+    targets: Sequence[jax.Array],
+    supervised_layers: Sequence[int],
+    *,
+    matching: str = "raw",
+) -> jax.Array:
+    """(1/L) * sum over supervised layers of the mean squared distance (paper 4.2).
+
+    Args:
+      representations: the network's, L arrays [B, ...].
+      targets: the searched ones, at least L arrays of the same shapes (logits may follow).
+      supervised_layers: indices of the layers that have a term; the factor stays 1/L.
+      matching: "raw", or "normalized": activations are first normalised as targets are.
+
+    Returns:
+      A float32 scalar; a squared distance is averaged over a tensor's elements.
+    """
+    total = jnp.float32(0)
+    for layer in supervised_layers:
+        ours = representations[layer].astype(jnp.float32)
+        if matching == "normalized":
+            ours = jax.vmap(normalize)(ours)
+        total += jnp.mean(jnp.square(ours - targets[layer].astype(jnp.float32)))
+    return total / len(representations)
+
+
+def head_loss(logits: jax.Array, target_logits: jax.Array) -> jax.Array:
+    """Mean KL(softmax(target_logits) || softmax(logits)), both [B, classes] (paper 4.2)."""
+    ours = jax.nn.log_softmax(logits.astype(jnp.float32))
+    theirs = jax.nn.log_softmax(target_logits.astype(jnp.float32))
+    return jnp.mean(optax.losses.kl_divergence_with_log_targets(ours, theirs))
+
+
+def supervised_layers(variant: str, num_layers: int) -> tuple[int, ...]:
+    """The layers that have a target: all, or all but block 0 (paper 4.2)."""
+    return tuple(range(1 if variant == "skip_block_0" else 0, num_layers))
+
+
+def target_objective(
+    network: Network, images: jax.Array, targets: Sequence[jax.Array], config: LearnConfig
+) -> jax.Array:
+    """The loss of learning from searched targets; the head's part never reaches the body."""
+    representations = network.representations(images)
+    logits = network.head(jax.lax.stop_gradient(representations[-1]))
+    layers = supervised_layers(config.variant, len(representations))
+    regression = regression_loss(representations, targets, layers, matching=config.matching)
+    return regression + config.head_weight * head_loss(logits, targets[-1])
+
+
+def sgd_objective(
+    network: Network, images: jax.Array, labels: jax.Array, config: LearnConfig
+) -> jax.Array:
+    """Cross-entropy, end to end."""
+    del config
+    logits = network.head(network.representations(images)[-1])
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))

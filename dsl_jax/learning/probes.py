@@ -1,0 +1,85 @@
+"""Linear classifiers on fixed features: what there is to gain before a body has learned."""
+
+import warnings
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from dsl_jax.data.dataset import Dataset, Split
+from dsl_jax.learning.evaluation import in_batches, with_training_statistics
+from dsl_jax.networks.convnet import ConvNet
+
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C
+MOST_IMAGES = 10_000
+
+
+class Probe(NamedTuple):
+    """Accuracies are fractions, the loss is the mean cross-entropy in nats."""
+
+    test_accuracy: float
+    test_loss: float
+    validation_accuracy: float
+
+
+def linear_probe(dataset: Dataset, network: ConvNet | None = None) -> Probe:
+    """Logistic regression on pixels, or on what the head of a network sees.
+
+    Its penalty is chosen on the validation images; the test images are used once, after that.
+
+    Args:
+      dataset: a `Dataset`; the first 10,000 of its training images are fitted.
+      network: a `ConvNet`; its BatchNorm statistics are measured on the training images. None: the
+        normalised pixels themselves.
+
+    Raises:
+      ValueError: the training images are all of one class.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    train = Split(*(field[:MOST_IMAGES] for field in dataset.train))
+    if len(np.unique(train.labels)) < 2:
+        raise ValueError("the training images are all of one class: there is nothing to classify")
+    features = _features(dataset, network)
+    inputs = features(train.images)
+    scale = max(float(np.sqrt(np.mean(np.square(inputs)))), 1e-12)
+
+    def score(model, split):
+        """Accuracy and mean cross-entropy; a class that was never seen has probability 1e-12."""
+        probabilities = np.full((len(split.labels), dataset.num_classes), 1e-12)
+        probabilities[:, model.classes_] = model.predict_proba(features(split.images) / scale)
+        own = probabilities[np.arange(len(split.labels)), split.labels]
+        right = probabilities.argmax(axis=1) == split.labels
+        return float(right.mean()), float(-np.log(np.maximum(own, 1e-12)).mean())
+
+    best: tuple[float, Any] = (-1.0, None)
+    for penalty in PENALTIES:
+        model = LogisticRegression(C=penalty, max_iter=200)
+        with warnings.catch_warnings():  # a probe need not converge to the last digit
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(inputs / scale, train.labels)
+        accuracy, _ = score(model, dataset.validation)
+        if accuracy > best[0]:
+            best = accuracy, model
+    validation_accuracy, model = best
+    accuracy, loss = score(model, dataset.test)
+    return Probe(accuracy, loss, validation_accuracy)
+
+
+def _features(dataset: Dataset, network: ConvNet | None):
+    """A function from uint8 images [N, H, W, C] to features [N, D], float32."""
+    if network is None:
+        return lambda images: np.asarray(dataset.normalize(images)).reshape(len(images), -1)
+    rows = np.arange(len(dataset.train.images))
+    graph, state = nnx.split(with_training_statistics(network, dataset, rows))
+
+    @jax.jit
+    def head_input(state, images):
+        network: Any = nnx.merge(graph, state)
+        return network.head_input(network.representations(images)[-1])
+
+    return lambda images: in_batches(
+        lambda batch: head_input(state, dataset.normalize(batch)), images
+    )

@@ -1,0 +1,165 @@
+"""Whether functions can be searched as stages: tried on a few images, before hours are spent.
+
+Letters: N images, C classes; H(l) is what stage l returns.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import errors, nnx
+
+from dsl_jax.config import SearchConfig
+from dsl_jax.evolution.image import Stages, check_schedules
+from dsl_jax.evolution.operators import kind_of, reproduce
+from dsl_jax.networks.interface import check_learner, learner_shapes
+
+IMAGES = 8
+TOLERANCE = 1e-3
+FREEZE = (
+    "freeze statistics and randomness by dsl_jax.frozen_stages, or "
+    "nnx.view(module, use_running_average=True, deterministic=True)"
+)
+
+
+def check_stages(
+    stages: Stages,
+    images: Any,
+    config: SearchConfig | None = None,
+    *,
+    num_classes: int | None = None,
+    learner: nnx.Module | None = None,
+) -> tuple[tuple[int, ...], ...]:
+    """Runs the stages on the first 8 images and says what a search would trip over.
+
+    Each stage must give for a batch [N, ...] a floating [N, ...] of rank 1 to 3 an image, finite,
+    the same in every call, and for an image the same (to 0.1 % of its spread) whatever the others
+    are; the last gives logits [N, C]. Mutated representations must come out finite, too.
+
+    Args:
+      stages: L functions: stage 0 takes images, the last returns logits.
+      images: [N, H, W, C] normalised float32 (any shape that stage 0 takes), at least 2.
+      config: the search's configuration; None: its number of layers is not looked at, and mutated
+        representations have strength 1.
+      num_classes: C; None: not looked at.
+      learner: the network that will learn what is searched: its representations must have the
+        stages' shapes, and it must be one that `learn` takes; None: not looked at.
+
+    Returns:
+      The shapes of H(0) .. H(L-1) of one image.
+
+    Raises:
+      ValueError: names the stage and what is wrong with it, or what the learner lacks.
+      TypeError: stages or a learner that are none.
+    """
+    if len(images) < 2:
+        raise ValueError(f"{len(images)} images: give at least 2, to see that they stay apart")
+    if not stages:
+        raise ValueError("there are no stages: give one function for each layer")
+    if config is not None:
+        check_schedules(stages, config)
+    h = jnp.asarray(images[:IMAGES])
+    if not jnp.issubdtype(h.dtype, jnp.floating):
+        raise ValueError(f"images are {h.dtype}: normalise them first (Dataset.normalize)")
+    inputs = []
+    for number, stage in enumerate(stages):
+        inputs.append(h)
+        h = _check_stage(f"stage {number}", stage, h, is_last=number == len(stages) - 1)
+    if num_classes is not None and h.shape[-1] != num_classes:
+        raise ValueError(
+            f"the last stage returns {h.shape[-1]} logits, but there are {num_classes} classes"
+        )
+    for number in range(1, len(stages)):
+        strength = 1.0
+        if config is not None:
+            layer = config.layers[number - 1]
+            if not layer.generations:  # nothing is mutated there
+                continue
+            strength = layer.mutation_strength * max(1.0, layer.exploration_boost)
+        _check_mutated(number, stages, inputs[number], strength)
+    shapes = tuple(x.shape[1:] for x in (*inputs[1:], h))
+    if learner is not None:
+        check_learner(learner)
+        if (theirs := tuple(learner_shapes(learner, images.shape[1:]))) != shapes:
+            raise ValueError(
+                f"the stages' representations and logits have shapes {shapes}, the learner's "
+                f"{theirs}: they must be the same"
+            )
+    return shapes
+
+
+def _check_stage(name: str, stage: Any, h: jax.Array, *, is_last: bool) -> jax.Array:
+    """What the stage makes of a batch, or a ValueError."""
+    if not callable(stage):
+        raise ValueError(f"{name} is a {type(stage).__name__}: it cannot be called")
+    out = _call(name, jax.jit(stage), h)  # first: a stage that changes itself is found unchanged
+    if not isinstance(out, jax.Array):
+        raise ValueError(f"{name} returns a {type(out).__name__}: it should return one array")
+    if out.ndim < 1 or len(out) != len(h):
+        raise ValueError(
+            f"{name} turns a batch {list(h.shape)} into {list(out.shape)}: the first axis should "
+            f"stay {len(h)}, one row an image"
+        )
+    if is_last and out.ndim != 2:
+        raise ValueError(f"{name} is the last and returns {list(out.shape)}: need logits [N, C]")
+    if not 2 <= out.ndim <= 4:
+        raise ValueError(
+            f"{name} returns {list(out.shape)}: an image's representation should be [features], "
+            "[tokens, features] or [height, width, channels]"
+        )
+    if not jnp.issubdtype(out.dtype, jnp.floating):
+        raise ValueError(f"{name} returns {out.dtype}: it should return floating numbers")
+    values = np.asarray(out, np.float32)
+    if not np.isfinite(values).all():
+        share = np.mean(~np.isfinite(values))
+        raise ValueError(f"{name} returns {share:.0%} values that are not finite, for real images")
+    if not np.array_equal(np.asarray(stage(h), np.float32), np.asarray(stage(h), np.float32)):
+        raise ValueError(f"{name} gives another result when called again: turn randomness off")
+    if not values.std(axis=0).any():
+        raise ValueError(f"{name} gives all images the same result: no image is left in it")
+    # Images alone, and the first ones in another order and company.
+    scale, mixed = float(values.std()), np.r_[np.zeros(len(h) - 1, int), 1]
+    for rows in (mixed, mixed[:1], mixed[-1:]):
+        apart = np.asarray(_call(name, stage, h[rows]), np.float32)
+        if apart.shape != values[rows].shape:
+            raise ValueError(
+                f"{name} turns a batch {list(h[rows].shape)} into {list(apart.shape)}, and one "
+                f"{list(h.shape)} into {list(values.shape)}: it should treat each image alike"
+            )
+        if (worst := float(np.abs(apart - values[rows]).max())) > TOLERANCE * scale:
+            raise ValueError(
+                f"{name} gives an image another result beside other images (by {worst / scale:.2g} "
+                f"of its spread): images must not see each other; {FREEZE}"
+            )
+    return out
+
+
+def _call(name: str, stage: Any, h: jax.Array) -> Any:
+    """stage(h), or a ValueError that says what failed."""
+    try:
+        return stage(h)
+    except errors.TraceContextError as error:
+        raise ValueError(
+            f"{name} changes its own state, as BatchNorm in training and dropout do: {FREEZE}"
+        ) from error
+    except Exception as error:
+        raise ValueError(
+            f"{name} fails on a batch {h.dtype}{list(h.shape)} (if it takes one image: "
+            f"jax.vmap it): {type(error).__name__}: {error}"
+        ) from error
+
+
+def _check_mutated(number: int, stages: Stages, h: jax.Array, strength: float) -> None:
+    """Raises ValueError unless children of H(number - 1) come through the later stages finite."""
+    kind = kind_of(h.shape[1:], last=False)
+    children = reproduce(jax.random.key(0, impl="philox4x32"), h, len(h), strength, kind=kind)
+    for later in range(number, len(stages)):
+        children = stages[later](children)
+        fine = np.isfinite(np.asarray(children, np.float32)).reshape(len(h), -1).all(axis=1)
+        if not fine.all():
+            raise ValueError(
+                f"stage {later} returns values that are not finite for {(~fine).sum()} of {len(h)} "
+                f"mutated outputs of stage {number - 1} (strength {strength:g}); these have zero "
+                "mean and unit variance, which a stage should live with"
+            )

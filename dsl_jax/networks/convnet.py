@@ -1,0 +1,288 @@
+"""The convolutional network (paper 3.1, A.1).
+
+Letters: N images, h w c height, width, channels; images and representations are [N, h, w, c].
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from dsl_jax.config import REPRESENTATIONS
+from dsl_jax.evolution.operators import normalize
+from dsl_jax.networks.convolution import convolve, convolve_same
+
+WHITENING_IMAGES = 5000
+WHITENING_EPSILON = 5e-4
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """x times the normal distribution's function at x, exactly, elementwise (paper A.1).
+
+    By erf: jax.nn.gelu goes by erfc, which takes several times as long on a CPU and differs only
+    where both are next to nothing.
+    """
+    return 0.5 * x * (1 + jax.lax.erf(x * np.sqrt(0.5).astype(x.dtype)))
+
+
+class Frozen(nnx.Variable):
+    """A weight that is never trained."""
+
+
+# --------------------------------------------------------------------------------------------
+# The network
+# --------------------------------------------------------------------------------------------
+
+
+def _convolution(
+    x: jax.Array, kernel: jax.Array, strides: Any, padding: Any, **options: Any
+) -> jax.Array:
+    """`convolve_same` with the signature that nnx.Conv calls; the rest is as it has it."""
+    del strides, padding, options
+    return convolve_same(x, kernel)
+
+
+class ConvGroup(nnx.Module):
+    """conv 3x3, max-pool 2x2 (if `pool`), BatchNorm, GELU, conv 3x3, BatchNorm; no GELU after it.
+
+    [N, h, w, in_features] -> [N, h', w', features].
+    """
+
+    def __init__(
+        self, in_features: int, features: int, pool: bool, norm_epsilon: float, *, rngs: nnx.Rngs
+    ):
+        def conv(in_features: int) -> nnx.Conv:
+            return nnx.Conv(
+                in_features,
+                features,
+                (3, 3),
+                padding="SAME",
+                use_bias=False,
+                kernel_init=dirac_or_uniform,
+                conv_general_dilated=_convolution,
+                rngs=rngs,
+            )
+
+        def norm() -> nnx.BatchNorm:
+            # Momentum 0: the statistics held are those of the last batch seen in training mode.
+            return nnx.BatchNorm(
+                features,
+                momentum=0.0,
+                epsilon=norm_epsilon,
+                use_scale=False,
+                use_fast_variance=False,
+                rngs=rngs,
+            )
+
+        self.pool = pool
+        self.conv_1, self.norm_1 = conv(in_features), norm()
+        self.conv_2, self.norm_2 = conv(features), norm()
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.conv_1(x)
+        x = max_pool(x) if self.pool else x
+        x = gelu(self.norm_1(x))
+        return self.norm_2(self.conv_2(x))
+
+
+class Block(nnx.Module):
+    """ConvGroups, of which the first pools; maps H(l-1) to H(l).
+
+    With "pre_gelu" the input still lacks its last GELU, and so does the output.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        features: int,
+        groups: int,
+        *,
+        gelu_first: bool,
+        gelu_last: bool,
+        normalized: bool,
+        norm_epsilon: float,
+        rngs: nnx.Rngs,
+    ):
+        self.gelu_first, self.gelu_last, self.normalized = gelu_first, gelu_last, normalized
+        self.groups = nnx.List(
+            ConvGroup(features if g else in_features, features, g == 0, norm_epsilon, rngs=rngs)
+            for g in range(groups)
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = gelu(x) if self.gelu_first else x
+        for number, group in enumerate(self.groups):
+            x = group(gelu(x) if number else x)
+        return finish_block(x, self.gelu_last, self.normalized)
+
+
+def finish_block(x: jax.Array, gelu_last: bool, normalized: bool) -> jax.Array:
+    """How a block ends: a GELU (unless pre_gelu), each sample normalised (if asked for)."""
+    x = gelu(x) if gelu_last else x
+    return jax.vmap(normalize)(x) if normalized else x
+
+
+class ConvNet(nnx.Module):
+    """Whitening stem, blocks, linear head without bias (paper 3.1, A.1).
+
+    Args:
+      image_shape: (H, W, C).
+      num_classes: number of logits.
+      widths: channels of each block.
+      groups: ConvGroups a block, G.
+      normalize_blocks: end every block with zero mean and unit variance over a sample's h, w, c.
+      representation: "post_gelu", or "pre_gelu": a block's value before its last GELU, with
+        which the next stage begins.
+      norm_epsilon: added to BatchNorm's variances (airbench has 1e-12).
+      rngs: `nnx.Rngs` with "params".
+
+    Call `whiten` before use: until then the stem's kernel is zero.
+
+    Raises:
+      ValueError: an unknown representation, no widths or groups, or images too small to pool.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int],
+        num_classes: int,
+        widths: Sequence[int] = (256, 256, 256),
+        groups: int = 1,
+        *,
+        normalize_blocks: bool = False,
+        representation: str = "post_gelu",
+        norm_epsilon: float = 1e-5,
+        rngs: nnx.Rngs,
+    ):
+        if representation not in REPRESENTATIONS:
+            raise ValueError(
+                f"representation {representation!r} is unknown: "
+                f"choose one of {', '.join(REPRESENTATIONS)}"
+            )
+        if not widths or groups < 1:
+            raise ValueError(f"widths {widths} and groups {groups}: need at least one of each")
+        height, width, channels = image_shape
+        smallest = 2 ** len(widths) + 1
+        if min(height, width) < smallest:
+            raise ValueError(
+                f"images of {height}x{width} are too small for {len(widths)} blocks: "
+                f"each side needs at least {smallest} pixels"
+            )
+        self.representation = representation
+        self.normalize_blocks = normalize_blocks
+        stem_width = 8 * channels
+        self.stem_kernel = Frozen(jnp.zeros((2, 2, channels, stem_width)))
+        self.stem_bias = nnx.Param(jnp.zeros(stem_width))
+        self.blocks = nnx.List(
+            Block(
+                in_features,
+                features,
+                groups,
+                gelu_first=representation == "pre_gelu" and number > 0,
+                gelu_last=representation == "post_gelu",
+                normalized=normalize_blocks,
+                norm_epsilon=norm_epsilon,
+                rngs=rngs,
+            )
+            for number, (in_features, features) in enumerate(
+                zip((stem_width, *widths[:-1]), widths, strict=True)
+            )
+        )
+        height, width = height - 1, width - 1  # the stem has no padding
+        for _ in widths:
+            height, width = height // 2, width // 2
+        self.linear = nnx.Linear(
+            height * width * widths[-1],
+            num_classes,
+            use_bias=False,
+            kernel_init=uniform_fan_in,
+            rngs=rngs,
+        )
+
+    def whiten(self, images: jax.Array) -> None:
+        """Sets the stem from the first 5,000 images [N, H, W, C], normalised floats."""
+        kernel = whitening_kernel(np.asarray(images[:WHITENING_IMAGES]))
+        self.stem_kernel[...] = jnp.asarray(kernel)
+
+    def stem_responses(self, images: jax.Array) -> jax.Array:
+        """[N, H, W, C] -> [N, H-1, W-1, 8 C], before the stem's GELU."""
+        return convolve(images, self.stem_kernel[...], "VALID") + self.stem_bias[...].reshape(
+            1, 1, 1, -1
+        )
+
+    def representations(self, images: jax.Array) -> tuple[jax.Array, ...]:
+        """H(0), H(1), ...: the output of every block, [N, h, w, c] each, from [N, H, W, C]."""
+        x = gelu(self.stem_responses(images))
+        outputs = []
+        for block in self.blocks:
+            x = block(x)
+            outputs.append(x)
+        return tuple(outputs)
+
+    def head_input(self, last: jax.Array) -> jax.Array:
+        """What the linear head sees of the last block's output: [N, h, w, c] -> [N, h * w * c]."""
+        last = gelu(last) if self.representation == "pre_gelu" else last
+        return last.reshape(last.shape[0], -1)
+
+    def head(self, last: jax.Array) -> jax.Array:
+        """Logits [N, classes] from the last block's output [N, h, w, c]."""
+        return self.linear(self.head_input(last))
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Logits [N, classes] from normalised images [N, H, W, C]."""
+        return self.head(self.representations(images)[-1])
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+    """2x2, stride 2, an odd last row or column left out: [N, h, w, c] -> [N, h//2, w//2, c]."""
+    _, h, w, _ = x.shape
+    x = x[:, : h // 2 * 2, : w // 2 * 2]
+    # A maximum over slices: the gradient of XLA's windowed maximum is slow on a CPU.
+    rows = jnp.maximum(x[:, ::2], x[:, 1::2])
+    return jnp.maximum(rows[:, :, ::2], rows[:, :, 1::2])
+
+
+# --------------------------------------------------------------------------------------------
+# Initialisation
+# --------------------------------------------------------------------------------------------
+
+
+def uniform_fan_in(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    """Kaiming-uniform with PyTorch's default bound 1 / sqrt(fan_in); outputs are the last axis."""
+    bound = 1 / np.sqrt(np.prod(shape[:-1]))
+    return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+def dirac_or_uniform(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
+    """[3, 3, C_in, C_out]: the identity in the first min(C_in, C_out) outputs, else Kaiming."""
+    height, width, in_features, out_features = shape
+    same = min(in_features, out_features)
+    kernel = uniform_fan_in(key, shape, dtype).at[..., :same].set(0)
+    return kernel.at[height // 2, width // 2, jnp.arange(same), jnp.arange(same)].set(1)
+
+
+def whitening_kernel(images: np.ndarray) -> np.ndarray:
+    """Filters that whiten 2x2 patches, and the same negated (paper A.1).
+
+    Eigenvectors of the uncentred second-moment matrix of all patches, strongest first, each
+    divided by sqrt(eigenvalue + 5e-4).
+
+    Args:
+      images: [N, H, W, C], normalised floats.
+
+    Returns:
+      [2, 2, C, 8 C] float32.
+    """
+    size = images.shape[-1]
+    patches = np.lib.stride_tricks.sliding_window_view(images, (2, 2), axis=(1, 2))
+    flat = patches.transpose(0, 1, 2, 4, 5, 3).reshape(-1, 4 * size)
+    moments = np.zeros((4 * size, 4 * size))
+    for part in np.array_split(flat, max(1, len(flat) // 2**18)):  # float64 in small pieces
+        moments += part.T.astype(np.float64) @ part.astype(np.float64)
+    values, vectors = np.linalg.eigh(moments / len(flat))
+    filters = (vectors / np.sqrt(values + WHITENING_EPSILON))[:, ::-1]
+    both = np.concatenate([filters, -filters], axis=1)
+    return both.reshape(2, 2, size, 8 * size).astype(np.float32)

@@ -1,0 +1,73 @@
+"""What a network must have to be learned and evaluated."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+
+class Network(Protocol):
+    """An `nnx.Module` with these two methods (`ConvNet`, `StagedNetwork`, one's own)."""
+
+    def representations(self, images: jax.Array) -> tuple[jax.Array, ...]:
+        """H(0), H(1), ... [B, ...] each, from normalised images [B, H, W, C]."""
+
+    def head(self, last: jax.Array) -> jax.Array:
+        """Logits [B, classes] from the last representation [B, ...]."""
+
+
+def check_learner(network: nnx.Module) -> None:
+    """Raises TypeError for what is no network, ValueError for one that draws random numbers."""
+    check_network(network)
+    for path, module in nnx.iter_modules(network):
+        name = "rate" if isinstance(module, nnx.Dropout) else "dropout_rate"
+        if getattr(module, name, 0) > 0:
+            where = ".".join(map(str, path))
+            raise ValueError(f"{where} drops out at random, which learning does not do: {name}=0")
+
+
+def learner_shapes(network: nnx.Module, image_shape: Sequence[int]) -> list[tuple[int, ...]]:
+    """Shapes of an image's representations in a network, and of its logits; nothing is computed."""
+    still: Any = in_mode(network, training=False)
+
+    def all_of(images: jax.Array) -> tuple[jax.Array, ...]:
+        representations = still.representations(images)
+        return (*representations, still.head(representations[-1]))
+
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    return [h.shape[1:] for h in jax.eval_shape(all_of, image)]
+
+
+def check_network(network: nnx.Module) -> None:
+    """Raises TypeError for what is no network: see `interfaces.Network`."""
+    if not (hasattr(network, "representations") and hasattr(network, "head")):
+        raise TypeError(
+            f"a {type(network).__name__} is no network: it needs the methods "
+            "representations(images) and head(last); dsl_jax.StagedNetwork gives them to a list of "
+            "layers, dsl_jax.PairNetwork to parameters and two functions"
+        )
+
+
+def batch_norms(network: nnx.Module) -> list[nnx.BatchNorm]:
+    """All that a network has, however deep inside."""
+    modules = (module for _, module in nnx.iter_modules(network))
+    return [module for module in modules if isinstance(module, nnx.BatchNorm)]
+
+
+def in_mode(network: nnx.Module, *, training: bool) -> nnx.Module:
+    """A view of the network with BatchNorm on batch statistics (training), or on those it holds."""
+    options = {"use_running_average": not training, "deterministic": not training}
+    return nnx.view(network, raise_if_not_found=False, **options)
+
+
+def path_name(path: Any) -> str:
+    """A leaf's path as text, its parts separated by dots."""
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def named_leaves(tree: Any) -> tuple[list[str], list[Any], Any]:
+    """Names of the leaves by their paths, the leaves, and the structure."""
+    flat, structure = jax.tree_util.tree_flatten_with_path(tree)
+    return [path_name(path) for path, _ in flat], [leaf for _, leaf in flat], structure

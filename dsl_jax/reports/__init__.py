@@ -1,0 +1,1 @@
+"""What a run shows: a report of one page, and its pictures."""

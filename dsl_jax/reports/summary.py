@@ -1,0 +1,180 @@
+"""From a run's folder to its report: the table, the figures, the times."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from dsl_jax.config import RunConfig, to_dict
+from dsl_jax.data.dataset import Dataset, rows_of
+from dsl_jax.devices import environment
+from dsl_jax.reports import plots
+from dsl_jax.reports.pages import Report, Row
+from dsl_jax.runs.folder import find_targets, read_json, search_seconds
+from dsl_jax.runs.steps import is_searched, searches, trainings
+from dsl_jax.runs.untrained import make_stages
+from dsl_jax.targets.store import TargetStore
+
+GALLERY_IMAGES = 3
+
+NOTES = {"smoke": "The preset smoke only checks that all works: its accuracies say nothing else."}
+
+ROWS = {
+    "all_layers": ("searched targets, all layers", "learned from the searched representations"),
+    "skip_block_0": ("searched targets, skip block 0", "the same, without targets for block 0"),
+    "linear_on_pixels": ("linear classifier on pixels", "no network"),
+    "head_on_untrained_network": ("head on the untrained network", "nothing learned but the head"),
+}
+# By `steps.Training.kind`, for what stands in later cycles: after the variant, and a sentence.
+KINDS = {
+    "cycle": ("", "searched again from the network before, and trained further"),
+    "first_targets": (", the first targets again", "as many epochs, but nothing searched again"),
+    "natural_targets": (", no search of blocks", "its own representations as targets"),
+    "fresh_network": (", a fresh network", "trained for as many epochs on the last targets"),
+    "long_sgd": ("", "as many as all cycles together"),
+}
+
+
+def summarize(
+    config: RunConfig,
+    folder: str | os.PathLike,
+    dataset: Dataset,
+    results: dict[str, Any],
+    *,
+    notice: str | None = None,
+    command: str = "",
+) -> Report:
+    """Draws a finished run's figures into its folder and gathers its report.
+
+    Args:
+      config: the run's configuration.
+      folder: its folder.
+      dataset: its data.
+      results: what `pipeline.run` returned.
+      notice: what a reader must not miss.
+      command: what repeats the run.
+    """
+    folder = Path(folder)
+    first = folder / f"seed_{config.seed}"
+    rows = [_row(name, result, config) for name, result in results.items()]
+    seeds = range(config.seed, config.seed + config.num_seeds)
+    trained = {}
+    for training in trainings(config):
+        if (result := read_json(first / training.name / "result.json")) is not None:
+            trained[training_title(training.name, training._asdict(), config.cycles)] = result
+    left_out = max(result["images_left_out"] for result in trained.values())
+    histories = {title: result["history"] for title, result in trained.items()}
+    figures = {
+        "accuracy": (plots.plot_accuracy(rows), "Test accuracy."),
+        "learning": (
+            plots.plot_learning(histories),
+            "Learning: training loss and validation accuracy.",
+        ),
+    }
+    searched: tuple[tuple[str, str], ...] = ()
+    timings = [(f"training {t}, seed {config.seed}", r["seconds"]) for t, r in trained.items()]
+    if is_searched(config):
+        targets = TargetStore.open(first / "targets")
+        fitness = targets.fitness()
+        figures["fitness"] = (
+            plots.plot_fitness(fitness),
+            "Search: the best candidate's fitness in each generation, layer after layer.",
+        )
+        figures["representations"] = (
+            _gallery(config, dataset, targets),
+            "Natural representations of the untrained network beside the searched ones; in the "
+            "logits the true class is orange.",
+        )
+        stores = [
+            find_targets(folder, seed, step.name) for seed in seeds for step in searches(config)
+        ]
+        candidates = sum(store.candidates for store in stores if store is not None)
+        final = ", ".join(f"{float(np.mean(f[:, -1])):.3f}" for f in fitness)
+        searched = (
+            ("candidates", f"{candidates:,}"),
+            ("log-likelihood after each layer, first search", final),
+        )
+        seconds = sum(search_seconds(folder, seed) for seed in seeds)
+        timings.insert(0, ("search, compilation included, all seeds", seconds))
+    for name, (figure, _) in figures.items():
+        figure.savefig(folder / f"{name}.png")
+    return Report(
+        title=f"{dataset.title}: searched representations against SGD ({config.name})",
+        notices=tuple(filter(None, (notice, NOTES.get(config.name)))),
+        command=command,
+        summary=(
+            ("dataset", dataset.title),
+            ("training images", f"{len(dataset.train.images):,}"),
+            ("validation images", f"{len(dataset.validation.images):,}"),
+            ("test images", f"{len(dataset.test.images):,}"),
+            ("preset", config.name),
+            ("seeds", str(config.num_seeds)),
+            ("network", f"widths {'-'.join(map(str, config.widths))}, G = {config.learner_groups}"),
+            ("training images in no batch, since all are of one size", str(left_out)),
+            *searched,
+        ),
+        rows=tuple(rows),
+        figures=tuple((caption, f"{name}.png") for name, (_, caption) in figures.items()),
+        timings=tuple(timings),
+        settings=to_dict(config),
+        environment=environment(),
+    )
+
+
+def training_title(name: str, result: dict[str, Any], cycles: int) -> str:
+    """What tables call a training, given what is known of it: kind, variant, cycle, groups."""
+    if name in ROWS:
+        return ROWS[name][0]
+    if result["variant"] == "sgd":
+        long = f", {cycles} times the epochs" if result["kind"] == "long_sgd" else ""
+        return f"SGD, G = {result['groups']}{long}"
+    title = ROWS[result["variant"]][0] + KINDS[result["kind"]][0]
+    return title if result["kind"] == "fresh_network" else f"{title}, cycle {result['cycle']}"
+
+
+def _description(name: str, result: dict[str, Any], config: RunConfig) -> str:
+    """A sentence for the report's readers."""
+    if name in ROWS:
+        return ROWS[name][1]
+    if result["kind"] in KINDS:
+        return KINDS[result["kind"]][1]
+    paired = result["groups"] == config.learner_groups
+    best = result["best_by_validation"] and len(config.sgd_groups) > 1
+    return " and ".join(
+        ["the learner's own network"] * paired + ["the best G by validation"] * best
+    )
+
+
+def _row(name: str, result: dict[str, Any], config: RunConfig) -> Row:
+    return Row(
+        name=training_title(name, result, config.cycles),
+        description=_description(name, result, config),
+        groups=result["groups"],
+        test_accuracy=tuple(result["test_accuracy"]),
+        validation_accuracy=tuple(result["validation_accuracy"]),
+        test_loss=tuple(result["test_loss"]),
+        seconds=result["seconds"],
+        is_reference=result.get("role") != "method",
+        candidates=result.get("candidates", 0),
+        search_seconds=result.get("search_seconds", 0.0),
+    )
+
+
+def _gallery(config: RunConfig, dataset: Dataset, targets: TargetStore):
+    """A few training images of different classes, seed 0's natural and searched representations."""
+    _, rows = np.unique(dataset.train.labels, return_index=True)
+    rows = np.sort(rows)[:GALLERY_IMAGES]
+    searched = targets.read(rows_of(targets.ids, dataset.train.ids[rows]))
+    h = jnp.asarray(dataset.normalize(dataset.train.images[rows]))
+    natural = []
+    for stage in make_stages(config, dataset, config.seed):
+        h = stage(h)
+        natural.append(np.asarray(h))
+    return plots.plot_representations(
+        dataset.train.images[rows],
+        natural,
+        [np.asarray(r, np.float32) for r in searched.representations],
+        labels=dataset.train.labels[rows],
+    )

@@ -1,0 +1,217 @@
+"""A run's folder. The folder IS the run: what is in it is done, running again does the rest.
+
+config.json       what is run, and on which data
+metrics.jsonl     a record an epoch of every training, and one a result
+seed_S/targets    the searched representations; targets_*: those of later cycles
+seed_S/search-*   seconds that a process spent on them
+seed_S/NAME/      a training: checkpoints while it runs, then model/ and result.json
+report.md, report.html, *.png
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flax import nnx
+
+from dsl_jax.config import RunConfig, differences, to_dict
+from dsl_jax.files import is_temporary, read_json, temporary_name, write_text
+from dsl_jax.networks.convnet import ConvNet
+from dsl_jax.runs.loggers import JsonlLogger, Logger
+from dsl_jax.runs.saved import Checkpoints, load_network, save_network
+from dsl_jax.targets.store import TargetStore
+
+
+class RunFolder:
+    """The folder of one run, bound to one configuration.
+
+    Args:
+      folder: made if it is not there.
+      config: what is run.
+      requested: the dataset that was asked for, where `config.dataset` took its place.
+      loggers: what receives every record besides metrics.jsonl.
+
+    Raises:
+      ValueError: the folder holds another configuration (the fields that differ are named), or
+        something that is not a run, or cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        config: RunConfig,
+        requested: str | None = None,
+        loggers: Sequence[Logger] = (),
+    ):
+        self.folder = Path(folder)
+        self.config = config
+        self._loggers = (JsonlLogger(self.folder / "metrics.jsonl"), *loggers)
+        prepare_folder(self.folder)
+        if _read_config(self.folder) is None:
+            text = json.dumps(_plain(config, requested), indent=2)
+            write_text(self.folder / "config.json", text)
+        # It is that of another process, if that began as well.
+        check_folder(self.folder, config, requested)
+
+    # ---- metrics
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Appends a record to metrics.jsonl, and hands it to the loggers."""
+        for logger in self._loggers:
+            logger.log(record)
+
+    def forget(self, training: str, after_epoch: int) -> None:
+        """Takes back the records of epochs that will be trained again after an interruption."""
+        path = self.folder / "metrics.jsonl"
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text().splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:  # the line that an interruption cut short
+                continue
+            if record.get("training") != training or record.get("epoch", 0) <= after_epoch:
+                kept.append(line)
+        write_text(path, "".join(line + "\n" for line in kept))
+
+    # ---- trainings
+
+    def training(self, name: str) -> Path:
+        """The folder of a training, such as "seed_0/all_layers"."""
+        path = self.folder / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def finished(self, name: str) -> dict[str, Any] | None:
+        """The result of a training that is done, or None."""
+        return read_json(self.folder / name / "result.json")
+
+    def network(self, name: str) -> ConvNet:
+        """The network of a training that is done."""
+        if (result := self.finished(name)) is None:
+            raise ValueError(f"{name} is not trained yet in {self.folder}")
+        return load_network(self.folder / name, result["network"])
+
+    def finish(self, name: str, network: nnx.Module, result: dict[str, Any]) -> None:
+        """Keeps a trained network and its result; its checkpoints are no longer needed."""
+        folder = self.training(name)
+        save_network(folder / "model", network)
+        write_text(folder / "result.json", json.dumps(result, indent=2))
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+    def checkpoints(self, name: str) -> "Checkpoints":
+        """Where a training keeps its state."""
+        return Checkpoints(self, name)
+
+    # ---- search
+
+    def note_search(self, seed: int, name: str, process: str, seconds: float) -> None:
+        """Notes how long one process, known by a name of its own, has searched these targets."""
+        self.write(f"seed_{seed}/search-{name}-{process}", {"seconds": seconds})
+
+    # ---- other results
+
+    def read(self, name: str) -> Any:
+        """The JSON file of this name in the folder, or None."""
+        return read_json(self.folder / f"{name}.json")
+
+    def write(self, name: str, values: Any) -> None:
+        """Writes a JSON file into the folder, whole or not at all."""
+        write_text(self.folder / f"{name}.json", json.dumps(values, indent=2))
+
+
+def search_seconds(folder: Path, seed: int, name: str | None = None) -> float:
+    """Seconds that all processes together spent on a search, interrupted ones included.
+
+    None: on all searches of the seed.
+    """
+    notes = (folder / f"seed_{seed}").glob(f"search-{name}-*.json" if name else "search-*.json")
+    return sum(read_json(path)["seconds"] for path in notes)
+
+
+def find_targets(folder: Path, seed: int, name: str) -> TargetStore | None:
+    """The targets of one search; None where it had no image to search."""
+    path = folder / f"seed_{seed}" / name
+    return TargetStore.open(path) if path.exists() else None
+
+
+def prepare_folder(folder: str | os.PathLike) -> None:
+    """Makes a run's folder.
+
+    Raises:
+      ValueError: it cannot be written, or holds something that is not a run.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = temporary_name(folder / "probe")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(
+            f"cannot write the folder {folder} ({error.strerror}): choose another --output_dir"
+        ) from error
+    _refuse_what_is_no_run(folder)
+
+
+def check_folder(
+    folder: str | os.PathLike, config: RunConfig, requested: str | None = None
+) -> None:
+    """Changes nothing.
+
+    Raises:
+      ValueError: the folder holds another run (the fields that differ are named), or something
+        that is not a run.
+    """
+    folder = Path(folder)
+    _refuse_what_is_no_run(folder)
+    theirs = _read_config(folder)
+    if theirs is not None and (changed := differences(_plain(config, requested), theirs)):
+        raise ValueError(
+            f"{folder} holds another run: {'; '.join(changed)}. "
+            "Choose another --output_dir, or repeat that run's settings"
+        )
+
+
+def _refuse_what_is_no_run(folder: Path) -> None:
+    # Listed first: config.json is a run's first file, and another process may just begin it.
+    found = folder.iterdir() if folder.is_dir() else ()
+    names = [path for path in found if not is_temporary(path)]
+    if names and not (folder / "config.json").exists():
+        raise ValueError(f"{folder} is not empty and holds no run: choose another --output_dir")
+
+
+def finished_report(
+    folder: str | os.PathLike, config: RunConfig, requested: str | None = None
+) -> Path | None:
+    """The report of this run if it is finished, found without loading any data."""
+    folder = Path(folder)
+    page = folder / "report.md"
+    if not (page.exists() and (folder / "results.json").exists()):
+        return None
+    return None if differences(_plain(config, requested), _read_config(folder)) else page
+
+
+def _plain(config: RunConfig, requested: str | None) -> dict[str, Any]:
+    """What config.json holds."""
+    plain = {"config": to_dict(config), "requested_dataset": requested or config.dataset}
+    return json.loads(json.dumps(plain))
+
+
+def _read_config(folder: Path) -> dict[str, Any] | None:
+    path = folder / "config.json"
+    try:
+        return read_json(path)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}): restore it, or choose another --output_dir"
+        ) from error
+
+
+# --------------------------------------------------------------------------------------------
+# Networks on disk
+# --------------------------------------------------------------------------------------------

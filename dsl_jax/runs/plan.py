@@ -1,0 +1,191 @@
+"""What a run will cost: candidates, time and disk, before anything is computed.
+
+The time is an estimate: a model of the work, with factors measured once on a CPU,
+scaled by how fast this machine does a short piece of the same kind of work now.
+"""
+
+import functools
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dsl_jax.config import TRAINING_IMAGES, RunConfig
+from dsl_jax.data.load import describe_data
+from dsl_jax.devices import num_cores
+from dsl_jax.keys import philox_key
+from dsl_jax.runs.steps import Search, searches, trainings
+from dsl_jax.targets.layout import estimated_bytes
+
+# Seconds on the machine where the factors were measured, and what the probes took there.
+SECONDS_PER_CANDIDATE = 1.5e-6
+SECONDS_PER_CANDIDATE_ELEMENT = 3.1e-9
+SECONDS_PER_FLOP = 1 / 44e9
+COMPILE_SECONDS_PER_SEARCH = 20.0
+COMPILE_SECONDS_PER_TRAINING = 12.0
+NORMALS_PROBE_SECONDS = 3.5e-3
+PRODUCT_PROBE_SECONDS = 25e-3
+
+IMAGE_SHAPES = {"cifar10": (32, 32, 3), "cifar100": (32, 32, 3)}
+NUM_CLASSES = {"cifar100": 100}
+
+
+class Plan(NamedTuple):
+    """images: those that are searched and trained on. disk_bytes: the targets of all seeds."""
+
+    images: int
+    validation_images: int
+    candidates: int
+    search_seconds: float
+    learning_seconds: float
+    disk_bytes: int
+
+
+def make_plan(config: RunConfig) -> Plan:
+    """The plan of a run, all seeds together; takes half a second for the probes."""
+    total = config.num_train or TRAINING_IMAGES[config.dataset]
+    validation = config.validation_size
+    validation = max(1, total * 8 // 100) if validation is None else validation
+    images = total - validation
+    seeds = config.num_seeds
+    sizes = representation_sizes(config)
+
+    candidates = disk = 0
+    search = 0.0
+    for step in searches(config):
+        evaluated, seconds = search_cost(config, images, step)
+        candidates, search = candidates + evaluated, search + seconds
+        generations = [layer.generations for layer in step.config.layers]
+        disk += estimated_bytes([(size,) for size in sizes], images, generations)
+    learning = learning_seconds(config, images, validation)
+    return Plan(
+        images,
+        validation,
+        seeds * candidates,
+        seeds * search,
+        seeds * learning,
+        seeds * disk,
+    )
+
+
+def search_cost(config: RunConfig, images: int, step: Search | None = None) -> tuple[int, float]:
+    """Candidates and seconds of a search of so many images, compilation included.
+
+    step: None: the first, of the untrained network, which has no convolutions to compute. Of a
+    later one as many as there can be: it may leave images out.
+    """
+    search = config.search if step is None else step.config
+    speed, product_speed = _machine_speed()
+    is_trained = step is not None and step.network is not None
+    sizes = representation_sizes(config)
+    # The untrained network's convolutions are identities.
+    flops = stage_flops(config, config.learner_groups) if is_trained else [0.0] * len(sizes)
+    per_image = products = 0.0
+    for number, (layer, size) in enumerate(zip(search.layers, sizes, strict=True)):
+        if number and not layer.generations:
+            continue
+        candidates = search.population_size + search.num_children * layer.generations
+        per_image += candidates * (SECONDS_PER_CANDIDATE + SECONDS_PER_CANDIDATE_ELEMENT * size)
+        products += candidates * sum(flops[number + 1 :]) * SECONDS_PER_FLOP
+    products += search.population_size * flops[0] * SECONDS_PER_FLOP
+    if jax.default_backend() == "cpu":  # an image a core; the factors are of one core
+        per_image /= num_cores()
+    count = round(images * (step.chosen.share if step and step.chosen else 1))
+    seconds = count * search.num_searches * (per_image / speed + products / product_speed)
+    return count * search.candidates_per_image, COMPILE_SECONDS_PER_SEARCH + seconds
+
+
+def learning_seconds(config: RunConfig, images: int, validation: int) -> float:
+    """Seconds of all trainings of a seed, compilation included."""
+    total = 0.0
+    for training in trainings(config):
+        learn = training.config
+        # Three forward passes' worth a step, and a forward pass for statistics and validation.
+        passes = 3 * images + (min(learn.statistics_images, images) + validation)
+        flops = sum(stage_flops(config, training.groups)) * passes * learn.epochs
+        total += COMPILE_SECONDS_PER_TRAINING + flops * SECONDS_PER_FLOP / _machine_speed()[1]
+    return total
+
+
+def describe(plan: Plan, config: RunConfig, folder: str, data_dir: str | None = None) -> str:
+    """The plan in a few lines."""
+    cycles = "" if config.cycles == 1 else f", {config.cycles} cycles with their controls"
+    search = "none"
+    if plan.candidates:
+        search = (
+            f"{'at most ' if cycles else ''}{plan.candidates:,} candidates, "
+            f"{config.search.candidates_per_image:,} an image{' at first' if cycles else ''}; "
+            f"about {duration(plan.search_seconds)}"
+        )
+    seeds = "" if config.num_seeds == 1 else f", {config.num_seeds} seeds"
+    return "\n".join(
+        [
+            f"dataset     {config.dataset}: {plan.images:,} training images, "
+            f"{plan.validation_images:,} for validation",
+            f"data        {describe_data(config.dataset, config.name, data_dir)}",
+            f"preset      {config.name}{seeds}, on {jax.devices()[0].device_kind} "
+            f"({jax.default_backend()})",
+            f"search      {search}",
+            f"learning    {', '.join(config.variants)}{cycles}; "
+            f"about {duration(plan.learning_seconds)}",
+            f"disk        {plan.disk_bytes / 1e6:,.0f} MB of targets",
+            f"folder      {folder}",
+        ]
+    )
+
+
+def duration(seconds: float) -> str:
+    """In the largest unit of which there are at least two."""
+    for unit, size in (("days", 86_400), ("hours", 3_600)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{max(1, round(seconds / 60))} min"
+
+
+def representation_sizes(config: RunConfig) -> list[int]:
+    """Numbers in each searched representation of an image, the logits last."""
+    height, width, _ = IMAGE_SHAPES.get(config.dataset, (28, 28, 1))
+    height, width, sizes = height - 1, width - 1, []
+    for features in config.widths:
+        height, width = height // 2, width // 2
+        sizes.append(height * width * features)
+    return [*sizes, NUM_CLASSES.get(config.dataset, 10)]
+
+
+def stage_flops(config: RunConfig, groups: int) -> list[float]:
+    """Floating-point operations of one image's way through each stage of the network."""
+    height, width, channels = IMAGE_SHAPES.get(config.dataset, (28, 28, 1))
+    height, width, previous = height - 1, width - 1, 8 * channels
+    stem = 2.0 * height * width * 4 * channels * previous
+    blocks = []
+    for features in config.widths:
+        first = 18.0 * height * width * previous * features
+        height, width = height // 2, width // 2
+        blocks.append(first + 18.0 * height * width * features * features * (2 * groups - 1))
+        previous = features
+    head = 2.0 * height * width * previous * NUM_CLASSES.get(config.dataset, 10)
+    return [stem + blocks[0], *blocks[1:], head]
+
+
+@functools.cache
+def _machine_speed() -> tuple[float, float]:
+    """How many times as fast as the reference normals and matrix products come here."""
+    key = philox_key(jax.random.key(0))
+    normals = jax.jit(lambda key: jax.random.normal(key, (2**20,)))
+    product = jax.jit(lambda x: x @ x)
+    square = jnp.ones((1024, 1024))
+    return (
+        NORMALS_PROBE_SECONDS / _shortest(lambda: normals(key)),
+        PRODUCT_PROBE_SECONDS / _shortest(lambda: product(square)),
+    )
+
+
+def _shortest(work, repeats: int = 5) -> float:
+    jax.block_until_ready(work())  # compile
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        jax.block_until_ready(work())
+        times.append(time.perf_counter() - started)
+    return min(times)

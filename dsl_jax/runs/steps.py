@@ -1,0 +1,168 @@
+"""What a run does for each of its seeds, in order: searches, and trainings on what they found.
+
+The first cycle is the paper's: one search of an untrained network, one training a variant. Each
+later cycle searches the network that the cycle before has trained, and trains it further. Beside
+the cycles stand their controls: two leave one thing of each cycle out, two train a network anew for
+as long as all cycles together, in one schedule.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from dsl_jax.config import CycleConfig, LearnConfig, RunConfig, SearchConfig
+
+FIRST_TARGETS = "targets"
+
+
+class Search(NamedTuple):
+    """A search, kept in the folder `name`.
+
+    network: the training whose network is searched; None: the untrained one.
+    chosen: which images; None: all.
+    """
+
+    name: str
+    config: SearchConfig
+    cycle: int = 1
+    network: str | None = None
+    chosen: CycleConfig | None = None
+
+
+class Training(NamedTuple):
+    """A network to train, kept in the folder `name`.
+
+    kind: "cycle" (the method), one of `config.CONTROLS`, or "sgd".
+    variant, groups: how, and its ConvGroups a block.
+    targets: the searches that it learns from; of an image's targets it takes those of the last.
+    start: the training whose network it goes on from; None: a new network.
+    """
+
+    name: str
+    kind: str
+    variant: str
+    groups: int
+    config: LearnConfig
+    targets: tuple[str, ...] = ()
+    start: str | None = None
+    cycle: int = 1
+
+    @property
+    def role(self) -> str:
+        """Whether it is the "method", a "control" of it or a "baseline"."""
+        if self.variant == "sgd":
+            return "baseline"
+        return "method" if self.kind == "cycle" else "control"
+
+
+def is_searched(config: RunConfig) -> bool:
+    """Whether a run needs a search: not for SGD alone."""
+    return any(variant != "sgd" for variant in config.variants)
+
+
+def steps(config: RunConfig) -> list[Search | Training]:
+    """All that is done for one seed; each needs only what comes before it."""
+    searched = [variant for variant in config.variants if variant != "sgd"]
+    found: list[Search | Training] = []
+    if searched:
+        found.append(Search(FIRST_TARGETS, config.search))
+    found += [_learner(config, v, "cycle", v, (FIRST_TARGETS,)) for v in searched]
+    if "sgd" in config.variants:
+        groups = sorted({config.learner_groups, *config.sgd_groups})
+        found += [Training(f"sgd_g{g}", "sgd", "sgd", g, config.sgd) for g in groups]
+    if config.cycles > 1:
+        for variant in searched:
+            found += _later_cycles(config, variant)
+        if "sgd" in config.variants and "long_sgd" in config.controls:
+            g, long = config.learner_groups, _as_long(config, config.sgd)
+            found.append(Training(f"sgd_g{g}_long", "long_sgd", "sgd", g, long))
+    return found
+
+
+def trainings(config: RunConfig) -> list[Training]:
+    """All networks that a seed trains."""
+    return [step for step in steps(config) if isinstance(step, Training)]
+
+
+def searches(config: RunConfig) -> list[Search]:
+    """All searches of a seed."""
+    return [step for step in steps(config) if isinstance(step, Search)]
+
+
+def needed(config: RunConfig, training: Training) -> list[Search | Training]:
+    """All steps that a training needs, in order, itself the last."""
+    wanted: set[str | None] = {training.name}
+    found: list[Search | Training] = []
+    for step in reversed(steps(config)):
+        if step.name in wanted:
+            found.append(step)
+            if isinstance(step, Search):
+                wanted.add(step.network)
+            else:
+                wanted |= {step.start, *step.targets}
+    return found[::-1]
+
+
+def later_cycle(config: RunConfig, cycle: int) -> CycleConfig:
+    """How a cycle after the first searches."""
+    return config.later_cycles[min(cycle - 2, len(config.later_cycles) - 1)]
+
+
+def _learner(
+    config: RunConfig, name: str, kind: str, variant: str, targets: tuple[str, ...], **rest: Any
+) -> Training:
+    learn = dataclasses.replace(config.learn, variant=variant)
+    return Training(name, kind, variant, config.learner_groups, learn, targets, **rest)
+
+
+def _later_cycles(config: RunConfig, variant: str) -> list[Search | Training]:
+    """The cycles of a variant from the second on, then their controls."""
+    found = _chain(config, variant, "cycle", lambda search: search)
+    targets = next(step.targets for step in reversed(found) if isinstance(step, Training))
+    if "first_targets" in config.controls:
+        found += _chain(config, variant, "first_targets", None)
+    if "natural_targets" in config.controls:
+        found += _chain(config, variant, "natural_targets", without_search)
+    if "fresh_network" in config.controls:
+        fresh = _learner(config, f"{variant}_fresh_network", "fresh_network", variant, targets)
+        found.append(fresh._replace(config=_as_long(config, fresh.config), cycle=config.cycles))
+    return found
+
+
+def _chain(
+    config: RunConfig,
+    variant: str,
+    kind: str,
+    change: Callable[[SearchConfig], SearchConfig] | None,
+) -> list[Search | Training]:
+    """A training a cycle, each going on from the one before.
+
+    change: what becomes of each cycle's search, of the network before; None: there is none, and
+    the first targets are learned again.
+    """
+    found: list[Search | Training] = []
+    targets: tuple[str, ...] = (FIRST_TARGETS,)
+    network = variant
+    for cycle in range(2, config.cycles + 1):
+        name, later = f"{variant}_{kind}_{cycle}", later_cycle(config, cycle)
+        if change is not None:
+            search = Search(f"targets_{name}", change(later.search), cycle, network, later)
+            found.append(search)
+            targets = (*targets, search.name)
+        found.append(_learner(config, name, kind, variant, targets, start=network, cycle=cycle))
+        network = name
+    return found
+
+
+def without_search(config: SearchConfig) -> SearchConfig:
+    """A search that leaves what the network makes of the clean image, and evolves the logits."""
+    *hidden, logits = config.layers
+    hidden = [dataclasses.replace(layer, generations=0) for layer in hidden]
+    layers = (*hidden, logits)
+    return dataclasses.replace(config, layers=layers, initial_noise=0.0, num_searches=1)
+
+
+def _as_long(config: RunConfig, learn: LearnConfig) -> LearnConfig:
+    """Training for as many epochs as all cycles together, in one schedule."""
+    epochs, stem_epochs = (config.cycles * n for n in (learn.epochs, learn.stem_bias_epochs))
+    return dataclasses.replace(learn, epochs=epochs, stem_bias_epochs=stem_epochs)

@@ -1,0 +1,219 @@
+"""Fills a store: searches what is absent, in any number of processes (paper 3.1 and 4.2).
+
+Letters: N images, M rows asked for.
+"""
+
+import functools
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from dsl_jax.config import SearchConfig
+from dsl_jax.evolution.image import Stages
+from dsl_jax.evolution.images import check_ids, choose_chunk_size, search
+from dsl_jax.progress import progress_bar
+from dsl_jax.targets import layout
+from dsl_jax.targets.claims import Claims
+from dsl_jax.targets.fingerprint import check_same_search, make_manifest
+from dsl_jax.targets.store import TargetStore
+
+logger = logging.getLogger(__name__)
+
+
+def search_to_store(
+    path: str | os.PathLike | dict,
+    key: jax.Array,
+    stages: Stages,
+    images: Any,
+    labels: Any,
+    config: SearchConfig,
+    *,
+    dataset: str = "",
+    ids: Any = None,
+    chunk_size: int | None = None,
+    mesh: Mesh | None = None,
+    preprocess: Callable[[np.ndarray], Any] | None = None,
+    progress: bool | str = False,
+    repair: bool = False,
+    on_chunk: Callable[[int], None] | None = None,
+) -> TargetStore:
+    """Searches a whole split into a store (paper 3.1 and 4.2); begins or resumes.
+
+    Only absent chunks are searched, so a run that was interrupted goes on where it was, and
+    several processes may work on one store: each returns when all of it is complete. The result
+    is that of `search`, with activations rounded to float16. Memory does not grow with N as long
+    as `images` is not in memory.
+
+    Args:
+      path: a local folder, a bucket URL, or a tensorstore kvstore spec; see `TargetStore.open`.
+      key, stages, config, mesh: as in `search`.
+      images: [N, H, W, C], normalised float32, or what `preprocess` takes; anything that has a
+        length and can be sliced, such as a `numpy.memmap`.
+      labels: [N] integers.
+      dataset: its name, kept with the targets.
+      ids: [N] integers below 2**32, the images' rows in their source; None: 0 .. N-1.
+      chunk_size: images in one chunk and one call, on each device; None: as in the store that is
+        there, or `choose_chunk_size`.
+      preprocess: applied to some images [M, H, W, C] at a time, such as `Dataset.normalize`.
+      progress: show a bar with rate and time left; a text: under this name.
+      repair: read all that is there first, and search damaged chunks again.
+      on_chunk: called with each chunk's number after it was written.
+
+    Returns:
+      The complete store, opened with mode "a".
+
+    Raises:
+      ValueError: the store is that of another search (the fields that differ are named), is
+        damaged, or the folder holds something else; or arguments that do not fit each other.
+      OSError: not enough free space on a local disk; it is checked before the search.
+    """
+    kvstore = layout.open_kvstore(path)
+    there = layout.read_manifest(kvstore, path)
+    labels = np.asarray(labels)
+    if len(labels) != len(images) or not len(labels):
+        raise ValueError(
+            f"{len(images)} images and {len(labels)} labels: need one each, at least 1"
+        )
+    ids = check_ids(ids, len(labels))
+    take = functools.partial(_take, images, preprocess)
+    if chunk_size is None:
+        if there is not None:
+            chunk_size = there["fingerprint"]["chunk_size"]
+        else:
+            chunk_size = choose_chunk_size(stages, take(slice(0, 1)).shape[1:], config)
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size is {chunk_size}: it must be at least 1")
+    ours = make_manifest(
+        key, stages, take, labels, ids, config, dataset=dataset, chunk_size=chunk_size
+    )
+    if there is not None:
+        check_same_search(ours, there, path)
+    committed = layout.committed_chunks(kvstore)
+    layout.check_disk_space(kvstore, ours["fingerprint"], committed)
+    if there is None:
+        layout.write_manifest(kvstore, ours)
+        # That of another process, if it was first.
+        check_same_search(ours, layout.read_manifest(kvstore, path) or ours, path)
+    if there is None or repair or len(committed) * chunk_size < len(ids):
+        layout.create_arrays(kvstore, path, ours["fingerprint"], ids)
+
+    store = TargetStore.open(path, "a")
+    if repair and (damaged := store.discard_damaged()):
+        logger.warning("%s: searching damaged chunks again: %s", path, damaged)
+    search_missing(
+        store,
+        Claims(kvstore),
+        lambda rows: search(
+            key,
+            stages,
+            take(rows),
+            labels[rows],
+            config,
+            ids=ids[rows],
+            chunk_size=chunk_size,
+            mesh=mesh,
+        ),
+        chunks_per_call=1 if mesh is None else mesh.size,
+        progress=progress,
+        on_chunk=on_chunk,
+    )
+    return store
+
+
+def _take(
+    images: Any, preprocess: Callable[[np.ndarray], Any] | None, rows: slice | np.ndarray
+) -> np.ndarray:
+    """Some images as search wants them, float32. Integers in `rows` are runs of chunks."""
+    if isinstance(rows, slice):
+        taken = np.asarray(images[rows])
+    else:  # by slices, which is all that `images` need know
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1)
+        taken = np.concatenate([np.asarray(images[run[0] : run[-1] + 1]) for run in runs])
+    if preprocess is not None:
+        taken = np.asarray(preprocess(taken))
+    if not np.issubdtype(taken.dtype, np.floating):
+        raise ValueError(
+            f"images are {taken.dtype}: give normalised floats, or preprocess=dataset.normalize"
+        )
+    return taken.astype(np.float32, copy=False)
+
+
+PATIENCE = 2.0  # times our slowest chunk
+
+
+def search_missing(
+    store: Any,
+    claims: Claims,
+    search_rows: Callable[[np.ndarray], Any],
+    *,
+    chunks_per_call: int,
+    progress: bool | str,
+    on_chunk: Callable[[int], None] | None,
+) -> None:
+    """Searches and writes absent chunks until there are none, whoever does them.
+
+    Args:
+      store: a `TargetStore` opened with mode "a".
+      claims: those on its chunks.
+      search_rows: gives the `SearchResult` of some rows, integers [M].
+      chunks_per_call: chunks whose rows it is given at a time.
+      progress: show a bar, a text: under this name; it counts what other processes do, too.
+      on_chunk: called with the number of each chunk that this process has written.
+    """
+    rows = [store.rows(chunk) for chunk in range(store.num_chunks)]
+
+    def images(chunks):
+        return sum(rows[chunk].stop - rows[chunk].start for chunk in chunks)
+
+    missing = store.missing_chunks()
+    absent, slowest = images(missing), 0.0
+    bar = progress_bar(
+        store.num_images,
+        unit="image",
+        description=progress if isinstance(progress, str) else "search",
+        show=bool(progress),
+        done=store.num_images - absent,
+    )
+    with bar:
+        while missing:
+            started = time.monotonic()
+            order = working_order(missing, store.num_chunks)
+            chunks = claims.take(order, chunks_per_call, PATIENCE * slowest)
+            if chunks:
+                try:
+                    _search_chunks(store, chunks, search_rows, on_chunk)
+                finally:
+                    claims.give_back(chunks)
+                slowest = max(slowest, time.monotonic() - started)
+            else:
+                time.sleep(min(5.0, max(0.05, slowest / 10)))
+            missing = store.missing_chunks()
+            before, absent = absent, images(missing)
+            bar.update(before - absent)
+    claims.clear()
+
+
+def _search_chunks(store, chunks, search_rows, on_chunk):
+    """Searches some chunks together, writes one after the other."""
+    slices = [store.rows(chunk) for chunk in chunks]
+    result = search_rows(np.concatenate([np.arange(rows.start, rows.stop) for rows in slices]))
+    result, start = jax.tree.map(np.asarray, result), 0
+    for chunk, rows in zip(chunks, slices, strict=True):
+        stop = start + rows.stop - rows.start
+        part = jax.tree.map(lambda x: x[start:stop], result)
+        start = stop
+        if store.write(chunk, part) and on_chunk is not None:
+            on_chunk(chunk)
+
+
+def working_order(missing: Sequence[int], num_chunks: int) -> list[int]:
+    """A process of `jax.distributed` does its own range first, then the others' from the end."""
+    process, count = jax.process_index(), jax.process_count()
+    own = range(process * num_chunks // count, (process + 1) * num_chunks // count)
+    return [c for c in missing if c in own] + [c for c in reversed(missing) if c not in own]

@@ -1,0 +1,216 @@
+"""What tells one search from another: the manifest that is kept beside its targets.
+
+Its fingerprint holds all that decides the result, arrays as hashes: a search that differs in it is
+another one. Its provenance holds what may change a result by rounding, and is only warned of.
+Letters: N images, L layers.
+"""
+
+import dis
+import functools
+import hashlib
+import importlib.metadata
+import logging
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from types import FunctionType, MethodType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dsl_jax.config import SearchConfig, differences, search_from_dict, to_dict
+from dsl_jax.evolution.image import Stages, check_schedules
+from dsl_jax.evolution.images import output_shapes
+
+FORMAT = 1
+ACTIVATION_DTYPE = "float16"
+PACKAGES = ("dsl_jax", "jax", "jaxlib", "numpy")
+
+logger = logging.getLogger(__name__)
+
+
+def make_manifest(
+    key: jax.Array,
+    stages: Stages,
+    take: Callable[[slice], np.ndarray],
+    labels: np.ndarray,
+    ids: np.ndarray,
+    config: SearchConfig,
+    *,
+    dataset: str,
+    chunk_size: int,
+) -> dict[str, Any]:
+    """What a search is, as plain data; no more than some images are in memory at a time.
+
+    Args:
+      key, stages, config: as in `search`.
+      take: gives some rows of the images, float32 [M, H, W, C].
+      labels, ids: integers [N].
+      dataset: its name.
+      chunk_size: images in one chunk.
+
+    Returns:
+      {"format": int, "fingerprint": {...}, "provenance": {...}}.
+
+    Raises:
+      ValueError: the numbers of stages and of layer schedules differ.
+    """
+    check_schedules(stages, config)
+    return {
+        "format": FORMAT,
+        "fingerprint": {
+            "dataset": dataset,
+            "num_images": len(ids),
+            "ids_sha256": hash_rows(ids.__getitem__, len(ids)),
+            "images_sha256": hash_rows(take, len(ids)),
+            "labels_sha256": hash_rows(labels.astype(np.int64).__getitem__, len(ids)),
+            "stages_sha256": hash_stages(stages),
+            "config": to_dict(config),
+            "key": [str(jax.random.key_impl(key)), np.asarray(jax.random.key_data(key)).tolist()],
+            "dtype": ACTIVATION_DTYPE,
+            "chunk_size": int(chunk_size),
+            "layer_shapes": [
+                list(shape) for shape in output_shapes(stages, take(slice(0, 1)).shape[1:])
+            ],
+        },
+        "provenance": _provenance(),
+    }
+
+
+def check_same_search(ours: dict, theirs: dict, path: Any) -> None:
+    """Compares two manifests; other conditions are only warned of.
+
+    Raises:
+      ValueError: the fingerprints differ; the fields that do are named.
+    """
+    lines = differences(ours["fingerprint"], theirs["fingerprint"])
+    if lines:
+        raise ValueError(
+            f"{path} holds the targets of another search. These differ:\n  "
+            + "\n  ".join(lines)
+            + "\nGive another path, or the same arguments as then."
+        )
+    if lines := differences(ours["provenance"], theirs["provenance"]):
+        logger.warning(
+            "%s was begun under other conditions; the rest may differ by rounding: %s",
+            path,
+            "; ".join(lines),
+        )
+
+
+def config_of(manifest: dict[str, Any]) -> SearchConfig:
+    """The `SearchConfig` that a manifest describes."""
+    return search_from_dict(manifest["fingerprint"]["config"])
+
+
+def _provenance() -> dict[str, Any]:
+    """What may change a result by rounding, and is told of but not refused."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # used from a checkout
+            versions[package] = "not installed"
+    return {
+        "backend": jax.default_backend(),
+        "machine": platform.machine(),
+        "matmul_precision": str(jax.config.jax_default_matmul_precision),  # type: ignore[attr-defined]
+        "versions": versions,
+    }
+
+
+# --------------------------------------------------------------------------------------------
+# Hashes
+# --------------------------------------------------------------------------------------------
+
+
+def hash_stages(stages: Stages) -> str:
+    """A hash of the stages' weights, structure and function names, the same in every process.
+
+    Arrays are found in `Partial`s, pytrees, closures, defaults and global variables that a
+    function uses. A function whose body changes under the same name is not told apart.
+    """
+    digest = hashlib.sha256()
+    _feed(digest, tuple(stages), set())
+    return digest.hexdigest()
+
+
+def _feed(digest: Any, value: Any, seen: set[int]) -> None:
+    """Adds to `digest` what tells `value` apart; `seen` ends functions that refer to themselves."""
+
+    def feed(*parts: Any) -> None:
+        for part in parts:
+            _feed(digest, part, seen)
+
+    def note(text: str) -> None:
+        digest.update(f"{text};".encode())
+
+    value = getattr(value, "__wrapped__", value)  # what is inside jit
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+        note(repr(value))
+    elif isinstance(value, np.ndarray) and value.dtype == object:
+        feed(value.tolist())
+    elif isinstance(value, jax.Array | np.ndarray | np.generic):
+        if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            note(str(jax.random.key_impl(value)))
+            value = jax.random.key_data(value)
+        value = np.asarray(value)
+        note(f"{value.dtype}{value.shape}")
+        digest.update(value.tobytes())
+    elif isinstance(value, tuple | list):
+        note(f"sequence {len(value)}")
+        feed(*value)
+    elif isinstance(value, Mapping):
+        note(f"dict {len(value)}")
+        feed(*sorted(value.items(), key=lambda item: str(item[0])))
+    elif isinstance(value, functools.partial):
+        note("partial")
+        feed(value.func, value.args, value.keywords)
+    elif isinstance(value, MethodType):
+        note("method")
+        feed(value.__func__, value.__self__)
+    elif isinstance(value, FunctionType):
+        note(f"function {value.__qualname__}")
+        if id(value) not in seen:
+            seen.add(id(value))
+            feed(value.__defaults__, value.__kwdefaults__, _captured(value))
+    else:
+        note(f"{type(value).__qualname__} {getattr(value, '__qualname__', '')}")
+        leaves = jax.tree_util.tree_leaves_with_path(value)
+        if leaves and leaves[0][0]:  # a pytree, such as a Flax module
+            feed([(jax.tree_util.keystr(path), leaf) for path, leaf in leaves])
+        elif isinstance(value, type) or id(value) in seen:
+            return
+        elif is_dataclass(value):  # with or without a __dict__
+            seen.add(id(value))
+            feed({field.name: getattr(value, field.name) for field in fields(value)})
+        elif callable(value):
+            seen.add(id(value))
+            feed(getattr(value, "__dict__", None))
+
+
+def _captured(function: FunctionType) -> dict[str, Any]:
+    """What a function takes from around it: closed-over variables, and global arrays."""
+    code = function.__code__
+    captured = {}
+    for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+        captured[name] = cell.cell_contents
+    names = {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
+    for name in names:
+        value = function.__globals__.get(name)
+        if isinstance(value, jax.Array | np.ndarray):
+            captured[name] = value
+    return captured
+
+
+def hash_rows(take: Callable[[slice], np.ndarray], num_rows: int, block: int = 1024) -> str:
+    """SHA-256 of an array's type, shape and bytes, of which only a block is in memory."""
+    digest = hashlib.sha256()
+    for start in range(0, num_rows, block):
+        rows = take(slice(start, min(start + block, num_rows)))
+        if start == 0:
+            digest.update(f"{rows.dtype}{rows.shape[1:]}".encode())
+        digest.update(rows.tobytes())
+    return digest.hexdigest()

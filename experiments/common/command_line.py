@@ -1,0 +1,151 @@
+"""What the experiments' command lines share: flags, settings by name, faults told in a line."""
+
+import dataclasses
+import hashlib
+import os
+import shlex
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import jax
+from absl import app, flags, logging
+
+import dsl_jax
+from common import help_text
+from common.overrides import override
+from dsl_jax import config as configs
+from dsl_jax import presets
+from dsl_jax.evolution import strategies
+from dsl_jax.files import cache_dir
+
+DATASET = flags.DEFINE_string("dataset", "mnist", f"{', '.join(configs.DATASETS)}.")
+PRESET = flags.DEFINE_string(
+    "preset",
+    "laptop",
+    "smoke (2 minutes), laptop (2 CPU cores), paper (accelerator).",
+)
+DATA_DIR = flags.DEFINE_string(
+    "data_dir", None, "Folder of prepared datasets (default: TFDS_DATA_DIR, or theirs)."
+)
+OUTPUT_DIR = flags.DEFINE_string(
+    "output_dir", None, "The folder (default: one in runs/, named after the settings)."
+)
+SEED = flags.DEFINE_integer("seed", 0, "The first seed.")
+NUM_SEEDS = flags.DEFINE_integer("num_seeds", None, "Number of seeds (default: the preset's).")
+NUM_TRAIN = flags.DEFINE_integer(
+    "num_train", None, "Training images, validation among them (default: the preset's)."
+)
+DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and its cost, and stop.")
+
+SHARED = [flag.name for flag in (DATASET, PRESET, DATA_DIR, OUTPUT_DIR)]
+SHARED += [flag.name for flag in (SEED, NUM_SEEDS, NUM_TRAIN, DRY_RUN)]
+_assignments: dict[str, dict[str, str]] = {}
+_asked: set[str] = set()  # which flags that ask for help were given
+
+
+def parse_flags(arguments: Sequence[str]) -> list[str]:
+    """absl's flags; --config.FIELD=VALUE and --sweep.FIELD=VALUE are kept for `assigned`."""
+    _assignments.clear()
+    _asked.clear()
+    rest = []
+    _asked.update({"-h", "-help", "--help", "-helpfull", "--helpfull"}.intersection(arguments))
+    for argument in arguments:
+        if argument in _asked:
+            continue
+        name, equals, value = argument.lstrip("-").partition("=")
+        group, dot, path = name.partition(".")
+        if argument.startswith("--") and dot and group in ("config", "sweep"):
+            if not equals:
+                print(f"error: {argument}: write --{name}=VALUE", file=sys.stderr)
+                sys.exit(2)
+            _assignments.setdefault(group, {})[path] = value
+        else:
+            rest.append(argument)
+    try:
+        rest = flags.FLAGS(rest)
+    except flags.Error as error:
+        print(f"error: {error} (--help lists the flags)", file=sys.stderr)
+        sys.exit(2)
+    if len(rest) > 1:
+        print(f"error: {rest[1]!r} is no flag: write --name=value", file=sys.stderr)
+        sys.exit(2)
+    return rest
+
+
+def assigned(group: str) -> dict[str, str]:
+    """Values by name that were given as --GROUP.NAME=VALUE."""
+    return _assignments.get(group, {})
+
+
+def configure(dataset: str | None = None, **changes) -> configs.RunConfig:
+    """The preset for a dataset (None: the flag's), with these changes, then with the flags'."""
+    config = presets.get_preset(PRESET.value, dataset or DATASET.value)
+    changes |= {"seed": SEED.value}
+    for name, flag in (("num_seeds", NUM_SEEDS), ("num_train", NUM_TRAIN)):
+        if flag.value is not None:
+            changes[name] = flag.value
+    config = override(dataclasses.replace(config, **changes), assigned("config"))
+    configs.one_of("dataset", config.dataset, configs.DATASETS)
+    available = configs.TRAINING_IMAGES[config.dataset]
+    if config.num_train is not None and config.num_train > available:
+        raise ValueError(
+            f"num_train is {config.num_train}: {config.dataset} has {available} training images"
+        )
+    for search in (config.search, *(cycle.search for cycle in config.later_cycles)):
+        strategies.check(search)
+    if config.learn.variant != "all_layers":
+        raise ValueError(
+            "config.learn.variant has no effect here: set --variants or --config.variants instead"
+        )
+    return config
+
+
+def folder_suffix(settings: Iterable[str]) -> str:
+    """For a default folder's name: the same for the same settings, nothing if there are none."""
+    text = "\n".join(settings)
+    return f"-{hashlib.sha256(text.encode()).hexdigest()[:6]}" if text else ""
+
+
+def start(work: Callable[[], None]) -> None:
+    """Runs an experiment from the command line."""
+    app.run(lambda _: guarded(show_help if _asked else work), flags_parser=parse_flags)
+
+
+def show_help() -> None:
+    """What --help and --helpfull print."""
+    config = configure() if any("full" in name for name in _asked) else None
+    print(help_text.help_text(SHARED, config))
+
+
+def guarded(work: Callable[[], None]) -> None:
+    """Turns a wrong input into one line and exit code 2, an interruption into what to do next."""
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # not what JAX tells of devices that are not there
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        work()
+    except KeyboardInterrupt:
+        print(
+            "\nStopped. The same command goes on: what is searched is kept, training goes on from "
+            "its last checkpoint.",
+            file=sys.stderr,
+        )
+        sys.exit(130)
+    except (ValueError, OSError, FloatingPointError) as error:
+        # One of our own messages says all there is to say; anything else is a fault to be seen.
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).parent
+        ours = (Path(dsl_jax.__file__).parent, Path(__file__).parent)
+        if not any(folder in (raised_in, *raised_in.parents) for folder in ours):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def command() -> str:
+    """What was typed, to be typed again."""
+    script = os.path.join("experiments", os.path.basename(sys.argv[0]))
+    return shlex.join(["python", script, *sys.argv[1:]])

@@ -1,0 +1,155 @@
+"""What the points of sweeps have in common: their cost, searches of a few images, whole runs."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from common import rows, sweeps
+from dsl_jax import devices, keys, pipeline
+from dsl_jax.config import RunConfig, to_dict
+from dsl_jax.data.dataset import Dataset, Split
+from dsl_jax.evolution.image import SearchResult
+from dsl_jax.evolution.images import choose_chunk_size, search
+from dsl_jax.runs import plan, steps, untrained
+from dsl_jax.runs.folder import RunFolder
+
+
+def search_point(
+    name: str, columns: dict[str, Any], config: RunConfig, images: int
+) -> sweeps.Point:
+    """A point that searches so many images and trains nothing."""
+    return sweeps.Point(name, columns, config, *plan.search_cost(config, images))
+
+
+def run_point(
+    name: str, columns: dict[str, Any], config: RunConfig, *, is_searched: bool = True
+) -> sweeps.Point:
+    """A point that is a whole run: search (unless another point's serves) and trainings."""
+    cost = plan.make_plan(config)
+    first: tuple[int, float] = (0, 0.0)
+    if not is_searched and steps.is_searched(config):  # later cycles are searched all the same
+        first = plan.search_cost(config, cost.images)
+    candidates = cost.candidates - config.num_seeds * first[0]
+    seconds = cost.search_seconds - config.num_seeds * first[1] + cost.learning_seconds
+    return sweeps.Point(name, columns, config, candidates, seconds, cost.disk_bytes)
+
+
+def search_images(
+    key: jax.Array, stages: Any, dataset: Dataset, split: Split, config: RunConfig, progress: bool
+) -> SearchResult:
+    """`search` of a few images, shared equally by this process's devices; on the host."""
+    mesh = devices.device_mesh()
+    count = len(split.images)
+    share = -(-count // (1 if mesh is None else mesh.size))
+    images = dataset.normalize(split.images)
+    most = config.chunk_size or choose_chunk_size(stages, images.shape[1:], config.search)
+    found = search(
+        key,
+        stages,
+        images,
+        split.labels,
+        config.search,
+        ids=split.ids,
+        chunk_size=min(share, most),
+        mesh=mesh,
+        progress=progress,
+    )
+    return jax.device_get(found)
+
+
+def first_images(dataset: Dataset, start: int, stop: int) -> Split:
+    """Some of the training images, by row.
+
+    Raises:
+      ValueError: there are fewer.
+    """
+    available = len(dataset.train.images)
+    if not 0 <= start < stop <= available:
+        raise ValueError(
+            f"images {start} to {stop - 1} are asked for, but there are {available} training "
+            "images: set --sweep.num_images or --num_train"
+        )
+    return jax.tree.map(lambda array: array[start:stop], dataset.train)
+
+
+def first_rows(split: Split, most: int) -> Split:
+    """The first images of a split, at most so many."""
+    return jax.tree.map(lambda array: array[:most], split)
+
+
+def search_validation(
+    config: RunConfig, dataset: Dataset, seed: int, most: int
+) -> tuple[Split, tuple[np.ndarray, ...]]:
+    """The first validation images, searched as a seed's training images are."""
+    split = first_rows(dataset.validation, most)
+    stages = untrained.make_stages(config, dataset, seed)
+    key = keys.purpose_key(seed, keys.SEARCH)
+    found = search_images(key, stages, dataset, split, config, progress=True)
+    return split, found.representations
+
+
+# --------------------------------------------------------------------------------------------
+# Points that are runs of the pipeline
+# --------------------------------------------------------------------------------------------
+
+
+def search_digest(config: RunConfig) -> str:
+    """Names all of a configuration that a search depends on, but for the seed."""
+    parts = to_dict(config)
+    kept = ("dataset", "num_train", "validation_size", "widths", "normalize_blocks")
+    kept += ("representation", "norm_epsilon", "search", "chunk_size")
+    text = json.dumps({name: parts[name] for name in kept}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def open_run(point: sweeps.Point, folder: Path) -> RunFolder:
+    """The run of a point; points of one search keep their targets in one place."""
+    record = RunFolder(folder, point.config)
+    if not steps.is_searched(point.config):
+        return record
+    for seed in range(point.config.seed, point.config.seed + point.config.num_seeds):
+        shared = folder.parent / "targets" / search_digest(point.config) / f"seed_{seed}"
+        shared.mkdir(parents=True, exist_ok=True)
+        own = folder / f"seed_{seed}" / "targets"
+        own.parent.mkdir(parents=True, exist_ok=True)
+        if not own.is_symlink():
+            own.symlink_to(os.path.relpath(shared, own.parent), target_is_directory=True)
+    return record
+
+
+def validation_rows(point: sweeps.Point, dataset: Dataset, folder: Path) -> rows.Rows:
+    """Searches and trains a point, and reads no test image: a row a seed and training."""
+    record = open_run(point, folder)
+    for stage in ("search", "learn"):
+        pipeline.run(point.config, folder, dataset, stage=stage)
+    rows = []
+    for seed in range(point.config.seed, point.config.seed + point.config.num_seeds):
+        targets = pipeline.open_targets(record, seed)
+        found = {} if targets is None else final_cross_entropies(targets.fitness())
+        for training in steps.trainings(point.config):
+            result = record.finished(f"seed_{seed}/{training.name}")
+            rows.append(
+                {
+                    "seed": seed,
+                    "training": training.name,
+                    "validation_accuracy": result["validation_accuracy"],
+                    "last_accuracy": result["history"][-1]["validation_accuracy"],
+                    "best_epoch": result["best_epoch"],
+                    **found,
+                }
+            )
+    return rows
+
+
+def final_cross_entropies(fitness: Sequence[Any]) -> dict[str, float]:
+    """Mean cross-entropy (nats) at the end of every layer's evolution, by column."""
+    return {
+        f"cross_entropy_{layer}": max(0.0, -float(np.mean(values[:, -1])))
+        for layer, values in enumerate(fitness)
+    }

@@ -1,0 +1,110 @@
+"""The rows of a sweep: how they are chosen, named, and made into curves and tables."""
+
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from dsl_jax.reports.pages import markdown_table
+from dsl_jax.reports.summary import ROWS
+
+Rows = list[dict[str, Any]]
+
+
+def layer_name(layer: int, layers: int = 4) -> str:
+    """As figures call a layer; the last one holds the logits."""
+    return "logits" if layer == layers - 1 else f"layer {layer}"
+
+
+def training_name(training: str) -> str:
+    """As figures and tables call a training of the pipeline."""
+    if training.startswith("sgd_g"):
+        return f"SGD, G = {training.removeprefix('sgd_g')}"
+    return ROWS[training][0] if training in ROWS else training
+
+
+def select(rows: Rows, **columns: Any) -> Rows:
+    """The rows with these values."""
+    return [row for row in rows if all(row[name] == value for name, value in columns.items())]
+
+
+def values_of(rows: Rows, column: str) -> list[Any]:
+    """The different values of a column, in the order in which they come."""
+    return list(dict.fromkeys(row[column] for row in rows))
+
+
+def seeds_note(rows: Rows) -> str:
+    """How many seeds, and what bars stand for, for a caption."""
+    seeds = len(values_of(rows, "seed"))
+    return "one seed" if seeds == 1 else f"{seeds} seeds; bars: standard deviation over seeds"
+
+
+def deviation(values: Sequence[float]) -> float:
+    """Sample standard deviation; NaN, which is not drawn, for a single value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else np.nan
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Standard error of the mean; NaN for a single value."""
+    return deviation(values) / len(values) ** 0.5
+
+
+def paired_interval(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of the mean difference of paired values; NaN for a single pair."""
+    differences = np.subtract(ours, theirs)
+    if len(differences) < 2:
+        return np.nan, np.nan
+    half = stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences)
+    return differences.mean() - half, differences.mean() + half
+
+
+def difference(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    """Of paired accuracies, in points, with its interval if there is more than one pair."""
+    if not theirs:
+        return ""
+    text = f"{100 * (np.mean(ours) - np.mean(theirs)):+.2f}"
+    if len(ours) > 1:
+        low, high = paired_interval(ours, theirs)
+        text += f" ({100 * low:+.2f} to {100 * high:+.2f})"
+    return text
+
+
+def paired_note(rows: Rows) -> str:
+    """What the numbers of a table with `difference`s are."""
+    seeds = len(values_of(rows, "seed"))
+    return (
+        f"Test accuracy in percent, mean ± standard deviation of {seeds} seeds; differences in "
+        "points, with the 95 % interval of Student's t over the seeds' paired differences."
+    )
+
+
+def dots(
+    rows: Rows, column: str, accuracy: str, is_reference: Callable[[Any], bool] = lambda _: False
+) -> list[SimpleNamespace]:
+    """For `plots.plot_accuracy`: a line for each value of a column, a mark a row."""
+    return [
+        SimpleNamespace(
+            name=value,
+            test_accuracy=[row[accuracy] for row in select(rows, **{column: value})],
+            is_reference=is_reference(value),
+        )
+        for value in values_of(rows, column)
+    ]
+
+
+def curve(
+    rows: Rows, along: str, quantity: str, spread: Callable[[Sequence[float]], float] = deviation
+) -> tuple[list[Any], list[float], list[float]]:
+    """A line for `curves.plot_curves`: where it has values, its means and their spreads."""
+    known = [row for row in rows if row[quantity] is not None]
+    places = sorted(set(values_of(known, along)))
+    groups = [[row[quantity] for row in select(known, **{along: place})] for place in places]
+    return places, [float(np.mean(group)) for group in groups], list(map(spread, groups))
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table; floats with four significant digits."""
+    text = [[f"{x + 0.0:.4g}" if isinstance(x, float) else str(x) for x in row] for row in rows]
+    return markdown_table(list(header), text)

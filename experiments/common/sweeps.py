@@ -1,0 +1,304 @@
+"""A sweep: points that are computed one by one and kept, and figures drawn from their rows.
+
+FOLDER/points/NAME.json  a finished point: what it is, and its rows; NAME/ is its own folder, if it
+                         needs one
+FOLDER/sweep.json        the experiment's name
+FOLDER/rows.csv, report.md and a picture a figure are written anew by every call, from the points.
+
+A later call may add points to a folder, but not change one.
+"""
+
+import csv
+import dataclasses
+import functools
+import io
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from matplotlib.figure import Figure
+
+from common import command_line, rows
+from common.command_line import DATA_DIR, DRY_RUN, OUTPUT_DIR
+from common.overrides import override
+from dsl_jax.config import PRESETS, TRAINING_IMAGES, RunConfig, differences, one_of, to_dict
+from dsl_jax.data.dataset import Dataset
+from dsl_jax.data.load import describe_data, load_or_substitute
+from dsl_jax.devices import environment
+from dsl_jax.files import read_json, replacing, write_text
+from dsl_jax.runs import plan
+
+CYCLE_FIELDS = ("cycles", "later_cycles", "controls")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every sweep can set by --sweep.NAME; None: the preset's. Sweeps add their own axes."""
+
+    num_train: int | None = None
+    validation_size: int | None = None
+    num_seeds: int | None = None
+
+
+class Point(NamedTuple):
+    """One setting: its name, the columns that say where it stands, what is run, what it costs."""
+
+    name: str
+    columns: dict[str, Any]
+    config: RunConfig
+    candidates: int = 0
+    seconds: float = 0.0
+    disk_bytes: int = 0
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for its rows to be; plain data."""
+        plain = {"columns": self.columns, "config": to_dict(self.config)}
+        return json.loads(json.dumps(plain))
+
+
+class Sweep(NamedTuple):
+    """What a script defines; see `run`.
+
+    points: all settings. measure: the rows of one, given its folder, which it may use to go on
+    after an interruption. draw: figures by name and caption. table: Markdown, from all rows.
+    """
+
+    points: Sequence[Point]
+    measure: Callable[[Point, Dataset, Path], rows.Rows]
+    draw: Callable[[rows.Rows], dict[str, tuple[Figure, str]]]
+    table: Callable[[rows.Rows], str]
+
+
+def run(
+    name: str,
+    scales: dict[str, Settings],
+    define: Callable[[Any, Any], Sweep],
+    fixed: Sequence[str] = (),
+    has_cycles: bool = False,
+) -> None:
+    """Computes what is missing of a sweep, as the command line says, and draws its results.
+
+    Args:
+      name: of the experiment and its folder.
+      scales: the settings of each preset.
+      define: from a `RunConfig` and settings to the sweep; called for a dry run, too.
+      fixed: beginnings of the fields that the sweep itself sets, which --config may not.
+      has_cycles: whether it has more than the paper's one cycle; else those fields are fixed, too.
+    """
+    one_of("preset", command_line.PRESET.value, PRESETS)
+    settings = override(scales[command_line.PRESET.value], command_line.assigned("sweep"), "sweep")
+    for path in command_line.assigned("config"):
+        if path.startswith((*fixed, *(() if has_cycles else CYCLE_FIELDS))):
+            raise ValueError(f"config.{path} has no effect here: the sweep sets it")
+    config = configure(settings)
+    default = f"runs/{name}-{config.dataset}-{config.name}-{config.seed}"
+    folder = Path(OUTPUT_DIR.value or default + command_line.folder_suffix(_given()))
+    sweep = define(config, settings)
+    if DRY_RUN.value:
+        print(describe(sweep, config, folder))
+        return
+    prepare_folder(folder, name)
+    if todo := missing(sweep, folder):
+        print(describe(sweep, config, folder), flush=True)
+        compute(sweep, folder, todo)
+    page = write_results(sweep, folder, name)
+    print(page.read_text())
+    print(f"The whole folder: {folder}")
+
+
+def _given() -> list[str]:
+    """What the command line says of the method and the images; other settings may be added to."""
+    given = {f"config.{k}": v for k, v in command_line.assigned("config").items()}
+    given |= {
+        f"sweep.{k}": v
+        for k, v in command_line.assigned("sweep").items()
+        if k in ("num_train", "validation_size")
+    }
+    if command_line.NUM_TRAIN.value is not None:
+        given["num_train"] = command_line.NUM_TRAIN.value
+    return [f"{name}={value}" for name, value in sorted(given.items())]
+
+
+def configure(settings: Settings, dataset: str | None = None) -> RunConfig:
+    """The preset for a dataset (None: the flag's) at a sweep's scale, as the flags change it."""
+    scale = {f.name: getattr(settings, f.name) for f in dataclasses.fields(Settings)}
+    scale = {name: value for name, value in scale.items() if value is not None}
+    if "num_train" in scale:
+        available = TRAINING_IMAGES.get(dataset or command_line.DATASET.value, math.inf)
+        scale["num_train"] = min(scale["num_train"], available)
+    return command_line.configure(dataset, **scale)
+
+
+def only_one_seed(config: RunConfig, name: str) -> None:
+    """Raises ValueError where more seeds would have no effect."""
+    if config.num_seeds != 1:
+        raise ValueError(
+            f"num_seeds is {config.num_seeds}: {name} uses one; give others by --seed, each its "
+            "own --output_dir"
+        )
+
+
+def describe(sweep: Sweep, config: RunConfig, folder: Path) -> str:
+    """The plan of a sweep and what it costs."""
+    names = dict.fromkeys(point.config.dataset for point in sweep.points)
+    lines = [
+        *(f"dataset     {x}, {describe_data(x, config.name, DATA_DIR.value)}" for x in names),
+        f"preset      {config.name}, on {jax.devices()[0].device_kind} ({jax.default_backend()})",
+        f"points      {len(sweep.points)}",
+    ]
+    for point in sweep.points:
+        lines.append(
+            f"            {point.name}: {point.candidates:,} candidates, "
+            f"about {plan.duration(point.seconds)}"
+        )
+    candidates, seconds, disk = (
+        sum(getattr(point, name) for point in sweep.points)
+        for name in ("candidates", "seconds", "disk_bytes")
+    )
+    lines += [
+        f"in all      {candidates:,} candidates, about {plan.duration(seconds)}",
+        f"disk        {disk / 1e6:,.0f} MB of targets",
+        f"folder      {folder}",
+    ]
+    return "\n".join(lines)
+
+
+def prepare_folder(folder: Path, name: str) -> None:
+    """Makes the folder; raises ValueError if it holds something else than this experiment."""
+    theirs = read_json(folder / "sweep.json")
+    if theirs is None:
+        if folder.exists() and any(folder.iterdir()):
+            raise ValueError(f"{folder} is not empty and holds no sweep: choose --output_dir")
+        write_text(folder / "sweep.json", json.dumps({"experiment": name}))
+    elif theirs["experiment"] != name:
+        raise ValueError(f"{folder} holds a {theirs['experiment']}: choose another --output_dir")
+
+
+def missing(sweep: Sweep, folder: Path) -> list[Point]:
+    """The points that are not computed yet.
+
+    Raises:
+      ValueError: one that is has the name of one here, but other settings.
+    """
+    absent = []
+    for point in sweep.points:
+        done = read_json(_file(folder, point))
+        if done is None:
+            absent.append(point)
+        elif changed := differences(_what_counts(point.identity()), _what_counts(done["identity"])):
+            raise ValueError(
+                f"{folder} has {point.name} of another sweep: {'; '.join(changed)}. Choose another "
+                "--output_dir, or repeat that sweep's settings"
+            )
+    return absent
+
+
+def _what_counts(identity: dict[str, Any]) -> dict[str, Any]:
+    """An identity less the fields that have no effect in it."""
+    config = identity["config"]
+    unused = ("later_cycles", "controls") if config["cycles"] == 1 else ()
+    return identity | {"config": {k: v for k, v in config.items() if k not in unused}}
+
+
+def compute(sweep: Sweep, folder: Path, todo: Sequence[Point]) -> None:
+    """Computes the points that are missing, and keeps each as soon as it is done."""
+    before = {
+        point.config.dataset: read_json(_file(folder, point))["dataset"]
+        for point in sweep.points
+        if point not in todo
+    }
+    for number, point in enumerate(todo):
+        if number and point.config != todo[number - 1].config:
+            jax.clear_caches()  # a long sweep's programs would use up the process's memory maps
+        dataset, config, notice = _load(point.config)
+        if before.setdefault(point.config.dataset, dataset.name) != dataset.name:
+            raise ValueError(
+                f"{folder} has points of {before[point.config.dataset]}, but the data are now "
+                f"{dataset.name}: choose another --output_dir"
+            )
+        print(f"[{number + 1} of {len(todo)}] {point.name}", flush=True)
+        started, rows, failure = time.monotonic(), [], None
+        try:
+            measured = point._replace(config=config)
+            rows = sweep.measure(measured, dataset, folder / "points" / point.name)
+        except FloatingPointError as error:  # that a setting diverges is a result
+            failure = str(error)
+            print(f"{point.name}: {failure}", flush=True)
+        result = {
+            "identity": point.identity(),
+            "dataset": dataset.name,
+            "notice": notice,
+            "failure": failure,
+            "seconds": round(time.monotonic() - started, 1),
+            "environment": environment(),
+            "rows": [{"dataset": dataset.name} | point.columns | row for row in rows],
+        }
+        write_text(_file(folder, point), json.dumps(result, indent=1))
+
+
+def _load(config: RunConfig) -> tuple[Dataset, RunConfig, str | None]:
+    """The data of a point, its configuration, and a notice where mnist_5k takes mnist's place."""
+    dataset, notice = _load_once(
+        config.dataset, config.name, config.num_train, config.validation_size
+    )
+    if notice:
+        print(f"\n*** {notice}\n", flush=True)
+        size = len(dataset.train.images) + len(dataset.validation.images)
+        config = dataclasses.replace(config, dataset=dataset.name, num_train=size)
+    return dataset, config, notice
+
+
+@functools.lru_cache(maxsize=1)
+def _load_once(name, preset, num_train, validation_size):
+    return load_or_substitute(
+        name,
+        data_dir=DATA_DIR.value,
+        preset=preset,
+        num_train=num_train,
+        validation_size=validation_size,
+    )
+
+
+def write_results(sweep: Sweep, folder: Path, name: str) -> Path:
+    """Writes rows.csv, the pictures and report.md from the points' files; returns the report."""
+    points = {point.name: read_json(_file(folder, point)) for point in sweep.points}
+    rows = [row for point in points.values() for row in point["rows"]]
+    if not rows:
+        raise ValueError(f"no point of {folder} has a result; the points' files say why")
+    write_text(folder / "rows.csv", _csv(rows))
+    minutes = sum(point["seconds"] for point in points.values()) / 60
+    hardware = dict.fromkeys(
+        ", ".join(f"{k} {v}" for k, v in point["environment"].items()) for point in points.values()
+    )
+    lines = [
+        f"# {name.replace('_', ' ')}: {', '.join(rows.values_of(rows, 'dataset'))}",
+        f"`{command_line.command()}`",
+        f"{minutes:.1f} minutes, without what interruptions lost; {'; '.join(hardware)}",
+        *dict.fromkeys(f"**{p['notice']}**" for p in points.values() if p["notice"]),
+        *(f"**{name} failed: {p['failure']}**" for name, p in points.items() if p["failure"]),
+        sweep.table(rows),
+    ]
+    for picture, (figure, caption) in sweep.draw(rows).items():
+        with replacing(folder / f"{picture}.png") as file:
+            figure.savefig(file, format="png")
+        lines.append(f"![{caption}]({picture}.png)")
+    write_text(folder / "report.md", "\n\n".join(lines) + "\n")
+    return folder / "report.md"
+
+
+def _file(folder: Path, point: Point) -> Path:
+    return folder / "points" / f"{point.name}.json"
+
+
+def _csv(rows: rows.Rows) -> str:
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

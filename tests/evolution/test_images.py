@@ -1,0 +1,309 @@
+"""Search on plain Python functions as stages: it knows nothing of Flax."""
+
+import dataclasses
+import itertools
+import subprocess
+import sys
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dsl_jax.config import LayerSchedule, SearchConfig
+from dsl_jax.evolution.image import search_image
+from dsl_jax.evolution.images import _search_one, as_pytrees, search
+from dsl_jax.keys import philox_key
+from dsl_jax.measures import effective_solutions
+
+MODULE = sys.modules[search.__module__]  # the package has a function of this name
+KEY = jax.random.key(7)
+CONFIG = SearchConfig(
+    layers=(
+        LayerSchedule(8, 0.3, 3.0, 2),
+        LayerSchedule(5, 0.2, 2.0, 0),
+        LayerSchedule(4, 0.2, 1.0, 0),
+    ),
+    num_parents=4,
+    num_explorers=6,
+    num_refiners=8,
+)
+
+
+def image_stage(images):
+    return jnp.tanh(images * 2 + 0.5 * jnp.roll(images, 1, axis=-1))
+
+
+def vector_stage(h):
+    mixing = jnp.sin(jnp.arange(48 * 7.0)).reshape(48, 7)
+    return jnp.tanh(h.reshape(h.shape[0], -1) @ mixing)
+
+
+def logits_stage(h):
+    return h @ (2 * jnp.cos(jnp.arange(7 * 5.0)).reshape(7, 5))
+
+
+STAGES = (image_stage, vector_stage, logits_stage)
+
+
+def data(number):
+    generator = np.random.default_rng(3)
+    images = generator.normal(size=(number, 4, 4, 3)).astype(np.float32)
+    return images, generator.integers(0, 5, number)
+
+
+def assert_same(ours, theirs):
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_fitness_rises_and_shapes_are_as_said():
+    images, labels = data(6)
+    result = search(KEY, STAGES, images, labels, CONFIG, chunk_size=4)
+    assert [h.shape for h in result.representations] == [(6, 4, 4, 3), (6, 7), (6, 5)]
+    assert [f.shape for f in result.fitness] == [(6, 9), (6, 6), (6, 5)]
+    for trace in result.fitness:
+        assert (np.diff(trace, axis=1) >= 0).all()
+    assert (result.fitness[-1][:, -1] > 0.1 * result.fitness[0][:, 0]).all()
+
+
+def test_final_fitness_is_that_of_the_stored_logits():
+    images, labels = data(6)
+    result = search(KEY, STAGES, images, labels, CONFIG, chunk_size=4)
+    logits = np.asarray(result.representations[-1], np.float64)
+    likelihood = logits[np.arange(6), labels] - np.log(np.exp(logits).sum(axis=1))
+    np.testing.assert_allclose(result.fitness[-1][:, -1], likelihood, atol=1e-5)
+    # And each layer's is that of its own representation, sent through the stages after it.
+    through = logits_stage(vector_stage(result.representations[0]))
+    through = np.asarray(jax.nn.log_softmax(through))[np.arange(6), labels]
+    np.testing.assert_allclose(result.fitness[0][:, -1], through, atol=1e-5)
+
+
+def test_the_next_layer_starts_no_worse_than_the_one_before_ended():
+    images, labels = data(6)
+    for target in ("best", "parent_mean"):
+        config = dataclasses.replace(CONFIG, target=target)
+        fitness = search(KEY, STAGES, images, labels, config, chunk_size=4).fitness
+        for before, after in itertools.pairwise(fitness):
+            assert (after[:, 0] >= before[:, -1] - 1e-5).all()
+
+
+def test_a_result_depends_on_key_and_id_alone():
+    images, labels = data(7)
+    ids = np.array([5, 4_000_000_000, 7, 100, 2, 9, 11])
+    whole = search(KEY, STAGES, images, labels, CONFIG, ids=ids, chunk_size=4)
+    order = np.array([6, 2, 0, 5, 1, 4, 3])
+    shuffled = search(
+        KEY, STAGES, images[order], labels[order], CONFIG, ids=ids[order], chunk_size=4
+    )
+    assert_same(jax.tree.map(lambda x: x[order], whole), shuffled)
+    alone = search(KEY, STAGES, images[3:4], labels[3:4], CONFIG, ids=ids[3:4], chunk_size=4)
+    assert_same(jax.tree.map(lambda x: x[3:4], whole), alone)
+    image_key = jax.random.fold_in(philox_key(KEY), np.uint32(ids[1]))
+    by_hand = jax.jit(search_image, static_argnums=4)(
+        image_key, as_pytrees(STAGES), images[1], labels[1], CONFIG
+    )
+    chex.assert_trees_all_close(jax.tree.map(lambda x: x[1], whole), by_hand, atol=1e-4)
+    other = search(KEY, STAGES, images[:1], labels[:1], CONFIG, ids=[6], chunk_size=4)
+    assert not np.array_equal(other.representations[0], whole.representations[0][:1])
+
+
+@pytest.mark.parametrize("strategy", ["representation_ga", "DifferentialEvolution", "SNES"])
+def test_a_long_run_begins_like_a_short_one(strategy):
+    images, labels = data(3)
+    more = dataclasses.replace(CONFIG.layers[0], generations=12)
+    config = dataclasses.replace(CONFIG, strategy=strategy)
+    longer = dataclasses.replace(config, layers=(more, *CONFIG.layers[1:]))
+    short = search(KEY, STAGES, images, labels, config, chunk_size=4).fitness[0]
+    long = search(KEY, STAGES, images, labels, longer, chunk_size=4).fitness[0]
+    np.testing.assert_allclose(long[:, :9], short, atol=1e-5)
+
+
+def test_no_generations_keep_the_propagated_tensor():
+    images, labels = data(3)
+    layers = (
+        dataclasses.replace(CONFIG.layers[0], generations=0),
+        dataclasses.replace(CONFIG.layers[1], generations=0),
+        CONFIG.layers[2],
+    )
+    config = dataclasses.replace(CONFIG, layers=layers, target="parent_mean")
+    result = search(KEY, STAGES, images, labels, config, chunk_size=4)
+    first, second, _ = result.representations
+    np.testing.assert_allclose(second, vector_stage(first), atol=1e-5)
+    assert result.fitness[0].shape == result.fitness[1].shape == (3, 1)
+    # The best of the noisy images: near the clean one's representation, not equal to it.
+    clean = image_stage(images)
+    assert 0 < float(jnp.abs(first - clean).max()) < 1.5
+
+
+def test_the_mean_of_the_parents_is_normalised_again_and_the_search_is_the_same():
+    images, labels = data(4)
+    best = search(KEY, STAGES, images, labels, CONFIG, chunk_size=4)
+    config = dataclasses.replace(CONFIG, target="parent_mean")
+    mean = search(KEY, STAGES, images, labels, config, chunk_size=4)
+    assert_same(best.fitness, mean.fitness)
+    for h in mean.representations[:2]:
+        flat = np.asarray(h).reshape(4, -1)
+        np.testing.assert_allclose(flat.mean(axis=1), 0, atol=1e-5)
+        np.testing.assert_allclose(flat.std(axis=1), 1, atol=1e-3)
+    np.testing.assert_allclose(np.asarray(mean.representations[-1]).mean(axis=1), 0, atol=1e-5)
+
+
+def test_a_stage_that_fails_for_some_candidates_does_no_harm():
+    def brittle(h):
+        h = logits_stage(h)
+        return jnp.where(jnp.sin(40 * h[:, :1]) > 0.2, jnp.nan, h)
+
+    images, labels = data(6)
+    result = search(KEY, (*STAGES[:2], brittle), images, labels, CONFIG, chunk_size=4)
+    for trace in result.fitness:
+        finite = np.isfinite(trace)
+        assert finite[:, -1].all()
+        assert (np.diff(np.where(finite, trace, -np.inf)[:, -3:], axis=1) >= 0).all()
+
+
+def test_stages_that_make_every_fitness_nan_are_told():
+    images = jax.random.normal(KEY, (3, 4, 4, 3))
+    stages = (image_stage, lambda h: vector_stage(h) * jnp.nan, lambda h: h[:, :5])
+    with pytest.raises(FloatingPointError, match="none of the first 3 images has"):
+        search(KEY, stages, images, np.zeros(3, int), CONFIG)
+
+
+def test_the_reading_of_the_smoothing_reaches_the_children():
+    images, labels = data(3)
+    base = search(KEY, STAGES, images, labels, CONFIG, chunk_size=4)
+    for change in ({"smoothing": "child"}, {"smoothing": "noise_rescaled"}):
+        other = dataclasses.replace(CONFIG, **change)
+        found = search(KEY, STAGES, images, labels, other, chunk_size=4)
+        assert not np.allclose(found.representations[0], base.representations[0])
+
+
+def test_it_compiles_once_whatever_the_key_number_strength_and_weights():
+    images, labels = data(9)
+
+    def scaled(weight, h):
+        return logits_stage(h) * weight
+
+    def stages(weight):
+        return (*STAGES[:2], jax.tree_util.Partial(scaled, jnp.float32(weight)))
+
+    search(KEY, stages(1.0), images, labels, CONFIG, chunk_size=4)  # the last chunk is shorter
+    compiled = _search_one._cache_size()
+    stronger = tuple(dataclasses.replace(layer, mutation_strength=0.9) for layer in CONFIG.layers)
+    stronger = (*stronger[:2], dataclasses.replace(stronger[2], exploration_boost=7.0))
+    strong = dataclasses.replace(CONFIG, layers=stronger)
+    search(jax.random.key(1), stages(0.5), images[:5], labels[:5], strong, chunk_size=4)
+    assert _search_one._cache_size() == compiled
+
+
+def test_the_default_chunk_changes_no_bit_however_few_the_images():
+    images, labels = data(5)
+    five = search(KEY, STAGES, images, labels, CONFIG)
+    two = search(KEY, STAGES, images[:2], labels[:2], CONFIG)
+    assert_same(jax.tree.map(lambda x: x[:2], five), two)
+
+
+def test_cores_change_no_bit_and_share_one_compilation(monkeypatch):
+    images, labels = data(7)
+    found = []
+    for cores in (5, 1):
+        monkeypatch.setattr(MODULE, "num_cores", lambda cores=cores: cores)
+        chex.clear_trace_counter()
+        traced = chex.assert_max_traces(_search_one.__wrapped__, n=1)
+        monkeypatch.setattr(MODULE, "_search_one", jax.jit(traced, static_argnums=(4, 5)))
+        found.append(search(KEY, STAGES, images, labels, CONFIG, chunk_size=4))
+    assert_same(*found)
+
+
+def test_a_failure_in_a_thread_is_told(monkeypatch):
+    def fails(shared, image, *_):
+        raise FloatingPointError(f"image {image[0, 0, 0]:.0f}")
+
+    monkeypatch.setattr(MODULE, "_search_one", fails)
+    images, labels = data(3)
+    with pytest.raises(FloatingPointError, match="image 3"):
+        search(KEY, STAGES, images * 0 + 3, labels, CONFIG, chunk_size=2)
+
+
+def test_a_search_leaves_nothing_of_its_trace_behind():
+    program = """
+import jax, jax.numpy as jnp, dsl_jax as dsl
+config = dsl.SearchConfig((dsl.LayerSchedule(1, 0.1),), 1, 1, 1)
+dsl.search(jax.random.key(0), (lambda x: x,), jnp.ones((1, 3)), [0], config)
+from evosax.algorithms.distribution_based import cma_anchored_les
+print(cma_anchored_les.SUCCESS_RATES + 1)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+
+
+def test_no_key_is_used_twice():
+    images, labels = data(2)
+    jax.config.update("jax_debug_key_reuse", True)  # a context would not reach other threads
+    try:
+        search(KEY, STAGES, images, labels, CONFIG, chunk_size=2)
+    finally:
+        jax.config.update("jax_debug_key_reuse", False)
+
+
+def test_devices_change_no_bit_and_keep_what_they_found():
+    images, labels = data(16)
+    mesh = jax.make_mesh((8,), ("images",))
+    one = search(KEY, STAGES, images, labels, CONFIG, chunk_size=2)
+    some = search(KEY, STAGES, images[:7], labels[:7], CONFIG, chunk_size=2, mesh=mesh)
+    assert_same(jax.tree.map(lambda x: x[:7], one), some)
+    whole = search(KEY, STAGES, jnp.asarray(images), labels, CONFIG, chunk_size=2, mesh=mesh)
+    assert_same(one, whole)
+    for array in jax.tree.leaves(whole):
+        for shard, device in zip(array.addressable_shards, mesh.devices.flat, strict=True):
+            assert shard.device == device
+            assert shard.data.shape[0] == 2
+    # What follows takes it as it lies.
+    first, *_ = whole.representations
+    assert effective_solutions(first) == pytest.approx(
+        float(effective_solutions(np.asarray(first))), rel=1e-5
+    )
+    np.testing.assert_allclose(vector_stage(first), vector_stage(np.asarray(first)), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"stages": STAGES[:2]}, "2 stages but 3 layer schedules"),
+        ({"labels": np.zeros(2, int)}, "3 images and 2 labels"),
+        ({"images": np.zeros((0, 4, 4, 3)), "labels": np.zeros(0, int)}, "0 images"),
+        ({"ids": [0, 1, 2**32]}, "ids go from 0 to 4294967296"),
+        ({"ids": [0, 1, -1]}, "ids go from -1"),
+        ({"ids": [0, 1]}, "need 3 integers"),
+        ({"ids": [0.5, 1.5, 2.5]}, "need 3 integers"),
+        ({"chunk_size": 0}, "chunk_size is 0"),
+        ({"labels": np.array([0, 5, 1])}, "labels go from 0 to 5, but the last stage returns 5"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, message):
+    images, labels = data(3)
+    arguments = {"stages": STAGES, "images": images, "labels": labels, "config": CONFIG}
+    with pytest.raises(ValueError, match=message):
+        search(KEY, **(arguments | change))
+
+
+def test_a_fitness_of_ones_own_takes_the_place_of_the_log_probability():
+    images, labels = data(4)
+
+    def towards_class_0(logits, label):
+        return jax.nn.log_softmax(logits)[:, 0]
+
+    ours = search(KEY, STAGES, images, labels, CONFIG, fitness=towards_class_0)
+    theirs = search(KEY, STAGES, images, np.zeros_like(labels), CONFIG)
+    assert_same(ours, theirs)
+    one = search_image(KEY, STAGES, images[2], labels[2], CONFIG, towards_class_0)
+    assert_same(one, search_image(KEY, STAGES, images[2], 0 * labels[2], CONFIG))
+    for wrong, found in (
+        (lambda logits, label: logits, r"float32\[\d+, 5\]"),
+        (lambda logits, label: logits.max(), r"float32\[\]"),
+        (lambda logits, label: jnp.argmax(logits, axis=1) == label, r"bool\[\d+\]"),
+    ):
+        with pytest.raises(ValueError, match=f"fitness returns {found} for logits"):
+            search(KEY, STAGES, images, labels, CONFIG, fitness=wrong)
+    stopping = dataclasses.replace(CONFIG, stop_probability=0.9)
+    with pytest.raises(ValueError, match=r"stop_probability is 0.9: with a fitness of your own"):
+        search(KEY, STAGES, images, labels, stopping, fitness=towards_class_0)

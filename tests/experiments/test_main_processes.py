@@ -1,0 +1,64 @@
+"""experiments/main.py as several processes on one folder, by themselves and as one job."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from test_main import TINY
+from toy_targets import files
+
+import dsl_jax
+from dsl_jax.runs.folder import search_seconds
+from dsl_jax.targets.store import TargetStore
+
+MAIN = Path(__file__).parents[2] / "experiments" / "main.py"
+ARGUMENTS = [*TINY, "--config.chunk_size=8", "--config.learn.epochs=1"]
+
+
+def start(*arguments):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(dsl_jax.__file__).parents[1]),
+        "XLA_FLAGS": "",
+    }
+    command = [sys.executable, MAIN, *ARGUMENTS, *arguments]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The targets of one process."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    process = start("--stage=search", f"--output_dir={folder}")
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return files(folder / "seed_0" / "targets")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", [False, True], ids=["by_themselves", "one_job"])
+def test_several_processes_search_one_folder(alone, tmp_path, job):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    flags = [["--stage=search"], ["--stage=search"]]
+    if job:
+        joined = ["--distributed", f"--coordinator=localhost:{port}", "--num_processes=2"]
+        flags = [[*joined, f"--process_id={number}"] for number in range(2)]
+    processes = [start(*given, f"--output_dir={tmp_path / 'run'}") for given in flags]
+    for process in processes:
+        output, _ = process.communicate()
+        assert process.returncode == 0, output
+        assert "--stage=search is done" in output
+        assert ("the same command without --distributed" in output) == job
+    store = tmp_path / "run" / "seed_0" / "targets"
+    assert files(store) == alone
+    assert TargetStore.open(store).verify() == []
+    notes = list((tmp_path / "run" / "seed_0").glob("search-*.json"))
+    assert 1 <= len(notes) <= 2 and search_seconds(tmp_path / "run", 0) > 0
+    assert not (tmp_path / "run" / "seed_0" / "all_layers").exists()

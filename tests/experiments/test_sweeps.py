@@ -1,0 +1,309 @@
+"""The experiments beside the main job: each once at the smallest scale, and what they share."""
+
+import importlib
+import json
+
+import jax
+import numpy as np
+import pytest
+from scipy import stats
+from sweep_results import rows_of
+from tiny_search import TINY_RUN as TINY
+
+import dsl_jax
+from dsl_jax import measures
+from dsl_jax.keys import SEARCH, purpose_key
+from dsl_jax.presets import get_preset
+from dsl_jax.runs.untrained import make_stages
+
+SCRIPTS = (
+    "fitness_scaling",
+    "diversity_scaling",
+    "accuracy_scaling",
+    "representations",
+    "tables",
+    "choices",
+    "cycles",
+    "learnable",
+)
+
+
+pytestmark = pytest.mark.usefixtures("one_device")
+
+
+# ---- what they share
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_a_dry_run_tells_the_papers_plan_and_computes_nothing(name, experiment, tmp_path, capsys):
+    folder = tmp_path / "folder"
+    arguments = ["--preset=paper", "--dataset=cifar10", "--dry_run", f"--output_dir={folder}"]
+    assert experiment(name)(*arguments) == 0
+    printed = capsys.readouterr().out
+    assert "in all" in printed and "candidates" in printed
+    assert not folder.exists()
+
+
+@pytest.mark.slow
+def test_a_sweep_is_resumed_and_drawn_again_without_data(experiment, tmp_path, monkeypatch, capsys):
+    from common import points, sweeps
+
+    folder, run = tmp_path / "sweep", experiment("fitness_scaling")
+    arguments = [
+        *(flag for flag in TINY if "search" not in flag),
+        "--sweep.num_images=5",
+        "--sweep.populations=(12,24)",
+        "--sweep.generations=3",
+        "--sweep.layers=(0,2)",
+        f"--output_dir={folder}",
+    ]
+    search, calls = points.search, []
+
+    def stop_at_third(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return search(*arguments, **options)
+
+    monkeypatch.setattr(points, "search", stop_at_third)
+    assert run(*arguments) == 130
+    assert run(*arguments) == 0
+    assert len(calls) == 5  # four points, one of them begun twice
+
+    rows = rows_of(folder)
+    assert {(r["layer"], r["population"]) for r in rows} == {(0, 12), (0, 24), (2, 12), (2, 24)}
+    for layer in (0, 2):
+        line = [r for r in rows if (r["layer"], r["population"]) == (layer, 24)]
+        values = [r["cross_entropy"] for r in line]
+        assert [r["generation"] for r in line] == [0, 1, 2, 3]
+        assert values == sorted(values, reverse=True) and values[0] > values[-1]
+
+    def never(*_, **__):
+        raise AssertionError("all is computed")
+
+    sweeps._load_once.cache_clear()
+    monkeypatch.setattr(sweeps, "load_or_substitute", never)
+    (folder / "fitness_noise.png").unlink()
+    capsys.readouterr()
+    assert run(*arguments) == 0
+    assert (folder / "fitness_noise.png").exists()
+    assert "| noise | layer 2 |" in capsys.readouterr().out
+    for flag, message in {
+        "--sweep.generations=4": "noise-layer0-12 of another sweep: config.search.layers[0].gener",
+        "--sweep.generation=4": "did you mean generations?",
+        "--sweep.num_images=0": "sweep.num_images is 0",
+        "--sweep.layers=(4,)": "4 is not among 0 to 3",
+        "--sweep.populations=(100,)": "multiple of 12",
+        "--config.search.num_parents=3": "config.search.num_parents has no effect here",
+        "--num_seeds=2": "num_seeds is 2",
+    }.items():
+        assert run(*arguments, flag) == 2
+        assert message in capsys.readouterr().err
+
+
+# ---- fitness
+
+
+def test_one_layer_alone_is_the_search_with_generations_there_only():
+    from common.sizes import with_population
+    from fitness_scaling import alone
+
+    config = alone(get_preset("paper", "cifar10").search, 1, 7)
+    assert [layer.generations for layer in config.layers] == [0, 7, 0, 0]
+    assert config.layers[1].mutation_strength == 0.2
+    config = with_population(config, 240)
+    assert (config.num_parents, config.num_explorers, config.num_refiners) == (20, 100, 120)
+    with pytest.raises(ValueError, match="multiple of 12"):
+        with_population(config, 100)
+
+
+# ---- diversity
+
+
+def test_diversity_counts_the_kept_candidates_of_the_first_runs():
+    from diversity_scaling import measure_runs
+
+    candidates = np.float32([[1, 0, 0], [0, 1, 0], [1, 0, 0], [0, 0, 1], [0, 1, 0]])
+    fitness = np.log([0.9, 0.4, 0.6, 0.7, 0.51])
+    rows = measure_runs(candidates, fitness)
+    assert [(r["runs"], r["kept"]) for r in rows] == [(1, 1), (2, 1), (4, 3), (5, 4)]
+    # Shares of 2/3 and 1/3; then 1/2, 1/4, 1/4.
+    expected = [1, 1, 1.8, 1 / (1 / 4 + 1 / 16 + 1 / 16)]
+    np.testing.assert_allclose([r["n_eff"] for r in rows], expected, rtol=1e-5)
+    assert {row["n_eff"] for row in measure_runs(candidates, np.full(5, -1.0))} == {None}
+
+
+@pytest.mark.slow
+def test_runs_of_one_image_are_independent(experiment, tmp_path):
+    folder = tmp_path / "diversity"
+    options = ["--sweep.num_images=3", "--sweep.num_runs=3", "--sweep.images_a_point=2"]
+    generous = [
+        "--config.search.layers[0].generations=30",
+        "--config.search.layers[2].generations=10",
+    ]
+    assert (
+        experiment("diversity_scaling")(*TINY, *options, *generous, f"--output_dir={folder}") == 0
+    )
+    rows = rows_of(folder)
+    assert len({row["image"] for row in rows}) == 3
+    assert all(row["n_eff"] == "" for row in rows if row["kept"] == 0)
+    rows = [row for row in rows if row["kept"]]
+    several = [row for row in rows if row["kept"] == 3 and row["layer"] < 3]
+    assert several and all(row["n_eff"] > 1.01 for row in several)
+    assert all(1 <= row["n_eff"] <= row["vendi"] * 1.001 <= row["kept"] * 1.002 for row in rows)
+
+
+def test_one_size_of_the_search_is_refused_before_it_is_searched(experiment, capsys):
+    for flag in ("--sweep.populations=96", "--sweep.factors=0,1"):
+        assert experiment("diversity_scaling")(flag, "--dry_run") == 2
+        assert "one size of the search is no sweep" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_diversity_is_measured_for_every_size_of_the_search(experiment, tmp_path):
+    folder = tmp_path / "sizes"
+    tiny = [flag for flag in TINY if "search.num_" not in flag]
+    options = ["--sweep.num_images=2", "--sweep.num_runs=2", "--sweep.populations=(12,24)"]
+    options += ["--sweep.population=24", "--sweep.factors=(0,2)"]
+    assert experiment("diversity_scaling")(*tiny, *options, f"--output_dir={folder}") == 0
+    rows = [row for row in rows_of(folder) if row["layer"] == 0 and row["runs"] == 2]
+    sizes = [(row["population"], row["generations"], row["image"]) for row in rows]
+    images = list(dict.fromkeys(image for _, _, image in sizes))
+    assert len(images) == 2
+    expected = [(12, "2-1-0-1"), (24, "2-1-0-1"), (24, "0-0-0-0"), (24, "4-2-0-2")]
+    assert sizes == [(*size, image) for size in expected for image in images]
+    assert "population" in (folder / "report.md").read_text()
+    assert (folder / "diversity_size.png").stat().st_size > 10_000
+
+
+# ---- accuracy, choices
+
+
+@pytest.mark.slow
+def test_accuracy_is_of_validation_and_searches_are_shared(
+    experiment, tmp_path, searched, no_test_image
+):
+    folder = tmp_path / "choices"
+    options = "--sweep.options=preset,lambda_0.3,sgd,target_parent_mean"  # the last is the preset's
+    more = "--sweep.more=diverges:learn.learning_rate=1e30"
+    assert experiment("choices")(*TINY, options, more, f"--output_dir={folder}") == 0
+    assert len(searched) == 2  # chunks of 32 of 40 images, once for all options
+    rows = {row["option"]: row for row in rows_of(folder)}
+    assert set(rows) == {"preset", "lambda_0.3", "sgd"}
+    assert "diverges failed: the loss is" in (folder / "report.md").read_text()
+    assert rows["preset"]["cross_entropy_0"] == rows["lambda_0.3"]["cross_entropy_0"]
+    path = folder / "points" / "preset" / "seed_0" / "all_layers" / "result.json"
+    result = json.loads(path.read_text())
+    assert rows["preset"]["validation_accuracy"] == result["validation_accuracy"]
+
+
+@pytest.mark.slow
+def test_more_generations_are_searched_further(experiment, tmp_path, no_test_image):
+    folder = tmp_path / "accuracy"
+    tiny = [flag for flag in TINY if "search.num_" not in flag]
+    options = ["--sweep.populations=(12,)", "--sweep.population=12", "--sweep.factors=(0,2)"]
+    assert experiment("accuracy_scaling")(*tiny, *options, f"--output_dir={folder}") == 0
+    rows = {row["factor"]: row for row in rows_of(folder)}
+    assert [rows[f]["generations"] for f in (0, 1, 2)] == ["0-0-0-0", "2-1-0-1", "4-2-0-2"]
+    entropies = [rows[f]["cross_entropy_3"] for f in (0, 1, 2)]
+    assert entropies == sorted(entropies, reverse=True)
+
+
+def test_the_trainings_of_an_option_are_told_apart():
+    choices = importlib.import_module("choices")
+    accuracies = {
+        ("preset", "all_layers"): (0.5, 0.6),
+        ("preset", "all_layers_cycle_2"): (0.7, 0.7),
+        ("sgd", "sgd_g1"): (0.9, 0.4),
+    }
+    rows = [
+        {"dataset": "digits", "option": option, "training": training, "changes": "", "seed": seed}
+        | {"validation_accuracy": accuracy, "last_accuracy": accuracy}
+        for (option, training), values in accuracies.items()
+        for seed, accuracy in enumerate(values)
+    ]
+    text = choices.table(rows)
+    assert "| preset, all_layers |  | none | 50.0%, 60.0% |  | 50.0%, 60.0% |" in text
+    assert "| preset, all_layers_cycle_2 |  | none | 70.0%, 70.0% | +15.0 |" in text
+    assert "| sgd |  | none | 90.0%, 40.0% | +10.0 |" in text
+    ((figure, _),) = choices.draw(rows).values()
+    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert {"preset, all_layers", "preset, all_layers_cycle_2", "sgd"} <= set(labels)
+
+
+# ---- tables
+
+
+def test_intervals_are_those_of_the_paired_t_test():
+    from common.rows import paired_interval
+
+    ours, theirs = [0.91, 0.93, 0.92], [0.90, 0.905, 0.915]
+    expected = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+    np.testing.assert_allclose(paired_interval(ours, theirs), expected)
+    assert np.isnan(paired_interval([0.9], [0.8])).all()
+
+
+def test_every_dataset_has_its_own_presets_schedule(experiment, monkeypatch):
+    import tables
+    from common.command_line import parse_flags
+
+    experiment("tables")
+    flags = ["--preset=paper", "--dataset=mnist", "--config.learn.head_weight=0.1"]
+    parse_flags(["tables.py", *flags, "--config.search.target=parent_mean", "--num_train=2000"])
+    settings = tables.Settings(datasets=("mnist", "cifar10"), augment=(False,))
+    points = tables.define(tables.sweeps.configure(settings), settings).points
+    mnist, cifar10 = (point.config for point in points)
+    assert (mnist.dataset, cifar10.dataset) == ("mnist", "cifar10")
+    assert [c.search.layers[0].mutation_strength for c in (mnist, cifar10)] == [0.1, 0.3]
+    assert [c.learn.epochs for c in (mnist, cifar10)] == [1000, 90]
+    assert {c.learn.head_weight for c in (mnist, cifar10)} == {0.1}
+    assert {c.search.target for c in (mnist, cifar10)} == {"parent_mean"}
+
+
+@pytest.mark.slow
+def test_tables_learn_from_one_search_with_and_without_augmentation(experiment, tmp_path, searched):
+    folder = tmp_path / "tables"
+    assert experiment("tables")(*TINY, "--num_seeds=2", f"--output_dir={folder}") == 0
+    assert len(searched) == 2 * 2  # two chunks a seed
+    rows = rows_of(folder)
+    assert len(rows) == 2 * 2 * 3  # plain and augmented, seeds, methods
+    assert {row["is_best_sgd"] for row in rows if row["training"] == "sgd_g1"} == {"True"}
+    results = json.loads((folder / "points" / "digits-plain" / "results.json").read_text())
+    plain = [r for r in rows if r["training"] == "all_layers" and r["augment"] == "False"]
+    assert [r["test_accuracy"] for r in plain] == results["all_layers"]["test_accuracy"]
+    assert "±" in (folder / "report.md").read_text()
+
+
+# ---- representations
+
+
+@pytest.mark.slow
+def test_representations_are_measured_before_and_after_every_epoch(
+    experiment, tmp_path, no_test_image
+):
+    folder = tmp_path / "representations"
+    assert experiment("representations")(*TINY, "--num_seeds=2", f"--output_dir={folder}") == 0
+    rows = rows_of(folder)
+    epochs = [row for row in rows if row["epoch"] != ""]
+    assert {(r["training"], r["epoch"]) for r in epochs} == {
+        (name, epoch) for name in ("all_layers", "skip_block_0", "sgd_g1") for epoch in (0, 1, 2)
+    }
+    # The last epoch, once more from the network that the run kept, if it was the best.
+    dataset = dsl_jax.load_dataset("digits", num_train=60, validation_size=20)
+    loaded = dsl_jax.load_run(folder / "points" / "seed_0")
+    best = max(loaded.history["seed_0/all_layers"], key=lambda r: (r["best_so_far"], r["epoch"]))
+    stages = make_stages(loaded.config, dataset, 0)
+    split = dataset.validation
+    key = purpose_key(0, SEARCH)
+    images = dataset.normalize(split.images)
+    found = dsl_jax.search(key, stages, images, split.labels, loaded.config.search, ids=split.ids)
+    network = loaded.networks["seed_0/all_layers"]
+    reps = jax.jit(lambda x: network.representations(x))(images)[0]
+    distance = float(measures.cosine_distance(reps, found.representations[0]).mean())
+    assert best["cosine_distance_0"] == pytest.approx(distance, abs=2e-2)
+
+    pairs = [row for row in rows if row["linear_cka"] != ""]
+    assert len(pairs) == 28 * 4  # of six trained and two untrained networks, by layer
+    assert {row["pair"] for row in pairs} >= {"untrained and untrained"}
+    assert all(0 <= row["linear_cka"] <= 1 for row in pairs)
+    assert {row["seeds"] for row in pairs} == {"one seed", "two seeds"}

@@ -1,0 +1,367 @@
+"""Learning on several devices: as on one, but for rounding."""
+
+import dataclasses
+import logging
+import os
+import socket
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dsl_jax import devices
+from dsl_jax.config import LearnConfig
+from dsl_jax.data.dataset import Dataset, Split
+from dsl_jax.devices import device_mesh, on_one_device, replicate
+from dsl_jax.evolution.image import SearchResult
+from dsl_jax.learning import evaluation
+from dsl_jax.learning import train as training
+from dsl_jax.learning.batches import exact_batch_size, plan_batches
+from dsl_jax.learning.evaluation import evaluate, evaluate_images, with_training_statistics
+from dsl_jax.learning.objectives import sgd_objective
+from dsl_jax.learning.train import learn, learn_sgd
+from dsl_jax.networks.convnet import ConvNet
+from dsl_jax.presets import get_preset
+from dsl_jax.runs import folder, saved
+
+KEY = jax.random.key(0)
+# 5 steps an epoch: 10 in all.
+CONFIG = LearnConfig(
+    epochs=2, batch_size=16, learning_rate=0.1, statistics_images=48, augment=True, flip=True
+)
+
+
+def make_dataset():
+    """Three classes of noisy 9x9 images; 80 to train on, 21 for validation, 30 to test."""
+    generator = np.random.default_rng(0)
+    rows, columns = np.mgrid[:9, :9]
+    patterns = np.stack([rows % 3 == 0, columns % 3 == 0, (rows + columns) % 3 == 0])
+
+    def images(number):
+        labels = generator.integers(0, 3, number)
+        noisy = patterns[labels] * 150 + 50 + generator.normal(0, 25, (number, 9, 9))
+        return np.clip(noisy, 0, 255).astype(np.uint8)[..., None], labels
+
+    return Dataset.from_arrays("stripes", images(101), images(30), validation_size=21)
+
+
+DATASET = make_dataset()
+
+
+class Network(nnx.Module):
+    """Small, to compile fast for many numbers of devices."""
+
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.conv = nnx.Conv(1, 4, (3, 3), strides=2, use_bias=False, rngs=rngs)
+        self.norm = nnx.BatchNorm(4, use_scale=False, use_fast_variance=False, rngs=rngs)
+        self.linear = nnx.Linear(100, 3, use_bias=False, rngs=rngs)
+
+    def representations(self, images):
+        return (jax.nn.gelu(self.norm(self.conv(images))),)
+
+    def head(self, last):
+        return self.linear(last.reshape(len(last), -1))
+
+
+def make_targets():
+    generator = np.random.default_rng(1)
+    hidden = generator.normal(size=(80, 5, 5, 4)).astype(np.float32)
+    return SearchResult((hidden, 4 * np.eye(3, dtype=np.float32)[DATASET.train.labels]), ())
+
+
+def mesh_of(number):
+    return number and Mesh(np.array(jax.devices()[:number]), ("images",))
+
+
+def train(how, number, config=CONFIG, key=KEY, **options):
+    """`learn` or `learn_sgd` on a number of devices; None: without a mesh."""
+    network, options = Network(), options | {"mesh": mesh_of(number)}
+    if how == "learn":
+        return learn(key, network, DATASET, make_targets(), config, **options)
+    return learn_sgd(key, network, DATASET, config, **options)
+
+
+def leaves(network):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(network))]
+
+
+def assert_close(ours, theirs, tolerance=1e-5):
+    for a, b in zip(leaves(ours), leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+def assert_same(ours, theirs):
+    assert_close(ours, theirs, 0)
+
+
+# ---- the same on any number of devices
+
+
+@pytest.mark.parametrize("how", ["learn", "learn_sgd"])
+def test_ten_steps_are_the_same_on_any_number_of_devices(how, monkeypatch):
+    step, steps = training._step, []
+
+    def recorded(*arguments):
+        params, optimizer, loss = step(*arguments)
+        steps[-1].append((float(loss), leaves(params)))
+        return params, optimizer, loss
+
+    monkeypatch.setattr(training, "_step", recorded)
+    results = []
+    for number in (None, 1, 2, 4, 8):
+        steps.append([])
+        results.append(train(how, number))
+        assert len(steps[-1]) == 10
+    for ours in steps[1:]:
+        for (loss, params), (expected_loss, expected) in zip(ours, steps[0], strict=True):
+            assert loss == pytest.approx(expected_loss, abs=1e-5)
+            for a, b in zip(params, expected, strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    for ours in results[1:]:
+        assert_close(ours.network, results[0].network)
+        for a, b in zip(ours.history, results[0].history, strict=True):
+            assert {**a, "seconds": 0} == pytest.approx({**b, "seconds": 0}, abs=1e-5)
+
+
+def test_the_papers_network_is_the_same_on_eight_devices():
+    network = ConvNet((9, 9, 1), 3, (4,), rngs=nnx.Rngs(0))
+    network.whiten(DATASET.normalize(DATASET.train.images))
+    config = dataclasses.replace(CONFIG, augment=False)
+    expected = learn_sgd(KEY, network, DATASET, config)
+    assert_close(
+        learn_sgd(KEY, network, DATASET, config, mesh=mesh_of(8)).network, expected.network
+    )
+
+
+def test_batchnorm_sees_the_whole_batch():
+    # It catches statistics of each device's part, as under pmap or shard_map without axis_name.
+    graph, params, rest = nnx.split(Network(), nnx.Param, ...)
+    config = dataclasses.replace(CONFIG, epochs=1, batch_size=80, augment=False)
+    rows = plan_batches(jax.random.fold_in(KEY, 0), 80, 80)[0]
+
+    @jax.jit
+    def loss_of(images, labels):
+        return sgd_objective(nnx.merge(graph, params, rest, copy=True), images, labels, config)
+
+    def loss(rows):
+        images = DATASET.normalize(DATASET.train.images[rows])
+        return float(loss_of(images, DATASET.train.labels[rows]))
+
+    whole, parts = loss(rows), np.mean([loss(part) for part in np.split(rows, 8)])
+    assert abs(whole - parts) > 1e-3  # so the two can be told apart
+    ours = train("learn_sgd", 8, config).history[0]["train_loss"]
+    assert ours == pytest.approx(whole, abs=1e-5)
+
+
+def test_a_mesh_of_any_axis_type_and_a_second_training_compile_nothing_new():
+    sizes = []
+    for mesh in (
+        mesh_of(4),
+        mesh_of(4),
+        jax.make_mesh((4,), ("images",), devices=jax.devices()[:4]),
+    ):
+        learn_sgd(KEY, Network(), DATASET, CONFIG, mesh=mesh)
+        jitted = (training._step, evaluation._score, evaluation._batch_statistics)
+        sizes.append([function._cache_size() for function in jitted])
+    assert sizes[0] == sizes[1] == sizes[2]
+
+
+def test_the_network_passed_in_stays_and_the_one_returned_is_on_one_device():
+    network = Network()
+    before = leaves(network)
+    result = learn_sgd(KEY, network, DATASET, CONFIG, mesh=mesh_of(4))
+    for a, b in zip(before, leaves(network), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for leaf in jax.tree.leaves(nnx.state(result.network)):
+        assert leaf.devices() == {jax.devices()[0]}
+    assert evaluate(result.network, DATASET).accuracy > 0.5
+
+
+def test_a_philox_key_works_and_gives_the_same():
+    key = jax.random.key(5, impl="philox4x32")
+    assert_close(train("learn_sgd", 4, key=key).network, train("learn_sgd", None, key=key).network)
+
+
+# ---- batches that devices share equally
+
+
+def test_devices_that_do_not_divide_a_batch_are_refused_before_anything_is_read():
+    class Unread:
+        def __getattr__(self, name):
+            raise AssertionError("targets were read")
+
+    for train in (
+        lambda **options: learn(KEY, Network(), DATASET, Unread(), CONFIG, **options),
+        lambda **options: learn_sgd(KEY, Network(), DATASET, CONFIG, **options),
+    ):
+        with pytest.raises(ValueError, match=r"16 images, which 3 devices .* batch_multiple=3"):
+            train(mesh=mesh_of(3))
+
+
+@pytest.mark.parametrize(
+    ("images", "batch_size", "multiple", "expected"),
+    [
+        (46_000, 2000, 1, 2000),
+        (46_000, 2000, 8, 2000),
+        (55_200, 2000, 1, 1840),
+        (55_200, 2000, 8, 1840),
+        (80, 15, 8, 16),  # in the window
+        (400, 10, 8, 8),  # none in the window: the nearest
+        (400, 14, 8, 16),
+        (30, 29, 20, 20),  # 40 are not there
+        (30, 3, 20, 20),
+        (30, 100, 8, 24),  # fewer images than batch_size
+    ],
+)
+def test_a_batch_holds_a_multiple(images, batch_size, multiple, expected):
+    assert exact_batch_size(images, batch_size, multiple) == expected
+    assert plan_batches(KEY, images, batch_size, multiple).shape == (images // expected, expected)
+
+
+def test_batch_multiple_is_respected_by_training_and_refused_when_too_large():
+    config = dataclasses.replace(CONFIG, epochs=1, batch_size=11, batch_multiple=4)
+    assert train("learn_sgd", 4, config).history[0]["images"] == 72
+    with pytest.raises(ValueError, match="batch_multiple is 81, but there are 80 training images"):
+        learn_sgd(KEY, Network(), DATASET, dataclasses.replace(CONFIG, batch_multiple=81))
+    assert get_preset("paper", "mnist").learn.batch_multiple == 8
+
+
+def test_the_most_devices_that_divide_a_batch_are_used_and_fewer_are_told_of_once(caplog):
+    devices._warn_once.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert device_mesh().size == device_mesh(400).size == 8
+        assert not caplog.records
+        assert device_mesh(100).size == device_mesh(100).size == 5
+        assert device_mesh(13) is None
+    assert [record.args or record.message[:32] for record in caplog.records] == [
+        "learning uses 5 of 8 devices: th",
+        "learning uses 1 of 8 devices: th",
+    ]
+
+
+# ---- checkpoints
+
+
+@pytest.mark.parametrize(("first", "then"), [(8, 8), (8, None), (None, 8)])
+def test_a_training_goes_on_with_another_number_of_devices(first, then, tmp_path, monkeypatch):
+    whole = train("learn_sgd", first)
+    run = folder.RunFolder(tmp_path / "run", get_preset("smoke", "digits"))
+    save = saved.Checkpoints.save
+
+    def stop_after_first(self, epoch, *rest):
+        save(self, epoch, *rest)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(saved, "CHECKPOINT_SECONDS", 0)
+        patch.setattr(saved.Checkpoints, "save", stop_after_first)
+        with pytest.raises(KeyboardInterrupt):
+            train("learn_sgd", first, checkpoints=run.checkpoints("t"))
+    resumed = train("learn_sgd", then, checkpoints=run.checkpoints("t"))
+    assert [epoch["epoch"] for epoch in resumed.history] == [1, 2]
+    (assert_same if first == then else assert_close)(resumed.network, whole.network)
+
+
+# ---- evaluation
+
+
+def test_a_network_may_hold_random_keys():
+    state = nnx.state(nnx.Dropout(0.5, rngs=nnx.Rngs(0)))
+    there = on_one_device(replicate(state, mesh_of(4)))
+    assert jax.tree.structure(there) == jax.tree.structure(state)
+    assert {x.sharding.num_devices for x in jax.tree.leaves(there)} == {1}
+
+
+def sharded(array, number):
+    return jax.device_put(array, NamedSharding(mesh_of(number), PartitionSpec("images")))
+
+
+@pytest.mark.parametrize("statistics", ["train", "batch"])
+def test_evaluation_follows_the_network_and_the_images(statistics):
+    network = with_training_statistics(Network(), DATASET, np.arange(80))
+    graph, state = nnx.split(network)
+    many = nnx.merge(graph, replicate(state, mesh_of(8)))
+    one = nnx.merge(graph, jax.device_put(state, jax.devices()[0]))
+    test = DATASET.test
+    expected = evaluate(network, DATASET, statistics=statistics, batch_size=12)
+    for network, images in (
+        (many, test.images),
+        (one, sharded(test.images, 2)),
+        (many, sharded(test.images, 2)),
+    ):
+        split = Split(images, test.labels, test.ids)
+        ours = evaluate_images(network, DATASET, split, statistics, 12)
+        assert ours == pytest.approx(expected, abs=1e-5)
+
+
+def test_training_statistics_are_measured_where_the_network_is():
+    graph, state = nnx.split(Network())
+    many = nnx.merge(graph, replicate(state, mesh_of(8)))
+    for size in (40, 30):  # 8 devices share 40 equally, 27 not
+        ours = with_training_statistics(many, DATASET, np.arange(80), size)
+        assert_close(ours, with_training_statistics(Network(), DATASET, np.arange(80), size))
+
+
+def test_targets_and_images_may_be_sharded():
+    expected = learn(KEY, Network(), DATASET, make_targets(), CONFIG, mesh=mesh_of(4))
+    targets = jax.tree.map(lambda x: sharded(x, 8), make_targets())
+    train_split = DATASET.train._replace(images=sharded(DATASET.train.images, 4))
+    dataset = dataclasses.replace(DATASET, train=train_split)
+    ours = learn(KEY, Network(), dataset, targets, CONFIG, mesh=mesh_of(4))
+    assert_same(ours.network, expected.network)
+
+
+# ---- several processes
+
+
+PROCESS = """
+import sys, jax
+address, count, index = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+jax.config.update("jax_num_cpu_devices", 4 // count)
+if count > 1:
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.distributed.initialize(address, count, index)
+import numpy as np
+from test_data_parallel import CONFIG, DATASET, KEY, leaves, Network, learn, make_targets
+mesh = jax.sharding.Mesh(np.array(jax.devices()), ("images",))
+assert mesh.size == 4 and len(jax.local_devices()) == 4 // count
+result = learn(KEY, Network(), DATASET, make_targets(), CONFIG, mesh=mesh)
+np.savez(sys.argv[4], *leaves(result.network), [epoch["train_loss"] for epoch in result.history])
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    folder = os.path.dirname(__file__)
+    path = os.pathsep.join([folder, os.path.dirname(folder), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
+    commands = [(address, 2, 0, "first"), (address, 2, 1, "second"), ("", 1, 0, "alone")]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, *map(str, command[:3]), tmp_path / f"{command[3]}.npz"],
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for command in commands
+    ]
+    try:
+        for process in started:
+            _, errors = process.communicate(timeout=600)
+            assert process.returncode == 0, errors
+    finally:  # where one has failed, the other would wait for it
+        for process in started:
+            process.kill()
+            process.communicate()
+    first, second, alone = (np.load(tmp_path / f"{command[3]}.npz") for command in commands)
+    for name in alone.files:
+        np.testing.assert_array_equal(first[name], second[name])
+        np.testing.assert_allclose(first[name], alone[name], rtol=1e-5, atol=1e-5)

@@ -1,0 +1,400 @@
+"""Learning: who gets which gradient, the same loop for both, and nothing by chance."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from dsl_jax.config import LearnConfig
+from dsl_jax.data.dataset import Dataset
+from dsl_jax.evolution.image import SearchResult
+from dsl_jax.learning import objectives, train
+from dsl_jax.learning.evaluation import (
+    Evaluation,
+    evaluate,
+    evaluate_images,
+    representations_of,
+    with_training_statistics,
+)
+from dsl_jax.learning.optimizer import learning_rate, make_optimizer
+from dsl_jax.learning.train import head_loss, learn, learn_sgd, plan_batches, regression_loss
+from dsl_jax.networks.convnet import ConvNet
+
+KEY = jax.random.key(0)
+GENERATOR = np.random.default_rng(0)
+CONFIG = LearnConfig(epochs=3, batch_size=16, learning_rate=0.1, statistics_images=32)
+
+
+def stripes(number):
+    """Three classes of 12x12 images: stripes of three directions, and noise."""
+    labels = GENERATOR.integers(0, 3, number)
+    rows, columns = np.mgrid[:12, :12]
+    patterns = np.stack([rows % 3 == 0, columns % 3 == 0, (rows + columns) % 3 == 0])
+    noise = GENERATOR.normal(0, 25, (number, 12, 12))
+    images = np.clip(patterns[labels] * 150 + 50 + noise, 0, 255)
+    return images.astype(np.uint8)[..., None], labels.astype(np.int32)
+
+
+DATASET = Dataset.from_arrays("stripes", stripes(80), stripes(37), validation_size=16)
+COUNT = len(DATASET.train.images)
+
+
+def make(groups=1, seed=0):
+    network = ConvNet((12, 12, 1), 3, (4, 4, 4), groups, rngs=nnx.Rngs(seed))
+    network.whiten(DATASET.normalize(DATASET.train.images))
+    return network
+
+
+def targets():
+    generator = np.random.default_rng(1)
+    shapes = [(5, 5, 4), (2, 2, 4), (1, 1, 4)]
+    hidden = [generator.normal(size=(COUNT, *shape)).astype(np.float32) for shape in shapes]
+    logits = np.eye(3, dtype=np.float32)[DATASET.train.labels] * 4
+    return SearchResult((*hidden, logits), ())
+
+
+def leaves(network, *filters):
+    return [np.asarray(x) for x in jax.tree.leaves(nnx.state(network, *filters))]
+
+
+# ---- objectives
+
+
+def test_regression_is_a_third_of_the_sum_of_mean_squares():
+    ours = [GENERATOR.normal(size=(6, *s)) for s in ((4, 4, 2), (2, 2, 3), (5,))]
+    theirs = [GENERATOR.normal(size=h.shape) for h in ours]
+    terms = [
+        np.mean([np.mean((a - b) ** 2) for a, b in zip(x, y, strict=True)])
+        for x, y in zip(ours, theirs, strict=True)
+    ]
+    as_jax = [jnp.asarray(h, jnp.float32) for h in ours]
+    whole = regression_loss(as_jax, [jnp.asarray(h, jnp.float16) for h in theirs], (0, 1, 2))
+    assert float(whole) == pytest.approx(sum(terms) / 3, rel=1e-2)
+    skipped = regression_loss(as_jax, [jnp.asarray(h, jnp.float32) for h in theirs], (1, 2))
+    assert float(skipped) == pytest.approx((terms[1] + terms[2]) / 3, rel=1e-5)
+
+
+def test_normalized_matching_normalises_each_sample():
+    h = jnp.asarray(GENERATOR.normal(3, 5, size=(4, 3, 3, 2)), jnp.float32)
+    normal = (h - h.mean((1, 2, 3), keepdims=True)) / h.std((1, 2, 3), keepdims=True)
+    assert float(regression_loss([h], [normal], (0,), matching="normalized")) < 1e-6
+    assert float(regression_loss([h], [normal], (0,))) > 1
+
+
+def test_the_heads_loss_is_a_divergence_from_the_target():
+    ours, theirs = GENERATOR.normal(size=(2, 5, 3))
+    p = np.exp(theirs) / np.exp(theirs).sum(axis=1, keepdims=True)
+    q = np.exp(ours) / np.exp(ours).sum(axis=1, keepdims=True)
+    expected = np.mean(np.sum(p * np.log(p / q), axis=1))
+    assert float(head_loss(jnp.asarray(ours), jnp.asarray(theirs))) == pytest.approx(expected, 1e-4)
+    assert float(head_loss(jnp.asarray(theirs), jnp.asarray(theirs))) == pytest.approx(0, abs=1e-6)
+
+
+def gradient(config, objective=objectives.target_objective, answers=None):
+    graph, params, rest = nnx.split(make(), nnx.Param, ...)
+    batch = jax.tree.map(lambda x: x[:16], targets().representations)
+    images = DATASET.normalize(DATASET.train.images[:16])
+
+    def loss(params):
+        network = nnx.merge(graph, params, rest, copy=True)
+        return objective(network, images, batch if answers is None else answers, config)
+
+    flat = jax.tree_util.tree_leaves_with_path(jax.grad(loss)(params))
+    return {jax.tree_util.keystr(path, simple=True, separator="."): g for path, g in flat}
+
+
+def of(gradients, word):
+    return [np.asarray(g) for name, g in gradients.items() if word in name]
+
+
+def test_the_heads_loss_never_reaches_the_body_nor_the_regression_the_head():
+    without = gradient(dataclasses.replace(CONFIG, head_weight=0.0))
+    with_head = gradient(dataclasses.replace(CONFIG, head_weight=5.0))
+    assert all((g == 0).all() for g in of(without, "linear"))
+    assert all((g != 0).any() for g in of(with_head, "linear"))
+    for word in ("blocks", "stem"):
+        for a, b in zip(of(without, word), of(with_head, word), strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert any((g != 0).any() for g in of(without, word))
+
+
+def test_lambda_scales_the_heads_gradient_alone():
+    one = gradient(dataclasses.replace(CONFIG, head_weight=1.0))
+    three = gradient(dataclasses.replace(CONFIG, head_weight=3.0))
+    np.testing.assert_allclose(of(three, "linear")[0], 3 * of(one, "linear")[0], rtol=1e-5)
+
+
+def test_skip_block_0_teaches_block_0_through_the_later_blocks_only(monkeypatch):
+    skip = dataclasses.replace(CONFIG, variant="skip_block_0")
+    gradients = gradient(skip)
+    assert any((g != 0).any() for g in of(gradients, "blocks.0"))
+    # Cut the way between the blocks: nothing may be left for block 0.
+    plain = ConvNet.representations
+
+    def cut(self, images):
+        first, *_ = plain(self, images)
+        h, later = jax.lax.stop_gradient(first), []
+        for block in list(self.blocks)[1:]:
+            h = block(h)
+            later.append(h)
+        return (first, *later)
+
+    monkeypatch.setattr(ConvNet, "representations", cut)
+    assert all((g == 0).all() for g in of(gradient(skip), "blocks.0"))
+    assert any((g != 0).any() for g in of(gradient(CONFIG), "blocks.0"))
+
+
+def test_sgd_sends_the_cross_entropy_everywhere():
+    labels = DATASET.train.labels[:16]
+    gradients = gradient(CONFIG, objectives.sgd_objective, labels)
+    assert all((g != 0).any() for g in gradients.values())
+
+
+# ---- batches and optimiser
+
+
+@pytest.mark.parametrize(
+    ("number", "size"), [(4600, 100), (1037, 64), (10, 100), (7, 1), (3000, 2000), (130, 100)]
+)
+def test_batches_hold_each_row_at_most_once_and_leave_few_out(number, size):
+    batches = plan_batches(KEY, number, size)
+    rows = batches.ravel()
+    assert len(set(rows)) == len(rows) and rows.min() >= 0 and rows.max() < number
+    assert number - len(rows) <= number * 0.01
+    assert abs(batches.shape[1] - size) <= 0.1 * size or number < 2 * size
+    assert number < 2 * size or batches.shape[1] >= 0.9 * size
+
+
+def test_the_optimizer_is_nesterov_momentum_with_the_rates_of_the_biases():
+    config = LearnConfig(
+        epochs=4, learning_rate=0.5, momentum=0.8, weight_decay=0.1, bias_rate_factor=3.0,
+        stem_bias_epochs=1, warmup_fraction=0.5, initial_rate_fraction=0.2, final_rate_fraction=0.1,
+    )  # fmt: skip
+    two = jnp.float32(2)
+    params = {"conv": {"w": two[None, None]}, "norm_1": {"bias": two}, "stem_bias": two}
+    optimizer = make_optimizer(config, steps_per_epoch=5)
+    state, rate = optimizer.init(params), learning_rate(config, 5)
+    expected, velocity = (jax.tree.map(lambda x, s=s: s * x.item(), params) for s in (1, 0))
+    generator = np.random.default_rng(2)
+    for step in range(20):
+        gradients = jax.tree.map(lambda x: jnp.full(x.shape, generator.normal()), params)
+        updates, state = optimizer.update(gradients, state, params)
+        params = optax.apply_updates(params, updates)
+        lr = np.interp(step, [0, 10, 20], [0.1, 0.5, 0.05])
+        assert float(rate(step)) == pytest.approx(lr, rel=1e-5)
+        for name in ("conv", "norm_1", "stem_bias"):
+            g = jax.tree.leaves(gradients[name])[0].item()
+            w = float(jax.tree.leaves(expected[name])[0])
+            v = float(jax.tree.leaves(velocity[name])[0])
+            g += 0.1 * w if name == "conv" else 0.0
+            v = 0.8 * v + g
+            factor = {"conv": 1.0, "norm_1": 3.0, "stem_bias": float(step < 5)}[name]
+            w -= lr * factor * (g + 0.8 * v)
+            expected[name] = jax.tree.map(lambda _, w=w: w, expected[name])
+            velocity[name] = jax.tree.map(lambda _, v=v: v, velocity[name])
+    for ours, theirs in zip(jax.tree.leaves(params), jax.tree.leaves(expected), strict=True):
+        assert ours.item() == pytest.approx(theirs, rel=1e-4)
+
+
+# ---- the loop
+
+
+def test_sgd_learns_and_the_network_passed_in_stays_as_it_was():
+    network = make()
+    before = leaves(network)
+    config = dataclasses.replace(CONFIG, epochs=8)
+    result = learn_sgd(KEY, network, DATASET, config)
+    for old, new in zip(before, leaves(network), strict=True):
+        np.testing.assert_array_equal(old, new)
+    assert evaluate(result.network, DATASET).accuracy > 0.8
+    assert len(result.history) == 8
+    assert result.history[-1]["train_loss"] < result.history[0]["train_loss"]
+
+
+def test_learning_fits_the_targets_and_the_same_seed_gives_the_same_bits():
+    first = learn(KEY, make(), DATASET, targets(), CONFIG)
+    again = learn(KEY, make(), DATASET, targets(), CONFIG)
+    other = learn(jax.random.key(1), make(), DATASET, targets(), CONFIG)
+    for a, b in zip(leaves(first.network), leaves(again.network), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert any(
+        (a != b).any() for a, b in zip(leaves(first.network), leaves(other.network), strict=True)
+    )
+    losses = [epoch["train_loss"] for epoch in first.history]
+    assert losses[-1] < losses[0]
+
+
+def test_the_network_kept_is_the_best_epochs_by_validation(monkeypatch):
+    scores = iter([0.5, 0.9, 0.7])
+    seen = []
+
+    def scripted(network, *_):
+        seen.append(leaves(network, nnx.Param))
+        return Evaluation(next(scores), 1.0)
+
+    monkeypatch.setattr(train, "evaluate_images", scripted)
+    result = learn_sgd(KEY, make(), DATASET, CONFIG)
+    for kept, best in zip(leaves(result.network, nnx.Param), seen[1], strict=True):
+        np.testing.assert_array_equal(kept, best)
+
+
+def test_a_measure_sees_each_validated_epochs_network_and_joins_its_record():
+    split, seen = DATASET.validation, []
+
+    def measure(network):
+        reps = representations_of(network, DATASET, split, batch_size=10)
+        seen.append(reps)
+        return {"accuracy_again": float(np.mean(reps[-1].argmax(axis=1) == split.labels))}
+
+    config = dataclasses.replace(CONFIG, validate_every=2)
+    plain = learn(KEY, make(), DATASET, targets(), config)
+    measured = learn(KEY, make(), DATASET, targets(), config, measure=measure)
+    for a, b in zip(leaves(plain.network), leaves(measured.network), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert ["accuracy_again" in record for record in measured.history] == [False, True, True]
+    for record in measured.history[1:]:
+        assert record["accuracy_again"] == record["validation_accuracy"]
+    assert [h.shape for h in seen[0]] == [(16, 5, 5, 4), (16, 2, 2, 4), (16, 1, 1, 4), (16, 3)]
+    assert np.abs(seen[0][0] - seen[1][0]).max() > 0
+
+
+class Memory:
+    """Checkpoints in memory; stops the training by an error after some epoch."""
+
+    def __init__(self, stop_after=None):
+        self.saved, self.stop_after = None, stop_after
+
+    def restore(self, like):
+        return self.saved
+
+    def save(self, epoch, state, history, last):
+        self.saved = jax.tree.map(jnp.copy, state), list(history)
+        if epoch == self.stop_after:
+            self.stop_after = None
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_an_interrupted_training_ends_with_the_same_bits(augment):
+    config = dataclasses.replace(CONFIG, augment=augment)
+    whole = learn_sgd(KEY, make(), DATASET, config)
+    checkpoints = Memory(stop_after=2)
+    with pytest.raises(KeyboardInterrupt):
+        learn_sgd(KEY, make(), DATASET, config, checkpoints=checkpoints)
+    resumed = learn_sgd(KEY, make(), DATASET, config, checkpoints=checkpoints)
+    assert [e["epoch"] for e in resumed.history] == [1, 2, 3]
+    for a, b in zip(leaves(whole.network), leaves(resumed.network), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_checkpoint():
+    broken = targets()
+    broken.representations[0][:] = np.inf
+    checkpoints = Memory()
+    with pytest.raises(FloatingPointError, match=r"at step 0 \(epoch 1\): nothing was learned"):
+        learn(KEY, make(), DATASET, broken, CONFIG, checkpoints=checkpoints)
+    assert checkpoints.saved is None
+
+
+def test_no_key_is_used_twice():
+    with jax.debug_key_reuse(True):
+        learn_sgd(
+            jax.random.key(3), make(), DATASET, dataclasses.replace(CONFIG, epochs=1, augment=True)
+        )
+
+
+def test_it_compiles_once_for_all_epochs():
+    size = train._step._cache_size()
+    learn_sgd(KEY, make(), DATASET, dataclasses.replace(CONFIG, learning_rate=0.123))
+    assert train._step._cache_size() == size + 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: SearchResult(t.representations[1:], ()), "the network's representations"),
+        (lambda t: jax.tree.map(lambda x: x[:-1], t), "63 targets for 64 training images"),
+    ],
+)
+def test_targets_that_do_not_fit_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        learn(KEY, make(), DATASET, change(targets()), CONFIG)
+
+
+def test_targets_are_matched_by_id():
+    class Store:
+        ids = DATASET.train.ids[::-1].copy()
+
+        def read(self, rows):
+            return jax.tree.map(lambda x: x[::-1][rows], targets())
+
+    by_rows = learn(KEY, make(), DATASET, targets(), CONFIG)
+    by_ids = learn(KEY, make(), DATASET, Store(), CONFIG)
+    for a, b in zip(leaves(by_rows.network), leaves(by_ids.network), strict=True):
+        np.testing.assert_array_equal(a, b)
+    Store.ids = DATASET.train.ids[1:]
+    with pytest.raises(ValueError, match="lack 1 of 64 training images"):
+        learn(KEY, make(), DATASET, Store(), CONFIG)
+
+
+# ---- evaluation
+
+
+def trained():
+    return with_training_statistics(make(), DATASET, np.arange(COUNT), batch_size=32)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 37, 500])
+def test_every_example_is_counted_once_whatever_the_batches(batch_size):
+    network = trained()
+    logits = network(DATASET.normalize(DATASET.test.images))
+    losses = -np.asarray(jax.nn.log_softmax(logits))[np.arange(37), DATASET.test.labels]
+    right = np.asarray(logits).argmax(axis=1) == DATASET.test.labels
+    ours = evaluate(network, DATASET, batch_size=batch_size)
+    assert ours.accuracy == pytest.approx(right.mean())
+    assert ours.loss == pytest.approx(losses.mean(), rel=1e-4)
+
+
+def test_a_prediction_does_not_depend_on_its_batch_mates():
+    network = trained()
+    one = DATASET.test._replace(
+        **{k: getattr(DATASET.test, k)[:1] for k in ("images", "labels", "ids")}
+    )
+    alone = evaluate_images(network, DATASET, one).loss
+    wild = DATASET.test.images[:20].copy()
+    wild[1:] = 255
+    mixed = network(DATASET.normalize(wild))[:1]
+    expected = -float(jax.nn.log_softmax(mixed)[0, DATASET.test.labels[0]])
+    assert alone == pytest.approx(expected, rel=1e-5)
+    # With the batch's own statistics, the paper's way, it does.
+    mates = DATASET.test._replace(images=wild, labels=DATASET.test.labels[:20])
+    batch = evaluate_images(network, DATASET, mates, "batch").loss
+    own = evaluate_images(network, DATASET, mates, "train").loss
+    assert abs(batch - own) > 1e-3
+
+
+def test_training_statistics_are_the_averages_over_batches():
+    network = with_training_statistics(make(), DATASET, np.arange(COUNT), batch_size=32)
+    group = make().blocks[0].groups[0]
+    x = jax.nn.gelu(
+        make().stem_responses(DATASET.normalize(DATASET.train.images)), approximate=False
+    )
+    x = group.conv_1(x)
+    x = np.asarray(x)[:, :10, :10].reshape(COUNT, 5, 2, 5, 2, 4).max(axis=(2, 4))
+    parts = np.split(x, 2)
+    means = np.mean([p.mean(axis=(0, 1, 2)) for p in parts], axis=0)
+    variances = np.mean([p.var(axis=(0, 1, 2)) for p in parts], axis=0)
+    ours = network.blocks[0].groups[0].norm_1
+    np.testing.assert_allclose(ours.mean[...], means, atol=1e-4)
+    np.testing.assert_allclose(ours.var[...], variances, rtol=1e-3, atol=1e-5)
+
+
+def test_wrong_splits_and_statistics_are_refused():
+    with pytest.raises(ValueError, match="split 'dev' is unknown"):
+        evaluate(trained(), DATASET, "dev")
+    with pytest.raises(ValueError, match="statistics 'running' is unknown"):
+        evaluate(trained(), DATASET, statistics="running")

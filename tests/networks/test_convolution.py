@@ -1,0 +1,49 @@
+"""The convolution by patches against XLA's own, and against finite differences."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dsl_jax.networks import convolution
+from dsl_jax.networks.convolution import convolve, convolve_same
+
+
+def arrays(count, height, width, features, out_features, size=(3, 3)):
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(count, height, width, features)).astype(np.float32)
+    kernel = generator.normal(size=(*size, features, out_features)).astype(np.float32)
+    return jnp.asarray(x), jnp.asarray(kernel)
+
+
+SHAPES = (
+    (6, 5, 4, 3, 7, (3, 3)),
+    (7, 6, 6, 2, 2, (3, 3)),  # a prime number of images
+    (4, 5, 5, 2, 3, (1, 5)),
+    (1, 1, 1, 1, 1, (3, 3)),
+)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("images_in_a_block", [1, 2, 100])
+def test_it_is_xlas_convolution_with_its_gradients(shape, images_in_a_block, monkeypatch):
+    x, kernel = arrays(*shape)
+    patches_of_an_image = x[0].nbytes * kernel.shape[0] * kernel.shape[1]
+    monkeypatch.setattr(convolution, "BLOCK_BYTES", images_in_a_block * patches_of_an_image)
+    ours, our_gradients = jax.vjp(convolve_same, x, kernel)
+    theirs, their_gradients = jax.vjp(lambda x, kernel: convolve(x, kernel, "SAME"), x, kernel)
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    cotangent = jnp.cos(jnp.arange(ours.size, dtype=jnp.float32)).reshape(ours.shape)
+    for a, b in zip(our_gradients(cotangent), their_gradients(cotangent), strict=True):
+        assert a.shape == b.shape
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_other_platforms_take_xlas():
+    x, kernel = arrays(2, 4, 4, 2, 2)
+    gradient = jax.grad(lambda x, kernel: convolve_same(x, kernel).sum(), argnums=1)
+    lowered = jax.jit(gradient).trace(x, kernel).lower(lowering_platforms=("cuda",)).as_text()
+    assert "stablehlo.convolution" in lowered
+    assert "stablehlo.while" not in lowered
+    here = jax.jit(gradient).lower(x, kernel).as_text()
+    assert "stablehlo.convolution" not in here

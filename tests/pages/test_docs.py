@@ -1,0 +1,142 @@
+"""What the documentation shows runs: code, programs and commands."""
+
+import ast
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+GALLERY = sorted((ROOT / "experiments" / "gallery").glob("*.py"))
+
+
+@pytest.fixture(autouse=True)
+def as_users_have_it():
+    """The pages are for JAX as it comes, where arrays of other ranks may meet."""
+    jax.config.update("jax_numpy_rank_promotion", "allow")
+    yield
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def blocks_of(text, language):
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
+
+
+def blocks(page, language):
+    return blocks_of(page.read_text(), language)
+
+
+def run_blocks(page):
+    names = {}
+    for block in blocks(page, "python"):
+        exec(compile(block, page.name, "exec"), names)
+    return names
+
+
+@pytest.mark.slow
+def test_four_libraries_models_are_searched_and_learned(capsys):
+    names = run_blocks(ROOT / "docs" / "your_own_model.md")
+    for library in ("mlp", "transformer", "linen", "equinox", "sgd"):
+        assert names[f"{library}_accuracy"] > 0.7, library  # chance is 0.1
+
+
+@pytest.mark.slow
+def test_ones_own_data_and_fitness_are_searched(capsys):
+    names = run_blocks(ROOT / "docs" / "your_own_data.md")
+    assert names["dataset"].image_shape == (16, 16, 3)
+    assert names["test"].accuracy > 0.8  # chance is 0.5
+    margins = ast.literal_eval(capsys.readouterr().out.splitlines()[-1])
+    assert margins == sorted(margins) and margins[-1] > 1  # no log-probability is above 0
+
+
+@pytest.mark.slow
+def test_the_page_on_cycles_shows_what_runs(capsys):
+    run_blocks(ROOT / "docs" / "cycles.md")
+    fitness = ast.literal_eval(capsys.readouterr().out)
+    assert len(fitness) == 4 and all(0 <= value < 1 for value in fitness)
+
+
+def test_no_page_shows_python_that_no_test_runs():
+    tested = {"README.md", "your_own_model.md", "your_own_data.md", "cycles.md"}
+    assert {page.name for page in PAGES if blocks(page, "python")} <= tested
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", GALLERY, ids=lambda path: path.stem)
+def test_the_gallery_runs(program):
+    assert len(program.read_text().splitlines()) <= 60
+    done = subprocess.run(
+        [sys.executable, program], capture_output=True, text=True, check=True, timeout=600
+    )
+    assert len(done.stdout.splitlines()) >= 2
+
+
+def commands():
+    """Every command in the pages that runs one of the experiments, once."""
+    found = set()
+    for page in PAGES:
+        text = page.read_text().replace("\\\n", "")
+        shown = re.findall(r"(?<!`)`([^`]+)`(?!`)", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+        shown += [line for block in blocks_of(text, "sh") for line in block.splitlines()]
+        for line in shown:
+            command = " ".join(line.split()).split(" #")[0].partition(" && ")
+            for part in (command[0], command[2]):
+                part = part.removesuffix('"') if part.count('"') % 2 else part  # of --command="..."
+                words = shlex.split(part) if re.match(r"(\S+ )?python experiments/", part) else []
+                if "python" in words and not any(c in part for c in "|>$") and "FOLDER" not in part:
+                    found.add(tuple(w for w in words[words.index("python") + 1 :] if w != "&"))
+    return sorted(found)
+
+
+def test_every_command_shown_has_flags_that_exist_and_settings_that_fit():
+    """All of an experiment's commands in one process, each as far as --dry_run would check it."""
+    by_script = {}
+    for script, *arguments in commands():
+        if "gallery" not in script and "--help" not in arguments:
+            by_script.setdefault(script, []).append(arguments)
+    assert len(by_script) >= 8
+    program = """
+import json, runpy, sys
+import command_line
+command_line.start = lambda work: None
+runpy.run_path(sys.argv[1], run_name="__main__")
+for arguments in json.loads(sys.argv[2]):
+    command_line.flags.FLAGS.unparse_flags()
+    command_line.parse_flags(["x", *arguments])
+    command_line.configure()
+"""
+    for script, arguments in by_script.items():
+        done = subprocess.run(
+            [sys.executable, "-c", program, script, json.dumps(arguments)],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "experiments")},
+        )
+        assert done.returncode == 0, f"{script}: {done.stderr[-1500:]}"
+
+
+@pytest.mark.slow
+def test_the_tour_runs_from_its_first_cell_to_its_last():
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    notebook = nbformat.read(ROOT / "experiments" / "tour.ipynb", as_version=4)
+    folder = {"metadata": {"path": str(ROOT / "experiments")}}
+    nbclient.NotebookClient(notebook, timeout=900, resources=folder).execute()
+    text = "".join(
+        output.get("text", "")
+        for cell in notebook.cells
+        for output in cell.get("outputs", ())
+        if output.get("name") == "stdout"
+    )
+    accuracies = [float(x) for x in re.findall(r"test accuracy ([\d.]+)%", text)]
+    assert len(accuracies) == 3 and min(accuracies) > 80
+    pictures = [o for c in notebook.cells for o in c.get("outputs", ()) if "data" in o]
+    assert len(pictures) == 4

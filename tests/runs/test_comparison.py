@@ -1,0 +1,39 @@
+"""Which SGD is the best: validation decides."""
+
+import dataclasses
+
+import pytest
+
+from dsl_jax.presets import get_preset
+from dsl_jax.runs.comparison import compared
+from dsl_jax.runs.folder import RunFolder
+
+CONFIG = dataclasses.replace(
+    get_preset("smoke", "digits"), variants=("sgd",), learner_groups=3, sgd_groups=(1, 2, 3)
+)
+
+
+def epoch(accuracy, loss, best_so_far=True):
+    return {"validation_accuracy": accuracy, "validation_loss": loss, "best_so_far": best_so_far}
+
+
+@pytest.mark.parametrize(
+    ("scores", "best", "kept"),
+    [
+        ({1: (0.8, 0.3), 2: (0.9, 0.6), 3: (0.7, 0.1)}, "sgd_g2", ["sgd_g2", "sgd_g3"]),
+        ({1: (0.9, 0.6), 2: (0.9, 0.3), 3: (0.9, 0.5)}, "sgd_g2", ["sgd_g2", "sgd_g3"]),
+        ({1: (0.9, 0.6), 2: (0.8, 0.1), 3: (0.9, 0.5)}, "sgd_g3", ["sgd_g3"]),
+    ],
+)
+def test_the_best_g_has_the_best_accuracy_or_of_equal_ones_the_lowest_loss(
+    tmp_path, scores, best, kept
+):
+    run = RunFolder(tmp_path / "run", CONFIG)
+    for groups, score in scores.items():
+        name = f"seed_0/sgd_g{groups}"
+        run.training(name)
+        history = [epoch(0.1, 0.0), epoch(*score), epoch(1.0, 0.0, best_so_far=False)]
+        run.write(f"{name}/result", {"validation_accuracy": score[0], "history": history})
+    chosen = compared(run, range(1))
+    assert [training.name for training, _ in chosen] == kept
+    assert [training.name for training, is_best in chosen if is_best] == [best]
