@@ -1,15 +1,21 @@
 """Configuration: frozen dataclasses, and the way to plain data and back.
 
-Every class is registered as a static pytree, so that a config passes through `jit` and `vmap` as
-part of the program. Building one checks its values; a bad one raises `ValueError` that names it.
+Every class is a pytree, so that a config passes through `jit` and `vmap` as part of the program;
+only the strengths of a search are its leaves, so that others do not compile again. Building one
+checks its values; a bad one raises `ValueError` that names it.
 """
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 
+from dsl_jax.names import name_of
+
+PAPERS_STRATEGY = "representation_ga"
+PAPERS_FITNESS = "log_probability"
 SMOOTHINGS = ("noise", "child", "noise_rescaled")
 TARGETS = ("best", "parent_mean")
 MATCHINGS = ("raw", "normalized")
@@ -36,7 +42,32 @@ def _at_least(minimum: float, **values: Any) -> None:
             raise ValueError(f"{name} is {value}: it must be at least {minimum}")
 
 
-@jax.tree_util.register_static
+def _with_leaves(*leaves: str) -> Callable[[type], type]:
+    """Registers a dataclass as a pytree with these fields for leaves; the others are static.
+
+    `jax.tree_util.register_dataclass` would check what JAX puts in the leaves' place as if it
+    were a user's.
+    """
+
+    def register(cls: type) -> type:
+        static = [f.name for f in dataclasses.fields(cls) if f.name not in leaves]
+
+        def flatten(config: Any) -> tuple[list, tuple]:
+            return [getattr(config, n) for n in leaves], tuple(getattr(config, n) for n in static)
+
+        def unflatten(fixed: tuple, values: Any) -> Any:
+            config = object.__new__(cls)
+            config.__dict__.update(zip(static, fixed, strict=True))
+            config.__dict__.update(zip(leaves, values, strict=True))
+            return config
+
+        jax.tree_util.register_pytree_node(cls, flatten, unflatten)
+        return cls
+
+    return register
+
+
+@_with_leaves("mutation_strength", "exploration_boost")
 @dataclass(frozen=True)
 class LayerSchedule:
     """How one layer is evolved (paper A.2).
@@ -65,7 +96,7 @@ PAPER_LAYERS = (
 )
 
 
-@jax.tree_util.register_static
+@_with_leaves("layers")
 @dataclass(frozen=True)
 class SearchConfig:
     """The search of one image (paper 3.1 and A.2; defaults are the paper's).
@@ -77,8 +108,11 @@ class SearchConfig:
       smoothing: what the smoothing acts on: "noise", "child", or "noise_rescaled" (the noise,
           brought back to its strength before smoothing).
       target: what is kept of a layer: "best" candidate, or "parent_mean", the mean of its parents.
-      strategy: "representation_ga", the name of an evosax algorithm, or "module:Class" for one's
-          own (see `strategies`).
+      strategy: "representation_ga", the name of an evosax algorithm, or for one's own the class or
+          its "module:Class" (see `evolution.strategies`).
+      fitness: "log_probability" of the true class, or for one's own the function or its
+          "module:function": (logits [n, classes], label) -> [n], higher is better, each from its
+          own row alone; not with a `stop_probability`.
       stop_probability: a layer stops changing once its best candidate gives the true class so large
           a probability, and what comes in with it is left alone; 1: it never stops.
       num_searches: independent searches of an image, whose mean, layer by layer, is the target.
@@ -92,7 +126,8 @@ class SearchConfig:
     initial_noise: float = 0.1
     smoothing: str = "noise"
     target: str = "best"
-    strategy: str = "representation_ga"
+    strategy: str = PAPERS_STRATEGY
+    fitness: str = PAPERS_FITNESS
     stop_probability: float = 1.0
     num_searches: int = 1
     noise_truncation: float = 1e-3
@@ -113,6 +148,13 @@ class SearchConfig:
             )
         one_of("smoothing", self.smoothing, SMOOTHINGS)
         one_of("target", self.target, TARGETS)
+        for name in ("strategy", "fitness"):
+            object.__setattr__(self, name, name_of(name, getattr(self, name)))
+        if self.fitness != PAPERS_FITNESS and self.stop_probability < 1:
+            raise ValueError(
+                f"stop_probability is {self.stop_probability}: with a fitness of your own, which "
+                "need not be a probability, it must be 1"
+            )
 
     @property
     def num_children(self) -> int:

@@ -29,6 +29,15 @@ def test_presets_survive_json_and_pass_through_jit(name, dataset):
     assert jax.tree.leaves(config) == [] and hash(config) is not None
 
 
+def test_only_strengths_and_boosts_are_traced_and_what_is_traced_is_not_checked():
+    search = get_preset("paper", "cifar10").search
+    assert jax.tree.leaves(search) == [0.3, 5.0, 0.2, 3.0, 0.1, 3.0, 0.1, 1.0]
+    doubled = jax.tree.map(lambda x: 2 * x, search)
+    assert doubled.layers[0] == LayerSchedule(300, 0.6, 10.0, 5)
+    assert doubled.num_parents == 20 and jax.tree.map(lambda x: x / 2, doubled) == search
+    assert jax.tree.map(lambda x: None, search).layers[0].mutation_strength is None
+
+
 def test_the_paper_preset_has_the_papers_values():
     config = get_preset("paper", "cifar10")
     table = [dataclasses.astuple(layer) for layer in config.search.layers]

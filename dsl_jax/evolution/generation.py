@@ -30,7 +30,7 @@ class RepresentationGA(base.PopulationBasedAlgorithm):
     A generation: the best `num_parents` survive unchanged and are not evaluated again; `ask`
     makes `num_explorers` children of them with strength alpha * boost, then `num_refiners` of
     parents and explorers with strength alpha; `tell` keeps the best. As everywhere in evosax
-    fitness is MINIMISED here (`search` hands over minus the log-likelihood). A candidate with a
+    fitness is MINIMISED here (`search` hands over `fitness.as_cost`). A candidate with a
     fitness of NaN never becomes a parent (unless all are), and ties go to the older candidate.
 
     Args:

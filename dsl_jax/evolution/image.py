@@ -6,7 +6,7 @@ stages, n candidates of a population, k parents.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -15,17 +15,10 @@ import jax.numpy as jnp
 
 from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.devices import Array, largest_divisor
-from dsl_jax.evolution import strategies
+from dsl_jax.evolution import fitness, strategies
+from dsl_jax.evolution.fitness import Fitness, Population, Stages, as_cost, evaluate_candidates
 from dsl_jax.evolution.operators import kind_of, perturb_image, reproduce, standardize
 from dsl_jax.keys import philox_key
-
-Stages = Sequence[Callable[[jax.Array], jax.Array]]
-Fitness = Callable[[jax.Array, jax.Array], jax.Array]
-
-
-def log_probability(logits: jax.Array, label: jax.Array) -> jax.Array:
-    """The paper's fitness: the label's log-probability, [n, classes] and a scalar -> [n] (3.1)."""
-    return jax.nn.log_softmax(logits.astype(jnp.float32))[:, label]
 
 
 class SearchResult(NamedTuple):
@@ -41,13 +34,25 @@ class SearchResult(NamedTuple):
     fitness: tuple[Array, ...]
 
 
+class Rules(NamedTuple):
+    """What a configuration names: the fitness function, and the strategy (None: the paper's)."""
+
+    fitness: Fitness
+    strategy: type | None
+
+
+def rules_of(config: SearchConfig) -> Rules:
+    """The functions and classes that a configuration names, looked up now. Raises ValueError."""
+    return Rules(fitness.resolve(config.fitness), strategies.resolve(config.strategy))
+
+
 def search_image(
     key: jax.Array,
     stages: Stages,
     image: jax.Array,
     label: jax.Array,
     config: SearchConfig,
-    fitness: Fitness = log_probability,
+    rules: Rules | None = None,
 ) -> SearchResult:
     """Evolves an image's representations, layer after layer (paper 3.1). Pure; jit it, vmap it.
 
@@ -60,8 +65,8 @@ def search_image(
       image: [H, W, C] (or any shape that stage 0 takes), normalised, float32.
       label: the true class, integer scalar.
       config: a `SearchConfig` with L layers.
-      fitness: one's own in the place of `log_probability`: (logits [n, classes], label) -> [n],
-        higher is better, each from its own row alone; not with a `stop_probability`.
+      rules: None: `rules_of` the config. Under `jit` give them as a static argument where one's
+        own fitness or strategy may be defined anew, as in a notebook.
 
     Returns:
       A `SearchResult` without the leading axis.
@@ -69,22 +74,14 @@ def search_image(
     Raises:
       ValueError: the numbers of stages and of layer schedules differ.
     """
-    schedules = [(layer.mutation_strength, layer.exploration_boost) for layer in config.layers]
-    return search_with_schedules(key, stages, image, label, config, schedules, fitness)
-
-
-def search_with_schedules(
-    key, stages, image, label, config, schedules, fitness=log_probability
-) -> SearchResult:
-    """`search_image` with strength and boost of every layer apart, as they may be traced."""
-    check_schedules(stages, config, fitness)
+    check_schedules(stages, config)
+    rules = rules_of(config) if rules is None else rules
     key = philox_key(key)
     if config.num_searches == 1:
-        return _search_once(key, stages, image, label, config, schedules, fitness)
+        return _search_once(key, stages, image, label, config, rules)
     keys = jax.random.split(jax.random.fold_in(key, len(stages) + 1), config.num_searches)
     found = jax.lax.map(
-        lambda run_key: _search_once(run_key, stages, image, label, config, schedules, fitness),
-        keys,
+        lambda run_key: _search_once(run_key, stages, image, label, config, rules), keys
     )
     means = jax.tree.map(lambda runs: jnp.mean(runs, axis=0), found)
     targets = [
@@ -94,44 +91,61 @@ def search_with_schedules(
     return SearchResult(tuple(targets), means.fitness)
 
 
-def _search_once(key, stages, image, label, config, schedules, fitness) -> SearchResult:
+def _search_once(
+    key: jax.Array,
+    stages: Stages,
+    image: jax.Array,
+    label: jax.Array,
+    config: SearchConfig,
+    rules: Rules,
+) -> SearchResult:
     """One search of an image, by a philox key."""
-    n = config.population_size
-    image_keys = jax.random.split(jax.random.fold_in(key, len(stages)), n)
+    image_keys = jax.random.split(jax.random.fold_in(key, len(stages)), config.population_size)
     noisy = jax.vmap(perturb_image, (0, None, None))(image_keys, image, config.initial_noise)
-    population = _in_parts(stages[0], noisy)
+    candidates = _in_parts(stages[0], noisy)
 
     targets, traces = [], []
-    for index, (layer, (strength, boost)) in enumerate(zip(config.layers, schedules, strict=True)):
-        kind = kind_of(population.shape[1:], last=index == len(stages) - 1)
+    for index, layer in enumerate(config.layers):
+        kind = kind_of(candidates.shape[1:], last=index == len(stages) - 1)
         layer_key = jax.random.fold_in(key, index)
-        evaluate = partial(evaluate_candidates, stages[index + 1 :], label, fitness=fitness)
+        evaluate = partial(evaluate_candidates, stages[index + 1 :], label, fitness=rules.fitness)
         if index > 0 and layer.generations:
-            copies = reproduce(
-                jax.random.fold_in(layer_key, 0),
-                population,
-                n - 1,
-                strength,
-                layer.smoothing_passes,
-                smoothing=config.smoothing,
-                kind=kind,
-                truncation=config.noise_truncation,
-            )
-            if config.stop_probability < 1:  # what comes in right with the margin is left alone
-                is_enough = evaluate(population)[0] >= math.log(config.stop_probability)
-                copies = jnp.where(is_enough, population, copies)
-            population = jnp.concatenate([population, copies])
-        parents, trace = _evolve(
-            layer_key, population, evaluate, layer, strength, boost, config, kind
-        )
+            copies_key = jax.random.fold_in(layer_key, 0)
+            candidates = _with_copies(copies_key, candidates, evaluate, layer, config, kind)
+        parents, trace = _evolve(layer_key, candidates, evaluate, layer, config, kind, rules)
         if config.target == "parent_mean" and layer.generations:
             targets.append(standardize(jnp.mean(parents, axis=0), kind))
         else:
             targets.append(parents[0])
         traces.append(trace)
         if index + 1 < len(stages):
-            population = stages[index + 1](parents[:1])
+            candidates = stages[index + 1](parents[:1])
     return SearchResult(tuple(targets), tuple(traces))
+
+
+def _with_copies(
+    key: jax.Array,
+    best: jax.Array,
+    evaluate: Callable[[jax.Array], jax.Array],
+    layer: LayerSchedule,
+    config: SearchConfig,
+    kind: str,
+) -> jax.Array:
+    """A layer's first candidates [n, ...]: what came in [1, ...], and mutated copies of it."""
+    copies = reproduce(
+        key,
+        best,
+        config.population_size - 1,
+        layer.mutation_strength,
+        layer.smoothing_passes,
+        smoothing=config.smoothing,
+        kind=kind,
+        truncation=config.noise_truncation,
+    )
+    if config.stop_probability < 1:  # what comes in right with the margin is left alone
+        is_enough = evaluate(best)[0] >= math.log(config.stop_probability)
+        copies = jnp.where(is_enough, best, copies)
+    return jnp.concatenate([best, copies])
 
 
 def _in_parts(stage: Callable, batch: jax.Array, most: int = 32) -> jax.Array:
@@ -141,52 +155,34 @@ def _in_parts(stage: Callable, batch: jax.Array, most: int = 32) -> jax.Array:
     return parts.reshape(len(batch), *parts.shape[2:])
 
 
-def evaluate_candidates(
-    stages: Stages, label: jax.Array, candidates: jax.Array, fitness: Fitness = log_probability
-) -> jax.Array:
-    """Fitness after the remaining stages (paper 3.1).
-
-    Args:
-      stages: the stages after the candidates' layer; none for logits.
-      label: integer scalar.
-      candidates: [n, ...].
-      fitness: see `search_image`.
-
-    Returns:
-      [n] float32, higher is better.
-    """
-    for stage in stages:
-        candidates = stage(candidates)
-    values = fitness(candidates, label)
-    if values.shape != candidates.shape[:1] or not jnp.issubdtype(values.dtype, jnp.floating):
-        raise ValueError(
-            f"fitness returns {values.dtype}{list(values.shape)} for logits "
-            f"{list(candidates.shape)}: need one floating number a candidate"
-        )
-    return values
-
-
 def _evolve(
     key: jax.Array,
-    population: jax.Array,
+    candidates: jax.Array,
     evaluate: Callable[[jax.Array], jax.Array],
     layer: LayerSchedule,
-    strength: jax.Array,
-    boost: jax.Array,
+    config: SearchConfig,
+    kind: str,
+    rules: Rules,
+) -> tuple[jax.Array, jax.Array]:
+    """Parents [k, ...] after the last generation, best first, and the best fitness of each."""
+    population = Population(candidates, evaluate(candidates))
+    if not layer.generations:
+        best = jnp.argmax(jnp.nan_to_num(population.fitness, nan=-jnp.inf))
+        return candidates[best][None], population.fitness[best][None]
+    if rules.strategy is not None:
+        return strategies.evolve(key, rules.strategy, population, evaluate, layer, config, kind)
+    return _evolve_as_in_the_paper(key, population, evaluate, layer, config, kind)
+
+
+def _evolve_as_in_the_paper(
+    key: jax.Array,
+    population: Population,
+    evaluate: Callable[[jax.Array], jax.Array],
+    layer: LayerSchedule,
     config: SearchConfig,
     kind: str,
 ) -> tuple[jax.Array, jax.Array]:
-    """Parents [k, ...] after the last generation, best first, and the best fitness of each."""
-    fitness = evaluate(population)
-    if not layer.generations:
-        best = jnp.argmax(jnp.nan_to_num(fitness, nan=-jnp.inf))
-        return population[best][None], fitness[best][None]
-
-    if config.strategy != strategies.PAPERS:
-        return strategies.evolve(
-            key, population, fitness, evaluate, layer, strength, boost, config, kind
-        )
-
+    """`_evolve` by `RepresentationGA`, for at least one generation."""
     with jax.ensure_compile_time_eval():  # evosax makes arrays; none may belong to this trace
         from dsl_jax.evolution.generation import Params, RepresentationGA
 
@@ -194,48 +190,46 @@ def _evolve(
             config.num_parents,
             config.num_explorers,
             config.num_refiners,
-            jnp.zeros(population.shape[1:], population.dtype),
+            jnp.zeros(population.candidates.shape[1:], population.candidates.dtype),
             smoothing_passes=layer.smoothing_passes,
             smoothing=config.smoothing,
             kind=kind,
             truncation=config.noise_truncation,
         )
-    params = Params(mutation_strength=strength, exploration_boost=boost)
-    # evosax minimises: fitness is negated here and nowhere else.
-    state = algorithm.init(key, population, -fitness, params)
+    params = Params(layer.mutation_strength, layer.exploration_boost)
+    costs = as_cost(population.fitness)
+    state = algorithm.init(key, population.candidates, costs, params)
 
     def generation(state, number):
         generation_key = jax.random.fold_in(key, number)
         children, state = algorithm.ask(generation_key, state, params)
         # Explorers and refiners apart, here as in `tell`, so that XLA need not join them.
         parts = jnp.split(children, [config.num_explorers])
-        fitness = jnp.concatenate([evaluate(part) for part in parts if len(part)])
-        new, _ = algorithm.tell(generation_key, children, -fitness, state, params)
+        costs = as_cost(jnp.concatenate([evaluate(part) for part in parts if len(part)]))
+        new, _ = algorithm.tell(generation_key, children, costs, state, params)
         if config.stop_probability < 1:
-            is_enough = state.fitness[0] <= -math.log(config.stop_probability)
+            is_enough = as_cost(state.fitness[0]) >= math.log(config.stop_probability)
             new = jax.tree.map(lambda old, new: jnp.where(is_enough, old, new), state, new)
         return new, new.fitness[0]
 
     first = state.fitness[0]
     state, rest = jax.lax.scan(generation, state, jnp.arange(1, layer.generations + 1))
-    return algorithm.get_population(state), -jnp.concatenate([first[None], rest])
+    return algorithm.get_population(state), as_cost(jnp.concatenate([first[None], rest]))
 
 
-def check_schedules(
-    stages: Stages, config: SearchConfig, fitness: Fitness = log_probability
-) -> None:
+def check_config(config: SearchConfig) -> None:
+    """Raises ValueError for a fitness or a strategy that is not there or cannot be used."""
+    strategies.check(rules_of(config).strategy, config)
+
+
+def check_schedules(stages: Stages, config: SearchConfig) -> None:
     """Raises TypeError for stages that are no functions, ValueError for what does not fit."""
     if not (isinstance(stages, (tuple, list)) and all(map(callable, stages))):
         raise TypeError(
             f"stages is a {type(stages).__name__}: search needs a tuple of functions, such as "
             "dsl_jax.frozen_stages(network) returns"
         )
-    strategies.check(config)
-    if fitness is not log_probability and config.stop_probability < 1:
-        raise ValueError(
-            f"stop_probability is {config.stop_probability}: with a fitness of your own, which "
-            "need not be a probability, it must be 1"
-        )
+    check_config(config)
     if len(stages) != len(config.layers):
         raise ValueError(
             f"{len(stages)} stages but {len(config.layers)} layer schedules: "

@@ -3,7 +3,6 @@
 What happens to one image is in `image_search`.
 """
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,14 +16,8 @@ from jax.sharding import Mesh
 
 from dsl_jax.config import SearchConfig
 from dsl_jax.devices import Array, join, num_cores
-from dsl_jax.evolution.image import (
-    Fitness,
-    SearchResult,
-    Stages,
-    check_schedules,
-    log_probability,
-    search_with_schedules,
-)
+from dsl_jax.evolution.fitness import Stages
+from dsl_jax.evolution.image import SearchResult, check_schedules, rules_of, search_image
 from dsl_jax.keys import philox_key
 from dsl_jax.progress import progress_bar
 
@@ -40,7 +33,6 @@ def search(
     chunk_size: int | None = None,
     mesh: Mesh | None = None,
     progress: bool = False,
-    fitness: Fitness = log_probability,
 ) -> SearchResult:
     """Searches many images, each for itself (paper 3.1).
 
@@ -62,7 +54,6 @@ def search(
         where it was found, its first axis over the mesh; it may span the processes of
         `jax.distributed`, each of which calls this with the same arguments. None: one device.
       progress: show a bar with rate and time left.
-      fitness: see `search_image`; a function of a module, or kept: another one compiles again.
 
     Returns:
       A `SearchResult` of N images.
@@ -72,7 +63,7 @@ def search(
       ValueError: sizes that do not fit, no images or not floating, labels or ids out of range.
       FloatingPointError: no image of the first chunk has a finite fitness.
     """
-    check_schedules(stages, config, fitness)
+    check_schedules(stages, config)
     ids = check_ids(ids, len(images))
     images = images if isinstance(images, jax.Array) else np.asarray(images)
     if not jnp.issubdtype(images.dtype, jnp.floating):
@@ -94,8 +85,7 @@ def search(
         raise ValueError(f"chunk_size is {chunk_size}: it must be at least 1")
 
     per_call = chunk_size * (1 if mesh is None else mesh.size)
-    static, schedules = _split_schedules(config)
-    shared = (philox_key(key), as_pytrees(stages), schedules)
+    shared, rules = (philox_key(key), as_pytrees(stages), config), rules_of(config)
     each = (images, labels.astype(np.int32), ids.astype(np.uint32))
     results: list[SearchResult] = []
     bar = progress_bar(len(images), unit="image", description="search", show=progress)
@@ -106,7 +96,7 @@ def search(
             # that is the shape of one image.
             padded = size if mesh is None and jax.default_backend() == "cpu" else per_call
             rows = np.minimum(np.arange(start, start + padded), len(images) - 1)
-            chunk = jax.block_until_ready(_search_chunk(shared, each, rows, static, fitness, mesh))
+            chunk = jax.block_until_ready(_search_chunk(shared, each, rows, rules, mesh))
             if not results:
                 _check_any_finite(chunk.fitness)
             results.append(chunk if size == len(rows) else jax.tree.map(lambda x: x[:size], chunk))
@@ -126,10 +116,10 @@ def _check_any_finite(fitness: Sequence[jax.Array]) -> None:
         )
 
 
-def _search_chunk(shared, each, rows, config, fitness, mesh):
+def _search_chunk(shared, each, rows, rules, mesh):
     """The rows of a chunk, chunk size times devices; on a mesh, each device keeps its part."""
     if mesh is None:
-        return _search_parts([(shared, tuple(array[rows] for array in each))], config, fitness)[0]
+        return _search_parts([(shared, tuple(array[rows] for array in each))], rules)[0]
     # A call for each device, which run side by side: jax 0.10 cannot lower philox keys in a
     # program for several devices (neither jit with shardings, nor shard_map, nor pmap).
     parts = [
@@ -137,22 +127,22 @@ def _search_chunk(shared, each, rows, config, fitness, mesh):
         for device, part in zip(mesh.devices.flat, np.split(rows, mesh.size), strict=True)
         if device.process_index == jax.process_index()
     ]
-    return join(_search_parts(parts, config, fitness), mesh)
+    return join(_search_parts(parts, rules), mesh)
 
 
-def _search_parts(parts, config, fitness):
+def _search_parts(parts, rules):
     """What each device finds, by the same program whatever their number.
 
-    parts: for each device key, stages and schedules, and the images, labels and ids of its part.
+    parts: for each device key, stages and config, and the images, labels and ids of its part.
     """
     if jax.default_backend() != "cpu":
-        return [_search_together(shared, *each, config, fitness) for shared, each in parts]
+        return [_search_together(shared, *each, rules) for shared, each in parts]
 
     # On a CPU an image stays in a core's cache, which XLA's own threads would share out in pieces
     # too small to gain by it; and its bits cannot depend on its neighbours, or on the cores.
     def search_one(task):
         # A thread's next program would wait for this one; another thread's need not.
-        return jax.block_until_ready(_search_one(*task, config, fitness))
+        return jax.block_until_ready(_search_one(*task, rules))
 
     tasks = [(shared, *one) for shared, each in parts for one in zip(*each, strict=True)]
     pool = ThreadPoolExecutor(min(len(tasks), num_cores()))
@@ -167,32 +157,17 @@ def _search_parts(parts, config, fitness):
     ]
 
 
-@partial(jax.jit, static_argnames=("config", "fitness"))
-def _search_one(shared, image, label, number, config, fitness=log_probability):
+@partial(jax.jit, static_argnames="rules")
+def _search_one(shared, image, label, number, rules):
     """The search of the image with this id."""
-    key, stages, schedules = shared
-    image_key = jax.random.fold_in(key, number)
-    return search_with_schedules(image_key, stages, image, label, config, schedules, fitness)
+    key, stages, config = shared
+    return search_image(jax.random.fold_in(key, number), stages, image, label, config, rules)
 
 
-@partial(jax.jit, static_argnames=("config", "fitness"))
-def _search_together(shared, images, labels, ids, config, fitness):
+@partial(jax.jit, static_argnames="rules")
+def _search_together(shared, images, labels, ids, rules):
     """`_search_one` of several images at once."""
-    one = partial(_search_one, shared, config=config, fitness=fitness)
-    return jax.vmap(one)(images, labels, ids)
-
-
-def _split_schedules(config: SearchConfig):
-    """The config without strengths and boosts, which become arrays: others do not compile again."""
-    schedules = [
-        (jnp.float32(layer.mutation_strength), jnp.float32(layer.exploration_boost))
-        for layer in config.layers
-    ]
-    layers = tuple(
-        dataclasses.replace(layer, mutation_strength=0.0, exploration_boost=0.0)
-        for layer in config.layers
-    )
-    return dataclasses.replace(config, layers=layers), schedules
+    return jax.vmap(partial(_search_one, shared, rules=rules))(images, labels, ids)
 
 
 def as_pytrees(stages: Stages) -> tuple[jax.tree_util.Partial, ...]:

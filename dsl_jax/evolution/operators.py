@@ -5,7 +5,7 @@ representation H(l); rank 3 [h, w, c] is convolutional, rank 2 [tokens, features
 its tokens, rank 1 [features] or [classes] a vector or the logits. The operators take ONE
 individual; `reproduce` maps them over children, and everything else maps over images.
 
-Fitness is a log-likelihood: higher is better. evosax minimises; `search` negates where it calls it.
+Fitness is a log-likelihood, or what one's own function says: higher is better.
 """
 
 import functools
@@ -94,13 +94,21 @@ def mutate(
       The mutated individual, not normalised: same shape and dtype.
     """
     noise = smoothed_noise(key, (1, *child.shape), smoothing_passes, smoothing, truncation)[0]
-    return _add(noise, child, sigma, strength, smoothing_passes, smoothing)
+    return add_noise(child, noise, sigma, strength, smoothing_passes, smoothing=smoothing)
 
 
-def _add(noise, child, sigma, strength, passes, smoothing):
-    """The child with its noise."""
+def add_noise(
+    child: jax.Array,
+    noise: jax.Array,
+    sigma: jax.Array,
+    strength: jax.Array | float,
+    smoothing_passes: int = 0,
+    *,
+    smoothing: str = "noise",
+) -> jax.Array:
+    """`mutate` with a noise that is drawn (and smoothed) already, of unit strength before."""
     if smoothing == "child":
-        child = smooth(child, passes)
+        child = smooth(child, smoothing_passes)
     return child + (strength * sigma) * noise.astype(child.dtype)
 
 
@@ -217,7 +225,8 @@ def reproduce(
 ) -> jax.Array:
     """Children of parents drawn in pairs, independently and with replacement (paper 3.1, A.2).
 
-    A child: `crossover` of its two parents, `mutate` with the mean of their sigmas, `standardize`.
+    A child: `crossover` of its two parents, `add_noise` in units of the mean of their sigmas,
+    `standardize`. The noise of all children is one `smoothed_noise`; `mutate` draws that of one.
 
     Args:
       key: a `jax.random` key, used up.
@@ -245,7 +254,7 @@ def reproduce(
 
     def child(noise, mother, father, sigma):
         mean = crossover(mother, father)
-        mutated = _add(noise, mean, sigma, strength, smoothing_passes, smoothing)
+        mutated = add_noise(mean, noise, sigma, strength, smoothing_passes, smoothing=smoothing)
         return standardize(mutated, kind)
 
     return jax.vmap(child)(noise, parents[mothers], parents[fathers], sigmas)

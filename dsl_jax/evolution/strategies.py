@@ -10,7 +10,6 @@ normal u are the paper's mutations of it. So every algorithm has the same scale 
 more dimensions than smooth noise has. Letters: n candidates of a generation, k kept.
 """
 
-import importlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -20,44 +19,43 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dsl_jax.config import LayerSchedule, SearchConfig
+from dsl_jax.config import PAPERS_STRATEGY, LayerSchedule, SearchConfig
+from dsl_jax.evolution.fitness import Population, as_cost
 from dsl_jax.evolution.operators import noise_basis, spread, standardize
+from dsl_jax.names import find
 
-PAPERS = "representation_ga"
 # With evosax's default steps of 0.001 these would hardly move in u.
 SLOW = ("Open_ES", "PGPE", "ARS", "ASEBO", "GuidedES", "NoiseReuseES", "PersistentES")
 
 
-def resolve(name: str) -> type:
-    """The class that a strategy names: one of evosax's, or "module:Class" for one's own.
+def resolve(name: str) -> type | None:
+    """The class that `SearchConfig.strategy` names; None: the paper's.
 
     Raises:
       ValueError: there is none of this name.
     """
+    if name == PAPERS_STRATEGY:
+        return None
+    if ":" in name:
+        return find("strategy", name)
     import evosax.algorithms as evosax
 
-    module, _, attribute = name.partition(":")
-    if not (module and attribute):
-        if name in evosax.algorithms:
-            return evosax.algorithms[name]
-        raise ValueError(
-            f"strategy {name!r} is unknown: choose {PAPERS}, one of evosax's algorithms "
-            f"({', '.join(sorted(evosax.algorithms))}), or 'module:Class' for one of your own"
-        )
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"strategy {name!r} cannot be imported: {error}") from error
+    if name in evosax.algorithms:
+        return evosax.algorithms[name]
+    raise ValueError(
+        f"strategy {name!r} is unknown: choose {PAPERS_STRATEGY}, one of evosax's algorithms "
+        f"({', '.join(sorted(evosax.algorithms))}), or 'module:Class' for one of your own"
+    )
 
 
-def check(config: SearchConfig) -> None:
-    """What can be known before expensive work.
+def check(algorithm: type | None, config: SearchConfig) -> None:
+    """What can be known before expensive work; see `resolve`.
 
     Raises:
-      ValueError: there is no such strategy, it cannot be made with so many candidates, or what
-        is smoothed is the child, which a strategy does not make.
+      ValueError: it cannot be made with so many candidates, or what is smoothed is the child,
+        which a strategy does not make.
     """
-    if config.strategy == PAPERS:
+    if algorithm is None:
         return
     if config.smoothing == "child":
         raise ValueError(
@@ -65,7 +63,7 @@ def check(config: SearchConfig) -> None:
             "'noise_rescaled'"
         )
     try:
-        _make(config, (8,))
+        _make(algorithm, config, (8,))
     except (AssertionError, TypeError) as error:
         raise ValueError(
             f"strategy {config.strategy!r} cannot be made with {config.num_children} candidates "
@@ -73,10 +71,10 @@ def check(config: SearchConfig) -> None:
         ) from error
 
 
-def _make(config: SearchConfig, shape: tuple[int, ...]) -> Any:
+def _make(algorithm: type, config: SearchConfig, shape: tuple[int, ...]) -> Any:
     """The algorithm, for solutions of this shape."""
     with jax.ensure_compile_time_eval():  # evosax makes arrays; none may belong to a trace
-        return resolve(config.strategy)(
+        return algorithm(
             population_size=config.num_children,
             solution=np.zeros(shape, np.float32),
             **({"optimizer": optax.adam(0.1)} if config.strategy in SLOW else {}),
@@ -85,94 +83,89 @@ def _make(config: SearchConfig, shape: tuple[int, ...]) -> Any:
 
 def evolve(
     key: jax.Array,
-    population: jax.Array,
-    fitness: jax.Array,
+    algorithm: type,
+    population: Population,
     evaluate: Callable[[jax.Array], jax.Array],
     layer: LayerSchedule,
-    strength: jax.Array,
-    boost: jax.Array,
     config: SearchConfig,
     kind: str,
 ) -> tuple[jax.Array, jax.Array]:
-    """Evolves a layer by `config.strategy`, with as many evaluations as the paper's algorithm.
+    """Evolves a layer by an algorithm, with as many evaluations as the paper's.
 
     Args:
       key: a `jax.random` key.
-      population, fitness: [m, ...] and [m] (log-likelihood), what the layer begins with.
+      algorithm: the class, see `resolve`.
+      population: what the layer begins with.
       evaluate: from candidates [n, ...] to their fitness [n].
-      layer, strength, boost, config, kind: as `search` has them; at least one generation.
+      layer, config, kind: as `search` has them; at least one generation.
 
     Returns:
       The best k candidates [k, ...] that were evaluated, best first, k = num_parents, and the
       best fitness of each generation [g + 1].
     """
-    archive, best = _keep_best(population, fitness, config.num_parents)
-    trace, start = [best[:1]], archive[0]
-    scale = strength * boost * spread(start)
-    basis, shape = _basis(start.shape, layer, config)
+    archive = _best_of(population, config.num_parents)
+    decode, shape = _mutations_of(archive.candidates[0], layer, config, kind)
+    strategy = _make(algorithm, config, shape)
+    is_enough = math.log(config.stop_probability)
+
+    def generation_of(us, archive):
+        """The candidates' fitness, and the archive after them."""
+        candidates = jax.vmap(decode)(us)
+        new = Population(candidates, evaluate(candidates))
+        kept = _best_of(jax.tree.map(_joined, archive, new), config.num_parents)
+        if config.stop_probability < 1:
+            is_done = archive.fitness[0] >= is_enough
+            kept = jax.tree.map(lambda old, new: jnp.where(is_done, old, new), archive, kept)
+        return as_cost(_without_nan(new.fitness)), kept
+
+    with jax.ensure_compile_time_eval():
+        from evosax.algorithms.population_based.base import PopulationBasedAlgorithm
+
+        params = strategy.default_params
+    # No generation's, however many there are: those are folded in as 1, 2, ...
+    first_key, first = jax.random.fold_in(key, 2**32 - 1), 1
+    trace = [archive.fitness[:1]]
+    with _as_evosax_broadcasts():
+        if isinstance(strategy, PopulationBasedAlgorithm):
+            # Its first population: the start, and mutations of it; they are the first generation.
+            draw_key, init_key = jax.random.split(first_key)
+            us = jax.random.normal(draw_key, (config.num_children, *shape)).at[0].set(0)
+            costs, archive = generation_of(us, archive)
+            trace.append(archive.fitness[:1])
+            state, first = strategy.init(init_key, us, costs, params), 2
+        else:
+            state = strategy.init(first_key, jnp.zeros(shape), params)
+
+    def generation(carry, number):
+        state, archive = carry
+        ask_key, tell_key = jax.random.split(jax.random.fold_in(key, number))
+        with _as_evosax_broadcasts():
+            us, state = strategy.ask(ask_key, state, params)
+        costs, archive = generation_of(us, archive)
+        with _as_evosax_broadcasts():
+            state, _ = strategy.tell(tell_key, us, costs, state, params)
+        return (state, archive), archive.fitness[0]
+
+    numbers = jnp.arange(first, layer.generations + 1)
+    (_, archive), rest = jax.lax.scan(generation, (state, archive), numbers)
+    return archive.candidates, jnp.concatenate([*trace, rest])
+
+
+def _mutations_of(start: jax.Array, layer: LayerSchedule, config: SearchConfig, kind: str):
+    """The function from u to a candidate, and the shape of u."""
+    scale = layer.mutation_strength * layer.exploration_boost * spread(start)
+    basis, shape = None, start.shape
+    if layer.smoothing_passes and start.ndim > 1:
+        rescale = config.smoothing == "noise_rescaled"
+        spatial = tuple(start.shape[:-1])
+        basis = noise_basis(spatial, layer.smoothing_passes, rescale, config.noise_truncation)
+        shape = (basis.shape[1], start.shape[-1])
 
     def decode(u):
         noise = u if basis is None else (basis @ u).reshape(start.shape)
         return standardize(start + scale * noise, kind)
 
-    algorithm = _make(config, shape)
-
-    def keep(archive, best, candidates, values):
-        new = _keep_best(
-            jnp.concatenate([archive, candidates]), jnp.concatenate([best, values]), len(best)
-        )
-        if config.stop_probability == 1:
-            return new
-        is_enough = best[0] >= math.log(config.stop_probability)
-        return jax.tree.map(lambda old, new: jnp.where(is_enough, old, new), (archive, best), new)
-
-    with jax.ensure_compile_time_eval():
-        from evosax.algorithms.population_based.base import PopulationBasedAlgorithm
-
-        params = algorithm.default_params
-    # No generation's, however many there are: those are folded in as 1, 2, ...
-    first_key = jax.random.fold_in(key, 2**32 - 1)
-    first = 1
-    if isinstance(algorithm, PopulationBasedAlgorithm):
-        # Its first population: the start, and mutations of it; they are the first generation.
-        keys = jax.random.split(first_key)
-        us = jax.random.normal(keys[0], (config.num_children, *shape)).at[0].set(0)
-        candidates = jax.vmap(decode)(us)
-        values = evaluate(candidates)
-        archive, best = keep(archive, best, candidates, values)
-        trace.append(best[:1])
-        with _as_evosax_broadcasts():
-            state = algorithm.init(keys[1], us, _to_minimise(values), params)
-        first = 2
-    else:
-        with _as_evosax_broadcasts():
-            state = algorithm.init(first_key, jnp.zeros(shape), params)
-
-    def generation(carry, number):
-        state, archive, best = carry
-        ask_key, tell_key = jax.random.split(jax.random.fold_in(key, number))
-        with _as_evosax_broadcasts():
-            us, state = algorithm.ask(ask_key, state, params)
-        candidates = jax.vmap(decode)(us)
-        values = evaluate(candidates)
-        with _as_evosax_broadcasts():
-            state, _ = algorithm.tell(tell_key, us, _to_minimise(values), state, params)
-        archive, best = keep(archive, best, candidates, values)
-        return (state, archive, best), best[0]
-
-    numbers = jnp.arange(first, layer.generations + 1)
-    (_, archive, best), rest = jax.lax.scan(generation, (state, archive, best), numbers)
-    return archive, jnp.concatenate([*trace, rest])
-
-
-def _basis(shape: tuple[int, ...], layer: LayerSchedule, config: SearchConfig):
-    """What smooths u, [positions, m], or None; and the shape of u."""
-    if not layer.smoothing_passes or len(shape) < 2:
-        return None, shape
-    rescale = config.smoothing == "noise_rescaled"
-    spatial, passes = tuple(shape[:-1]), layer.smoothing_passes
-    basis = noise_basis(spatial, passes, rescale, config.noise_truncation)
-    return basis, (basis.shape[1], shape[-1])
+    return decode, shape
 
 
 def _as_evosax_broadcasts():
@@ -180,12 +173,17 @@ def _as_evosax_broadcasts():
     return jax.numpy_rank_promotion("allow")
 
 
-def _to_minimise(fitness: jax.Array) -> jax.Array:
-    """Fitness as evosax has it, a failed candidate the worst."""
-    return jnp.nan_to_num(-fitness, nan=jnp.finfo(jnp.float32).max)
+def _without_nan(fitness: jax.Array) -> jax.Array:
+    """Fitness in which a failed candidate is the worst: evosax does not look for NaN."""
+    return jnp.nan_to_num(fitness, nan=jnp.finfo(jnp.float32).min)
 
 
-def _keep_best(candidates: jax.Array, fitness: jax.Array, count: int):
-    """The best `count` of candidates [m, ...] and their fitness, best first, m >= count."""
-    best, order = jax.lax.top_k(jnp.nan_to_num(fitness, nan=-jnp.inf), count)
-    return candidates[order], best
+def _joined(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.concatenate([a, b])
+
+
+def _best_of(population: Population, count: int) -> Population:
+    """The best `count` of at least so many, best first."""
+    ranked = jnp.nan_to_num(population.fitness, nan=-jnp.inf)
+    best, order = jax.lax.top_k(ranked, count)
+    return Population(population.candidates[order], best)

@@ -18,7 +18,7 @@ from common import help_text
 from common.overrides import override
 from dsl_jax import config as configs
 from dsl_jax import presets
-from dsl_jax.evolution import strategies
+from dsl_jax.evolution.image import check_config
 from dsl_jax.files import cache_dir
 
 DATASET = flags.DEFINE_string("dataset", "mnist", f"{', '.join(configs.DATASETS)}.")
@@ -95,7 +95,7 @@ def configure(dataset: str | None = None, **changes) -> configs.RunConfig:
             f"num_train is {config.num_train}: {config.dataset} has {available} training images"
         )
     for search in (config.search, *(cycle.search for cycle in config.later_cycles)):
-        strategies.check(search)
+        check_config(search)
     if config.learn.variant != "all_layers":
         raise ValueError(
             "config.learn.variant has no effect here: set --variants or --config.variants instead"

@@ -7,6 +7,8 @@ is minus the cross-entropy to a softened label, so that a candidate that is too 
 function of logits and label will do; with a wrong label, for instance, search becomes an attack.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,8 +36,9 @@ def main():
     network.whiten(images)
     config = dsl.get_preset("smoke", "digits").search
     stages = dsl.frozen_stages(network, images, config, key=jax.random.key(0))
-    for name, options in (("log-probability", {}), ("softened", {"fitness": softened})):
-        found = dsl.search(jax.random.key(1), stages, images[:32], labels[:32], config, **options)
+    for name, fitness in (("log-probability", config.fitness), ("softened", softened)):
+        chosen = dataclasses.replace(config, fitness=fitness)
+        found = dsl.search(jax.random.key(1), stages, images[:32], labels[:32], chosen)
         probabilities = np.asarray(jax.nn.softmax(found.representations[-1]))
         own = probabilities[np.arange(32), labels[:32]]
         print(f"{name:16s} probability of the label: {own.mean():.3f} +- {own.std():.3f}")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from evosax.algorithms.population_based.base import PopulationBasedAlgorithm
 
-from dsl_jax.evolution.operators import RepresentationGA
+from dsl_jax.evolution.generation import RepresentationGA
 from dsl_jax.keys import philox_key
 
 KEY = philox_key(jax.random.key(0))

@@ -9,48 +9,17 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import own_fitness
 import pytest
+from toy_search import CONFIG, KEY, STAGES, data, image_stage, logits_stage, vector_stage
 
-from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.evolution.image import search_image
 from dsl_jax.evolution.images import _search_one, as_pytrees, search
 from dsl_jax.keys import philox_key
 from dsl_jax.measures import effective_solutions
+from dsl_jax.targets.fill import search_to_store
 
 MODULE = sys.modules[search.__module__]  # the package has a function of this name
-KEY = jax.random.key(7)
-CONFIG = SearchConfig(
-    layers=(
-        LayerSchedule(8, 0.3, 3.0, 2),
-        LayerSchedule(5, 0.2, 2.0, 0),
-        LayerSchedule(4, 0.2, 1.0, 0),
-    ),
-    num_parents=4,
-    num_explorers=6,
-    num_refiners=8,
-)
-
-
-def image_stage(images):
-    return jnp.tanh(images * 2 + 0.5 * jnp.roll(images, 1, axis=-1))
-
-
-def vector_stage(h):
-    mixing = jnp.sin(jnp.arange(48 * 7.0)).reshape(48, 7)
-    return jnp.tanh(h.reshape(h.shape[0], -1) @ mixing)
-
-
-def logits_stage(h):
-    return h @ (2 * jnp.cos(jnp.arange(7 * 5.0)).reshape(7, 5))
-
-
-STAGES = (image_stage, vector_stage, logits_stage)
-
-
-def data(number):
-    generator = np.random.default_rng(3)
-    images = generator.normal(size=(number, 4, 4, 3)).astype(np.float32)
-    return images, generator.integers(0, 5, number)
 
 
 def assert_same(ours, theirs):
@@ -210,7 +179,7 @@ def test_cores_change_no_bit_and_share_one_compilation(monkeypatch):
         monkeypatch.setattr(MODULE, "num_cores", lambda cores=cores: cores)
         chex.clear_trace_counter()
         traced = chex.assert_max_traces(_search_one.__wrapped__, n=1)
-        monkeypatch.setattr(MODULE, "_search_one", jax.jit(traced, static_argnums=(4, 5)))
+        monkeypatch.setattr(MODULE, "_search_one", jax.jit(traced, static_argnames="rules"))
         found.append(search(KEY, STAGES, images, labels, CONFIG, chunk_size=4))
     assert_same(*found)
 
@@ -286,24 +255,44 @@ def test_what_does_not_fit_is_refused(change, message):
         search(KEY, **(arguments | change))
 
 
-def test_a_fitness_of_ones_own_takes_the_place_of_the_log_probability():
+def test_a_fitness_of_ones_own_takes_the_place_of_the_log_probability(tmp_path):
     images, labels = data(4)
-
-    def towards_class_0(logits, label):
-        return jax.nn.log_softmax(logits)[:, 0]
-
-    ours = search(KEY, STAGES, images, labels, CONFIG, fitness=towards_class_0)
-    theirs = search(KEY, STAGES, images, np.zeros_like(labels), CONFIG)
-    assert_same(ours, theirs)
-    one = search_image(KEY, STAGES, images[2], labels[2], CONFIG, towards_class_0)
+    config = dataclasses.replace(CONFIG, fitness=own_fitness.towards_class_0)
+    assert config.fitness == "own_fitness:towards_class_0"
+    ours = search(KEY, STAGES, images, labels, config)
+    assert_same(ours, search(KEY, STAGES, images, np.zeros_like(labels), CONFIG))
+    one = search_image(KEY, STAGES, images[2], labels[2], config)
     assert_same(one, search_image(KEY, STAGES, images[2], 0 * labels[2], CONFIG))
-    for wrong, found in (
-        (lambda logits, label: logits, r"float32\[\d+, 5\]"),
-        (lambda logits, label: logits.max(), r"float32\[\]"),
-        (lambda logits, label: jnp.argmax(logits, axis=1) == label, r"bool\[\d+\]"),
+    store = search_to_store(tmp_path / "store", KEY, STAGES, images, labels, config, chunk_size=4)
+    assert_same(store.read().representations[-1], ours.representations[-1])
+
+
+def test_a_wrong_fitness_is_named():
+    images, labels = data(4)
+    for name, message in (
+        ("own_fitness:no_reduction", r"fitness returns float32\[\d+, 5\] for logits"),
+        ("own_fitness:one_for_all", r"fitness returns float32\[\] for logits"),
+        ("own_fitness:right_or_wrong", r"fitness returns bool\[\d+\] for logits"),
+        ("own_fitness:no_such", "fitness 'own_fitness:no_such' cannot be imported"),
+        ("likelihood", "fitness 'likelihood' is unknown: choose log_probability"),
     ):
-        with pytest.raises(ValueError, match=f"fitness returns {found} for logits"):
-            search(KEY, STAGES, images, labels, CONFIG, fitness=wrong)
-    stopping = dataclasses.replace(CONFIG, stop_probability=0.9)
+        with pytest.raises(ValueError, match=message):
+            search(KEY, STAGES, images, labels, dataclasses.replace(CONFIG, fitness=name))
     with pytest.raises(ValueError, match=r"stop_probability is 0.9: with a fitness of your own"):
-        search(KEY, STAGES, images, labels, stopping, fitness=towards_class_0)
+        dataclasses.replace(CONFIG, fitness="own_fitness:one_for_all", stop_probability=0.9)
+    with pytest.raises(ValueError, match=r"fitness is <function .*lambda.*not found by a name"):
+        dataclasses.replace(CONFIG, fitness=lambda logits, label: logits[:, 0])
+
+
+def test_a_fitness_that_is_defined_anew_is_the_one_that_is_used(monkeypatch):
+    images, labels = data(2)
+    config = dataclasses.replace(CONFIG, fitness="own_fitness:towards_class_0")
+    before = search(KEY, STAGES, images, labels, config)
+
+    def towards_class_1(logits, label):
+        return jax.nn.log_softmax(logits)[:, 1]
+
+    monkeypatch.setattr(own_fitness, "towards_class_0", towards_class_1)
+    after = search(KEY, STAGES, images, labels, config)
+    assert (np.asarray(before.representations[-1]).argmax(axis=1) == 0).all()
+    assert (np.asarray(after.representations[-1]).argmax(axis=1) == 1).all()

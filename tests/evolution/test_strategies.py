@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_search import CONFIG, KEY, STAGES, data
+from toy_search import CONFIG, KEY, STAGES, data
 
 from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.evolution import strategies

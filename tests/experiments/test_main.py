@@ -8,23 +8,13 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import Mesh
-from tiny_search import TINY_SEARCH
+from tiny_search import TINY
 
 import dsl_jax
 from dsl_jax import pipeline
 from dsl_jax.learning import train
 from dsl_jax.runs import saved
 from dsl_jax.targets import fill, store
-
-TINY = [
-    *TINY_SEARCH,
-    "--num_train=90",
-    "--config.validation_size=30",
-    "--config.learn.epochs=3",
-    "--config.sgd.epochs=3",
-    "--config.sgd_groups=(1,2)",
-    "--config.chunk_size=16",
-]
 
 
 @pytest.fixture(scope="module", autouse=True)

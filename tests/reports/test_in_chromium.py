@@ -6,8 +6,8 @@ import subprocess
 
 import numpy as np
 import pytest
+from full_report import full_report
 from matplotlib import image as images
-from test_report import full_report
 
 from dsl_jax.reports import plots
 from dsl_jax.reports.pages import to_html

@@ -89,7 +89,7 @@ def test_hashes_are_the_same_in_every_process():
         "PYTHONHASHSEED": "7",
     }
     printed = subprocess.run(
-        [sys.executable, "-c", code, str(Path(__file__).parents[1] / "support")],
+        [sys.executable, "-c", code, str(Path(__file__).parent)],
         env=environment,
         capture_output=True,
         text=True,
