@@ -199,8 +199,8 @@ def missing(sweep: Sweep, folder: Path) -> list[Point]:
 
 
 def _what_counts(identity: dict[str, Any]) -> dict[str, Any]:
-    """An identity less the fields that have no effect in it."""
-    config = identity["config"]
+    """An identity less what has no effect in it; a field that is newer has its default."""
+    config = json.loads(json.dumps(to_dict(from_dict(identity["config"]))))
     unused = ("later_cycles", "controls") if config["cycles"] == 1 else ()
     return identity | {"config": {k: v for k, v in config.items() if k not in unused}}
 

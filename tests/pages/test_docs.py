@@ -57,14 +57,15 @@ def test_ones_own_data_and_fitness_are_searched(capsys):
 
 
 @pytest.mark.slow
-def test_the_page_on_cycles_shows_what_runs(capsys):
-    run_blocks(ROOT / "docs" / "cycles.md")
+@pytest.mark.parametrize("page", ("cycles.md", "strategies.md"))
+def test_the_pages_on_cycles_and_strategies_show_what_runs(page, capsys):
+    run_blocks(ROOT / "docs" / page)
     fitness = ast.literal_eval(capsys.readouterr().out)
     assert len(fitness) == 4 and all(0 <= value < 1 for value in fitness)
 
 
 def test_no_page_shows_python_that_no_test_runs():
-    tested = {"README.md", "your_own_model.md", "your_own_data.md", "cycles.md"}
+    tested = {"README.md", "your_own_model.md", "your_own_data.md", "cycles.md", "strategies.md"}
     assert {page.name for page in PAGES if blocks(page, "python")} <= tested
 
 

@@ -6,10 +6,36 @@ import shutil
 from pathlib import Path
 
 import pytest
+from common import rows as sweep_rows
 from common import sweeps
 
+from dsl_jax.reports.pages import mean_and_deviation
+
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "cycles.md"
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+# The rows of the table in docs/cycles.md: what kept training each is, and the SGDs it is set
+# against, at the same depth, at its best depth, and for twice the epochs.
+MNIST_5K = (
+    ("cycles-mnist_5k", "sgd_g2"),
+    ("cycles-mnist_5k_sgd", "sgd_g1"),
+    ("cycles-mnist_5k", "sgd_g2_long"),
+)
+MNIST = (
+    ("cycles-mnist_10k_2", "sgd_g2"),
+    ("cycles-mnist_10k_sgd", "best_sgd"),
+    ("cycles-mnist_10k_2", "sgd_g2_long"),
+)
+CIFAR10 = tuple(("cycles-cifar10_clean", name) for name in ("sgd_g2", "best_sgd", "sgd_g2_long"))
+RESULTS = (
+    (("cycles-mnist_5k", "skip_block_0"), MNIST_5K),
+    (("cycles-mnist_5k", "skip_block_0_cycle_2"), MNIST_5K),
+    (("cycles-mnist_10k", "all_layers"), MNIST),
+    (("cycles-mnist_10k", "skip_block_0"), MNIST),
+    (("cycles-mnist_10k_2", "skip_block_0_cycle_2"), MNIST),
+    (("cycles-cifar10", "all_layers"), CIFAR10),
+    (("cycles-cifar10", "all_layers_cycle_2"), CIFAR10),
+    (("cycles-cifar10_clean", "all_layers_cycle_2"), CIFAR10),
+)
 
 
 def never(*_):
@@ -18,9 +44,12 @@ def never(*_):
 
 @pytest.mark.parametrize("kept", sorted((ROOT / "results").glob("*/")), ids=lambda f: f.name)
 def test_the_command_shown_draws_the_table_shown(kept, experiment, tmp_path, monkeypatch, capsys):
-    page = PAGE.read_text()
-    lines = page.replace("\\\n", "").splitlines()
-    (command,) = [line for line in lines if line.endswith(f" --output_dir=results/{kept.name}")]
+    ((page, command),) = [
+        (page, line)
+        for page in (path.read_text() for path in PAGES)
+        for line in page.replace("\\\n", "").splitlines()
+        if line.endswith(f" --output_dir=results/{kept.name}")
+    ]
     _, script, *flags, _ = shlex.split(command)
     folder = shutil.copytree(kept, tmp_path / kept.name)
     monkeypatch.setattr(sweeps, "compute", never)
@@ -31,6 +60,26 @@ def test_the_command_shown_draws_the_table_shown(kept, experiment, tmp_path, mon
     assert [line for line in drawn if line not in page.splitlines()] == []
 
 
+def accuracies(folder, training):
+    """A kept training's test accuracies, a seed each, in order."""
+    points = (ROOT / "results" / folder / "points").glob("*.json")
+    rows = [row for path in points for row in json.loads(path.read_text())["rows"]]
+    of_seed = {r["seed"]: r["test_accuracy"] for r in rows if r["training"] == training}
+    return [of_seed[seed] for seed in range(5)]
+
+
+def test_the_table_of_results_is_that_of_the_kept_rows():
+    page = (ROOT / "docs" / "cycles.md").read_text()
+    table = [line for line in page.splitlines() if line.startswith("| ") and " ± " in line]
+    shown = [line.strip("| ").split(" | ")[2:] for line in table]
+    computed = []
+    for ours, baselines in RESULTS:
+        mine = accuracies(*ours)
+        differences = [sweep_rows.difference(mine, accuracies(*theirs)) for theirs in baselines]
+        computed.append([mean_and_deviation([100 * x for x in mine], 2), *differences])
+    assert shown == computed
+
+
 def test_no_page_is_half_written():
-    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for path in PAGES:
         assert "{{" not in path.read_text(), path.name
