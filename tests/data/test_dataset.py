@@ -4,19 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from some_images import some_arrays
 
 from dsl_jax.data import prepare, sources
 from dsl_jax.data.augmentation import augment
-from dsl_jax.data.dataset import Dataset, DatasetUnavailable
+from dsl_jax.data.dataset import Dataset
 from dsl_jax.data.load import load_or_substitute
-
-
-def some_arrays(num=100, shape=(6, 5, 3), num_classes=7, seed=0):
-    """Random images whose channels differ in mean and spread, so that mix-ups show."""
-    rng = np.random.default_rng(seed)
-    images = rng.integers(0, 256, (num, *shape)) // np.arange(1, shape[-1] + 1) + 10
-    labels = np.concatenate([np.arange(num_classes), rng.integers(0, num_classes, num)])[:num]
-    return images.clip(0, 255).astype(np.uint8), labels
+from dsl_jax.data.prepare import DatasetUnavailable
 
 
 def some_dataset(num=100, **options):

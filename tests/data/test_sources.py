@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from test_datasets import some_arrays
+from some_images import some_arrays
 
 from dsl_jax.data import sources
 from dsl_jax.data.load import load_dataset, load_or_substitute

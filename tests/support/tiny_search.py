@@ -20,3 +20,13 @@ TINY_RUN = [
     "--config.learn.epochs=2",
     "--config.sgd.epochs=2",
 ]
+
+TINY_MAIN = [
+    *TINY_SEARCH,
+    "--num_train=90",
+    "--config.validation_size=30",
+    "--config.learn.epochs=3",
+    "--config.sgd.epochs=3",
+    "--config.sgd_groups=(1,2)",
+    "--config.chunk_size=16",
+]
