@@ -18,11 +18,10 @@ import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
-from common import command_line, points, rows, sweeps
+from common import command_line, curves, sweep_points, sweep_rows, sweeps
 from common.sizes import columns, sizes
 
 from dsl_jax.config import RunConfig
-from dsl_jax.reports import curves
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ SCALES = {
 def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     """A point for every population, and one for every factor."""
     points = [
-        points.run_point(
+        sweep_points.run_point(
             size.name,
             columns(size, config.search),
             dataclasses.replace(config, search=size.of(config.search), variants=("all_layers",)),
@@ -58,10 +57,12 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     ]
 
     def draw(rows):
-        full = rows.select(rows, population=settings.population, factor=1.0)[0]["generations"]
-        by_population = rows.select(rows, factor=1.0)
-        by_factor = rows.select(rows, population=settings.population)
-        unsearched = [row["validation_accuracy"] for row in rows.select(by_factor, factor=0.0)]
+        full = sweep_rows.select(rows, population=settings.population, factor=1.0)[0]["generations"]
+        by_population = sweep_rows.select(rows, factor=1.0)
+        by_factor = sweep_rows.select(rows, population=settings.population)
+        unsearched = [
+            row["validation_accuracy"] for row in sweep_rows.select(by_factor, factor=0.0)
+        ]
         by_factor = [row for row in by_factor if row["factor"]]  # the other would dwarf the rest
         panels = [
             _panel(by_population, "population", "population", f"generations {full}", "log"),
@@ -69,35 +70,36 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
                    f"population {settings.population}", "log"),
         ]  # fmt: skip
         caption = (
-            f"Validation accuracy of the best epoch, {rows[0]['dataset']}, {rows.seeds_note(rows)}."
+            f"Validation accuracy of the best epoch, {rows[0]['dataset']}, "
+            f"{sweep_rows.seeds_note(rows)}."
         )
         if unsearched:
             caption += f" Without any search: {np.mean(unsearched):.1%}."
         return {"accuracy_scaling": (curves.plot_curves(panels), caption)}
 
-    return sweeps.Sweep(points, points.validation_rows, draw, table)
+    return sweeps.Sweep(points, sweep_points.validation_rows, draw, table)
 
 
 def _panel(rows, along, label, title, scale):
     percent = [row | {"percent": 100 * row["validation_accuracy"]} for row in rows]
-    lines = {rows.training_name("all_layers"): rows.curve(percent, along, "percent")}
+    lines = {sweep_rows.training_name("all_layers"): sweep_rows.curve(percent, along, "percent")}
     return curves.Panel(lines, label, "validation accuracy, %", title, scale)
 
 
-def table(rows: rows.Rows) -> str:
+def table(rows: sweep_rows.Rows) -> str:
     """A row a point: what was searched, how fit the targets are, how well they teach."""
     lines = []
     for population, factor in dict.fromkeys((row["population"], row["factor"]) for row in rows):
-        chosen = rows.select(rows, population=population, factor=factor)
+        chosen = sweep_rows.select(rows, population=population, factor=factor)
         means = [
             float(np.mean([row[f"cross_entropy_{layer}"] for row in chosen])) for layer in range(4)
         ]
         accuracies = ", ".join(f"{row['validation_accuracy']:.2%}" for row in chosen)
         lines.append([population, chosen[0]["generations"], *means, accuracies])
-    header = ["population", "generations", *map(rows.layer_name, range(4)), "accuracy"]
+    header = ["population", "generations", *map(sweep_rows.layer_name, range(4)), "accuracy"]
     return (
         "Mean cross-entropy (nats) of the best after each layer; best validation accuracy, a "
-        "number a seed:\n\n" + rows.markdown(header, lines)
+        "number a seed:\n\n" + sweep_rows.markdown(header, lines)
     )
 
 

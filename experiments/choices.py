@@ -18,7 +18,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
-from common import command_line, rows, sweeps
+from common import command_line, sweep_points, sweep_rows, sweeps
 from common.overrides import override
 
 from dsl_jax.config import RunConfig, one_of
@@ -94,14 +94,16 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
         if assignments and chosen == base:
             continue
         chosen = dataclasses.replace(chosen, sgd_groups=(chosen.learner_groups,))
-        digest = points.search_digest(chosen)
+        digest = sweep_points.search_digest(chosen)
         columns = {"option": name, "changes": "; ".join(f"{k}={v}" for k, v in assignments.items())}
-        points.append(points.run_point(name, columns, chosen, is_searched=digest not in searched))
+        points.append(
+            sweep_points.run_point(name, columns, chosen, is_searched=digest not in searched)
+        )
         searched |= {digest} if steps.is_searched(chosen) else set()
-    return sweeps.Sweep(points, points.validation_rows, draw, table)
+    return sweeps.Sweep(points, sweep_points.validation_rows, draw, table)
 
 
-def named(rows: rows.Rows) -> rows.Rows:
+def named(rows: sweep_rows.Rows) -> sweep_rows.Rows:
     """The rows, each with the `name` of its option, and of its training if that has several."""
     pairs = {(row["option"], row["training"]) for row in rows}
     trainings = Counter(option for option, _ in pairs)
@@ -112,13 +114,13 @@ def named(rows: rows.Rows) -> rows.Rows:
     return [row | {"name": name(row["option"], row["training"])} for row in rows]
 
 
-def table(rows: rows.Rows) -> str:
+def table(rows: sweep_rows.Rows) -> str:
     """A row an option, and training if it has several, as with cycles."""
     rows, lines = named(rows), []
     # Of several trainings the first.
-    preset = {row["seed"]: row for row in reversed(rows.select(rows, option="preset"))}
-    for name in rows.values_of(rows, "name"):
-        chosen = rows.select(rows, name=name)
+    preset = {row["seed"]: row for row in reversed(sweep_rows.select(rows, option="preset"))}
+    for name in sweep_rows.values_of(rows, "name"):
+        chosen = sweep_rows.select(rows, name=name)
         fitness = "none"
         if "cross_entropy_0" in chosen[0]:
             layers = [column for column in chosen[0] if column.startswith("cross_entropy_")]
@@ -139,16 +141,17 @@ def table(rows: rows.Rows) -> str:
     return (
         "Mean cross-entropy (nats) of the first search's best candidates; validation accuracy, a "
         "number a seed; the best epoch's, less the preset's, in points, mean over seeds:\n\n"
-        + rows.markdown([*header, "less the preset's", "last epoch"], lines)
+        + sweep_rows.markdown([*header, "less the preset's", "last epoch"], lines)
     )
 
 
-def draw(rows: rows.Rows):
+def draw(rows: sweep_rows.Rows):
     """A line an option."""
-    dots = rows.dots(
+    dots = sweep_rows.dots(
         named(rows), "name", "validation_accuracy", lambda name: name.startswith("sgd")
     )
-    caption = f"Validation accuracy on {rows[0]['dataset']}, best epoch, {rows.seeds_note(rows)}."
+    where, seeds = rows[0]["dataset"], sweep_rows.seeds_note(rows)
+    caption = f"Validation accuracy on {where}, best epoch, {seeds}."
     return {"choices": (plots.plot_accuracy(dots, "validation"), caption)}
 
 

@@ -14,11 +14,11 @@ import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
-from common import command_line, points, rows, sweeps
+from common import command_line, curves, sweep_points, sweep_rows, sweeps
 
 from dsl_jax import pipeline
 from dsl_jax.config import RunConfig
-from dsl_jax.reports import curves, plots
+from dsl_jax.reports import plots
 from dsl_jax.reports.pages import mean_and_deviation
 from dsl_jax.reports.summary import training_title
 
@@ -56,13 +56,15 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
         config = dataclasses.replace(config, sgd_groups=(config.learner_groups,))
     seeds = range(config.seed, config.seed + config.num_seeds)
     points = [
-        points.run_point(f"seed_{seed}", {}, dataclasses.replace(config, seed=seed, num_seeds=1))
+        sweep_points.run_point(
+            f"seed_{seed}", {}, dataclasses.replace(config, seed=seed, num_seeds=1)
+        )
         for seed in seeds
     ]
     return sweeps.Sweep(points, measure, draw, table)
 
 
-def measure(point: sweeps.Point, dataset, folder) -> rows.Rows:
+def measure(point: sweeps.Point, dataset, folder) -> sweep_rows.Rows:
     """A whole run: a row a training; where SGD has more than one G, another for the best."""
     config = point.config
     results = pipeline.run(config, folder, dataset, probes=False)
@@ -84,17 +86,19 @@ def measure(point: sweeps.Point, dataset, folder) -> rows.Rows:
     return rows
 
 
-def table(rows: rows.Rows) -> str:
+def table(rows: sweep_rows.Rows) -> str:
     """Mean and deviation over seeds, paired differences, and what it cost."""
     lines = []
-    baselines = {kind: title for kind, title in BASELINES.items() if rows.select(rows, kind=kind)}
+    baselines = {
+        kind: title for kind, title in BASELINES.items() if sweep_rows.select(rows, kind=kind)
+    }
     cycles = max(row["cycle"] for row in rows)
-    for training in rows.values_of(rows, "training"):
-        chosen = rows.select(rows, training=training)
+    for training in sweep_rows.values_of(rows, "training"):
+        chosen = sweep_rows.select(rows, training=training)
         first = chosen[0]
-        last = rows.select(rows, kind="cycle", variant=first["variant"], cycle=cycles)
+        last = sweep_rows.select(rows, kind="cycle", variant=first["variant"], cycle=cycles)
         differences = [
-            "" if first["variant"] == "sgd" else less(chosen, rows.select(rows, kind=kind))
+            "" if first["variant"] == "sgd" else less(chosen, sweep_rows.select(rows, kind=kind))
             for kind in baselines
         ]
         if cycles > 1:
@@ -107,18 +111,18 @@ def table(rows: rows.Rows) -> str:
     header += ["the last cycle's, less this"] if cycles > 1 else []
     header += ["candidates", "search, minutes", "training, minutes"]
     return (
-        f"{rows.paired_note(rows)} Candidates and minutes: of all that led to a network, a "
-        "seed.\n\n" + rows.markdown(header, lines)
+        f"{sweep_rows.paired_note(rows)} Candidates and minutes: of all that led to a network, a "
+        "seed.\n\n" + sweep_rows.markdown(header, lines)
     )
 
 
-def less(ours: rows.Rows, theirs: rows.Rows) -> str:
+def less(ours: sweep_rows.Rows, theirs: sweep_rows.Rows) -> str:
     """The difference in test accuracy, seed by seed."""
     accuracies = {row["seed"]: row["test_accuracy"] for row in theirs}
     pairs = [
         (row["test_accuracy"], accuracies[row["seed"]]) for row in ours if row["seed"] in accuracies
     ]
-    return rows.difference(*zip(*pairs, strict=True)) if pairs else ""
+    return sweep_rows.difference(*zip(*pairs, strict=True)) if pairs else ""
 
 
 LINES = {
@@ -128,42 +132,44 @@ LINES = {
 }
 
 
-def draw(rows: rows.Rows):
+def draw(rows: sweep_rows.Rows):
     """Test accuracy against cycle and candidates, a figure a variant; of one cycle, as dots."""
     if all(row["cycle"] == 1 for row in rows):
-        dots = rows.dots(rows, "title", "test_accuracy", lambda title: title.startswith("SGD"))
-        caption = f"Test accuracy on {rows[0]['dataset']}, {rows.seeds_note(rows)}."
+        dots = sweep_rows.dots(
+            rows, "title", "test_accuracy", lambda title: title.startswith("SGD")
+        )
+        caption = f"Test accuracy on {rows[0]['dataset']}, {sweep_rows.seeds_note(rows)}."
         return {"cycles": (plots.plot_accuracy(dots), caption)}
     rows = [
         row | {"percent": 100 * row["test_accuracy"], "millions": row["candidates"] / 1e6}
         for row in rows
     ]
-    baselines = rows.select(rows, variant="sgd")
+    baselines = sweep_rows.select(rows, variant="sgd")
     figures = {}
-    for variant in rows.values_of(rows, "variant"):
+    for variant in sweep_rows.values_of(rows, "variant"):
         if variant == "sgd":
             continue
-        kept = rows.select(rows, variant=variant)
+        kept = sweep_rows.select(rows, variant=variant)
         by_cycle, by_cost = {}, {}
         for kind, name in LINES.items():
             later = [row for row in kept if row["kind"] == kind and row["cycle"] > 1]
             if later:  # all begin with the first cycle
-                line = rows.select(kept, training=variant) + later
-                by_cycle[name] = rows.curve(line, "cycle", "percent")
+                line = sweep_rows.select(kept, training=variant) + later
+                by_cycle[name] = sweep_rows.curve(line, "cycle", "percent")
                 # Seeds may differ by a few candidates, where only some images are searched again.
-                costs = rows.curve(line, "cycle", "millions")[1]
+                costs = sweep_rows.curve(line, "cycle", "millions")[1]
                 by_cost[name] = (costs, *by_cycle[name][1:])
         for lines in (by_cycle, by_cost):
             ends = [lines[LINES["cycle"]][0][i] for i in (0, -1)]
-            for title in rows.values_of(baselines, "title"):
-                chosen = rows.select(baselines, title=title)
+            for title in sweep_rows.values_of(baselines, "title"):
+                chosen = sweep_rows.select(baselines, title=title)
                 level = float(np.mean([row["percent"] for row in chosen]))
                 lines[title] = (ends, [level] * 2, [np.nan] * 2)
         panels = [
             curves.Panel(by_cycle, "cycle", "test accuracy, %"),
             curves.Panel(by_cost, "candidates evaluated, millions", "test accuracy, %"),
         ]
-        caption = f"{rows[0]['dataset']}, {variant}: {rows.seeds_note(rows)}."
+        caption = f"{rows[0]['dataset']}, {variant}: {sweep_rows.seeds_note(rows)}."
         figures[f"cycles_{variant}"] = (curves.plot_curves(panels), caption)
     return figures
 

@@ -25,14 +25,13 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from common import command_line, rows, sweeps
+from common import command_line, curves, sweep_points, sweep_rows, sweeps
 from common.sizes import columns, sizes
 
 from dsl_jax import measures
 from dsl_jax.config import RunConfig
 from dsl_jax.keys import SEARCH, purpose_key
 from dsl_jax.progress import progress_bar
-from dsl_jax.reports import curves
 from dsl_jax.runs.untrained import make_stages
 
 KEPT_ABOVE = np.log(0.5)  # log-likelihood of the true class
@@ -103,7 +102,7 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
             rows = range(start, min(start + settings.images_a_point, settings.num_images))
             place = {"first_image": rows[0], "last_image": rows[-1], "of_runs": settings.num_runs}
             points.append(
-                points.search_point(
+                sweep_points.search_point(
                     f"{beginning}images-{rows[0]}-{rows[-1]}",
                     size_columns | place,
                     sized,
@@ -112,7 +111,7 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
             )
 
     def measure(point, dataset, _):
-        split = points.first_images(
+        split = sweep_points.first_images(
             dataset, point.columns["first_image"], point.columns["last_image"] + 1
         )
         stages = make_stages(point.config, dataset, config.seed)
@@ -123,7 +122,7 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
             for run in range(settings.num_runs):
                 run_key = jax.random.fold_in(key, run)
                 found.append(
-                    points.search_images(
+                    sweep_points.search_images(
                         run_key, stages, dataset, split, point.config, progress=False
                     )
                 )
@@ -141,7 +140,7 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     return sweeps.Sweep(points, measure, functools.partial(draw, settings.population), table)
 
 
-def measure_runs(candidates: np.ndarray, fitness: np.ndarray) -> rows.Rows:
+def measure_runs(candidates: np.ndarray, fitness: np.ndarray) -> sweep_rows.Rows:
     """Measures of the kept candidates of the first 1, 2, 4 ... runs; None where none is kept.
 
     candidates: [runs, ...]; fitness: [runs], their log-likelihoods.
@@ -169,9 +168,9 @@ def _measure_all(candidates, masks):
     }
 
 
-def draw(population: int, rows: rows.Rows):
+def draw(population: int, rows: sweep_rows.Rows):
     """Each measure against the number of runs and, where that was swept, the size of the search."""
-    images = len(rows.values_of(rows, "image"))
+    images = len(sweep_rows.values_of(rows, "image"))
     caption = (
         f"Effective number of different solutions, mean over those of {images} training images "
         f"of {rows[0]['dataset']} of which a run was kept; bars: standard error."
@@ -186,8 +185,8 @@ def draw(population: int, rows: rows.Rows):
         figure = curves.plot_curves(panels, legend="layer")
         return {"diversity": (figure, f"{caption} Two centred solutions are always one.")}
     last = [row for row in rows if row["runs"] == row["of_runs"]]
-    by_population = rows.select(last, factor=1.0)
-    by_factor = [row for row in rows.select(last, population=population) if row["factor"]]
+    by_population = sweep_rows.select(last, factor=1.0)
+    by_factor = [row for row in sweep_rows.select(last, population=population) if row["factor"]]
     full = by_population[0]["generations"]
     axes = (
         ("population", "population", by_population, f"generations {full}"),
@@ -199,7 +198,7 @@ def draw(population: int, rows: rows.Rows):
         )
         for name in ("n_eff", "n_eff_centered")
         for along, label, kept, fixed in axes
-        if len(rows.values_of(kept, along)) > 1
+        if len(sweep_rows.values_of(kept, along)) > 1
     ]
     caption += f" {rows[0]['of_runs']} runs."
     return {"diversity_size": (curves.plot_curves(panels, legend="layer"), caption)}
@@ -208,21 +207,23 @@ def draw(population: int, rows: rows.Rows):
 def _lines(rows, along, name):
     """A curve a layer."""
     return {
-        rows.layer_name(layer): rows.curve(
-            rows.select(rows, layer=layer), along, name, rows.standard_error
+        sweep_rows.layer_name(layer): sweep_rows.curve(
+            sweep_rows.select(rows, layer=layer), along, name, sweep_rows.standard_error
         )
-        for layer in rows.values_of(rows, "layer")
+        for layer in sweep_rows.values_of(rows, "layer")
     }
 
 
-def table(rows: rows.Rows) -> str:
+def table(rows: sweep_rows.Rows) -> str:
     """All measures over all runs, a row a layer of each size of the search."""
     runs = max(row["runs"] for row in rows)
-    images = len(rows.values_of(rows, "image"))
+    images = len(sweep_rows.values_of(rows, "image"))
     lines = []
     size = ("population", "generations") if "population" in rows[0] else ()
     for where in dict.fromkeys(tuple(row[name] for name in (*size, "layer")) for row in rows):
-        chosen = rows.select(rows, runs=runs, **dict(zip((*size, "layer"), where, strict=True)))
+        chosen = sweep_rows.select(
+            rows, runs=runs, **dict(zip((*size, "layer"), where, strict=True))
+        )
         kept = [row["kept"] for row in chosen]
         texts = []
         for name in NAMES:
@@ -230,10 +231,10 @@ def table(rows: rows.Rows) -> str:
             texts.append(_mean_and_error(values))
         share = f"{sum(kept) / (images * runs):.1%}"
         *searched, layer = where
-        layer = rows.layer_name(layer)
+        layer = sweep_rows.layer_name(layer)
         lines.append([*searched, layer, share, np.count_nonzero(kept), *texts])
     header = [*size, "layer", "runs kept", "images", *NAMES.values()]
-    return f"{runs} runs of {images} images (mean ± standard error):\n\n" + rows.markdown(
+    return f"{runs} runs of {images} images (mean ± standard error):\n\n" + sweep_rows.markdown(
         header, lines
     )
 
@@ -241,7 +242,7 @@ def table(rows: rows.Rows) -> str:
 def _mean_and_error(values: list[float]) -> str:
     if len(values) < 2:
         return f"{values[0]:.4g}" if values else ""
-    return f"{np.mean(values):.4g} ± {rows.standard_error(values):.2g}"
+    return f"{np.mean(values):.4g} ± {sweep_rows.standard_error(values):.2g}"
 
 
 def run_all() -> None:

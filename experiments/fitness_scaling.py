@@ -17,12 +17,11 @@ import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
-from common import command_line, rows, sweeps
+from common import command_line, curves, sweep_points, sweep_rows, sweeps
 from common.sizes import PARTS, with_population
 
 from dsl_jax.config import RunConfig, SearchConfig
 from dsl_jax.keys import SEARCH, purpose_key
-from dsl_jax.reports import curves
 from dsl_jax.runs.untrained import make_stages
 
 PAPER_POPULATION = 240
@@ -85,7 +84,7 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
                     "images": settings.num_images,
                 }
                 points.append(
-                    points.search_point(
+                    sweep_points.search_point(
                         f"{smoothing}-layer{layer}-{population}",
                         columns,
                         dataclasses.replace(config, search=chosen),
@@ -104,11 +103,11 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
         return last_stages[chosen]
 
     def measure(point, dataset, _):
-        found = points.search_images(
+        found = sweep_points.search_images(
             purpose_key(config.seed, SEARCH),
             stages_of(point, dataset),
             dataset,
-            points.first_images(dataset, 0, settings.num_images),
+            sweep_points.first_images(dataset, 0, settings.num_images),
             point.config,
             progress=True,
         )
@@ -118,7 +117,7 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
             {
                 "generation": int(generation),
                 "cross_entropy": float(trace[:, generation].mean()),
-                "standard_error": rows.standard_error(trace[:, generation]),
+                "standard_error": sweep_rows.standard_error(trace[:, generation]),
             }
             for generation in generations_shown(settings.generations)
         ]
@@ -131,14 +130,14 @@ def generations_shown(most: int) -> list[int]:
     return [0, *np.unique(np.geomspace(1, most, 12).round().astype(int)).tolist()]
 
 
-def draw(rows: rows.Rows):
+def draw(rows: sweep_rows.Rows):
     """Against population, and against generations, for each smoothing."""
     figures = {}
     last = max(row["generation"] for row in rows)
-    populations = sorted(rows.values_of(rows, "population"))
+    populations = sorted(sweep_rows.values_of(rows, "population"))
     largest = max([n for n in populations if n <= PAPER_POPULATION] or populations[:1])
-    for smoothing in rows.values_of(rows, "smoothing"):
-        chosen = rows.select(rows, smoothing=smoothing)
+    for smoothing in sweep_rows.values_of(rows, "smoothing"):
+        chosen = sweep_rows.select(rows, smoothing=smoothing)
         panels = [
             _panel(chosen, "population", "log", f"after {last} generations", generation=last),
             _panel(chosen, "generation", "symlog", f"population {largest}", population=largest),
@@ -152,36 +151,36 @@ def draw(rows: rows.Rows):
 
 
 def _panel(rows, along, scale, title, **fixed):
-    rows = sorted(rows.select(rows, **fixed), key=lambda row: row[along])
+    rows = sorted(sweep_rows.select(rows, **fixed), key=lambda row: row[along])
     lines = {}
-    for layer in sorted(rows.values_of(rows, "layer")):
-        line = rows.select(rows, layer=layer)
+    for layer in sorted(sweep_rows.values_of(rows, "layer")):
+        line = sweep_rows.select(rows, layer=layer)
         columns = (along, "cross_entropy", "standard_error")
-        lines[rows.layer_name(layer)] = tuple([row[name] for row in line] for name in columns)
+        lines[sweep_rows.layer_name(layer)] = tuple([row[name] for row in line] for name in columns)
     label = "best cross-entropy, nats\n(lower is better)"
     return curves.Panel(lines, along, label, title, scale)
 
 
-def table(rows: rows.Rows) -> str:
+def table(rows: sweep_rows.Rows) -> str:
     """Cross-entropy before, and after the last generation, of each population."""
     last = max(row["generation"] for row in rows)
-    populations = sorted(rows.values_of(rows, "population"))
+    populations = sorted(sweep_rows.values_of(rows, "population"))
     lines = []
     for smoothing, layer in dict.fromkeys((row["smoothing"], row["layer"]) for row in rows):
-        chosen = rows.select(rows, smoothing=smoothing, layer=layer)
-        before = rows.select(chosen, generation=0, population=max(populations))
-        ends = sorted(rows.select(chosen, generation=last), key=lambda row: row["population"])
+        chosen = sweep_rows.select(rows, smoothing=smoothing, layer=layer)
+        before = sweep_rows.select(chosen, generation=0, population=max(populations))
+        ends = sorted(sweep_rows.select(chosen, generation=last), key=lambda row: row["population"])
         lines.append(
             [
                 smoothing,
-                rows.layer_name(layer),
+                sweep_rows.layer_name(layer),
                 *(row["cross_entropy"] for row in (*before, *ends)),
             ]
         )
     header = ["smoothed", "evolved", "before", *(f"population {n}" for n in populations)]
     return (
         f"Mean best cross-entropy (nats) over {rows[0]['images']} images, before (largest "
-        f"population) and after {last} generations:\n\n" + rows.markdown(header, lines)
+        f"population) and after {last} generations:\n\n" + sweep_rows.markdown(header, lines)
     )
 
 

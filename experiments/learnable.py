@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from common import command_line, points, rows, sweeps
+from common import command_line, sweep_points, sweep_rows, sweeps
 from common.overrides import override
 from common.sizes import with_generations
 
@@ -79,7 +79,7 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
         for seed in range(config.seed, config.seed + config.num_seeds):
             columns = {"option": name, "seed": seed}
             one = dataclasses.replace(chosen, seed=seed, num_seeds=1)
-            points.append(points.run_point(f"{name}-{seed}", columns, one))
+            points.append(sweep_points.run_point(f"{name}-{seed}", columns, one))
     return sweeps.Sweep(points, measure, draw, table)
 
 
@@ -91,11 +91,11 @@ def changed(config: RunConfig, option: str) -> RunConfig:
     return override(config, OPTIONS[option])
 
 
-def measure(point: sweeps.Point, dataset, folder) -> rows.Rows:
+def measure(point: sweeps.Point, dataset, folder) -> sweep_rows.Rows:
     """Searches, trains, searches validation images; one row."""
     config, seed = point.config, point.config.seed
-    (row,) = points.validation_rows(point, dataset, folder)
-    split, searched = points.search_validation(config, dataset, seed, MOST_IMAGES)
+    (row,) = sweep_points.validation_rows(point, dataset, folder)
+    split, searched = sweep_points.search_validation(config, dataset, seed, MOST_IMAGES)
     (training,) = steps.trainings(config)
     network = RunFolder(folder, config).network(f"seed_{seed}/{training.name}")
     ours = representations_of(network, dataset, split)
@@ -115,11 +115,11 @@ def describe(option: str) -> str:
     return "; ".join(f"{field}={value}" for field, value in OPTIONS[option].items())
 
 
-def table(rows: rows.Rows) -> str:
+def table(rows: sweep_rows.Rows) -> str:
     """A row an option, means over the seeds."""
     lines = []
-    for option in rows.values_of(rows, "option"):
-        chosen = rows.select(rows, option=option)
+    for option in sweep_rows.values_of(rows, "option"):
+        chosen = sweep_rows.select(rows, option=option)
 
         def means(beginning, rows=chosen):
             names = [name for name in rows[0] if name.startswith(beginning)]
@@ -141,14 +141,14 @@ def table(rows: rows.Rows) -> str:
         "variance of the validation images' targets that the trained network explains, block by "
         "block; validation accuracy of the best epoch, a number a seed; seconds of the search, "
         "compilation included (0: the targets were there).\n\n"
-        + rows.markdown([*header, "accuracy", "search, s"], lines)
+        + sweep_rows.markdown([*header, "accuracy", "search, s"], lines)
     )
 
 
-def draw(rows: rows.Rows):
+def draw(rows: sweep_rows.Rows):
     """A dot an option."""
-    dots = rows.dots(rows, "option", "validation_accuracy")
-    caption = f"Validation accuracy on {rows[0]['dataset']}, {rows.seeds_note(rows)}."
+    dots = sweep_rows.dots(rows, "option", "validation_accuracy")
+    caption = f"Validation accuracy on {rows[0]['dataset']}, {sweep_rows.seeds_note(rows)}."
     return {"learnable": (plots.plot_accuracy(dots, "validation"), caption)}
 
 

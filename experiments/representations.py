@@ -21,12 +21,11 @@ from functools import partial
 
 import jax
 import numpy as np
-from common import command_line, points, rows, sweeps
+from common import command_line, curves, sweep_points, sweep_rows, sweeps
 
 from dsl_jax import measures, pipeline
 from dsl_jax.config import RunConfig
 from dsl_jax.learning.evaluation import representations_of, with_training_statistics
-from dsl_jax.reports import curves
 from dsl_jax.runs import steps, untrained
 from dsl_jax.runs.folder import RunFolder
 
@@ -50,7 +49,7 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     config = dataclasses.replace(config, sgd_groups=(config.learner_groups,))
     seeds = range(config.seed, config.seed + config.num_seeds)
     points = [
-        points.run_point(
+        sweep_points.run_point(
             f"seed_{seed}",
             {"seed": seed},
             dataclasses.replace(config, seed=seed, num_seeds=1),
@@ -67,12 +66,12 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     return sweeps.Sweep(points, measure, draw, table)
 
 
-def epoch_rows(config: RunConfig, dataset, folder) -> rows.Rows:
+def epoch_rows(config: RunConfig, dataset, folder) -> sweep_rows.Rows:
     """Searches and trains; a row for every training, epoch and layer."""
     record, seed = RunFolder(folder, config), config.seed
     (search,) = steps.searches(config)
     pipeline.search_targets(record, dataset, seed, search, repair=False, progress=True)
-    split, searched = points.search_validation(config, dataset, seed, MOST_IMAGES)
+    split, searched = sweep_points.search_validation(config, dataset, seed, MOST_IMAGES)
 
     def measure_network(network):
         values = {}
@@ -122,13 +121,13 @@ def measure_layer(reps, targets, labels, classes):
     )
 
 
-def alignment_rows(config: RunConfig, dataset, points) -> rows.Rows:
+def alignment_rows(config: RunConfig, dataset, points) -> sweep_rows.Rows:
     """Linear CKA of every two trained networks, a row a pair and layer."""
-    split = points.first_rows(dataset.validation, MOST_IMAGES)
+    split = sweep_points.first_rows(dataset.validation, MOST_IMAGES)
     outputs = {}
     for seed in range(config.seed, config.seed + config.num_seeds):
-        untrained = untrained_network(config, dataset, seed)
-        outputs["untrained", seed] = representations_of(untrained, dataset, split)
+        start = untrained_network(config, dataset, seed)
+        outputs["untrained", seed] = representations_of(start, dataset, split)
         record = RunFolder(
             points / f"seed_{seed}", dataclasses.replace(config, seed=seed, num_seeds=1)
         )
@@ -143,7 +142,7 @@ def alignment_rows(config: RunConfig, dataset, points) -> rows.Rows:
         pair = sorted([first[0], second[0]])  # of two seeds, either may have either
         rows.append(
             {
-                "pair": " and ".join(map(rows.training_name, pair)),
+                "pair": " and ".join(map(sweep_rows.training_name, pair)),
                 "first_seed": first[1],
                 "second_seed": second[1],
                 "seeds": "one seed" if first[1] == second[1] else "two seeds",
@@ -154,7 +153,7 @@ def alignment_rows(config: RunConfig, dataset, points) -> rows.Rows:
     return rows
 
 
-def draw(rows: rows.Rows):
+def draw(rows: sweep_rows.Rows):
     """A figure a quantity, a panel a layer, a line a method."""
     figures = {}
     epochs = [row for row in rows if row["seed"] is not None]
@@ -162,48 +161,48 @@ def draw(rows: rows.Rows):
         panels = [
             curves.Panel(
                 {
-                    rows.training_name(training): rows.curve(
-                        rows.select(epochs, training=training, layer=layer), "epoch", quantity
+                    sweep_rows.training_name(training): sweep_rows.curve(
+                        sweep_rows.select(epochs, training=training, layer=layer), "epoch", quantity
                     )
-                    for training in rows.values_of(epochs, "training")
+                    for training in sweep_rows.values_of(epochs, "training")
                 },
                 "epoch",
                 label,
-                rows.layer_name(layer),
+                sweep_rows.layer_name(layer),
             )
-            for layer in rows.values_of(epochs, "layer")
+            for layer in sweep_rows.values_of(epochs, "layer")
         ]
         caption = (
             f"{label.replace(chr(10), ' ')}: validation images of {epochs[0]['dataset']}, "
-            f"{rows.seeds_note(epochs)}."
+            f"{sweep_rows.seeds_note(epochs)}."
         )
         figures[quantity] = (curves.plot_curves(panels), caption[0].upper() + caption[1:])
     return figures
 
 
-def table(rows: rows.Rows) -> str:
+def table(rows: sweep_rows.Rows) -> str:
     """The quantities before and after learning, and the alignment of networks."""
     epochs = [row for row in rows if row["seed"] is not None]
     lines = []
     for training, layer in dict.fromkeys((row["training"], row["layer"]) for row in epochs):
         for epoch in (0, max(row["epoch"] for row in epochs)):
-            chosen = rows.select(epochs, training=training, layer=layer, epoch=epoch)
+            chosen = sweep_rows.select(epochs, training=training, layer=layer, epoch=epoch)
             means = [float(np.mean([row[name] for row in chosen])) for name in QUANTITIES]
-            name = rows.training_name(training)
-            lines.append([name, rows.layer_name(layer), epoch, *means])
+            name = sweep_rows.training_name(training)
+            lines.append([name, sweep_rows.layer_name(layer), epoch, *means])
     header = ["method", "layer", "epoch", *(q.replace("\n", " ") for q in QUANTITIES.values())]
     pairs = [row for row in rows if row["seed"] is None]
-    layers, alignment = rows.values_of(pairs, "layer"), []
+    layers, alignment = sweep_rows.values_of(pairs, "layer"), []
     for pair, seeds in dict.fromkeys((row["pair"], row["seeds"]) for row in pairs):
-        chosen = [rows.select(pairs, pair=pair, seeds=seeds, layer=layer) for layer in layers]
+        chosen = [sweep_rows.select(pairs, pair=pair, seeds=seeds, layer=layer) for layer in layers]
         means = [float(np.mean([row["linear_cka"] for row in group])) for group in chosen]
         alignment.append([pair, seeds, *means])
     return (
-        rows.markdown(header, lines)
+        sweep_rows.markdown(header, lines)
         + "\n\nLinear CKA of two networks' representations of the validation images (of the best "
         "epoch), by layer. It is not corrected for the few images, so it is high where there are "
         "many features; the untrained networks show how high before any learning.\n\n"
-        + rows.markdown(["networks", "seeds", *map(rows.layer_name, layers)], alignment)
+        + sweep_rows.markdown(["networks", "seeds", *map(sweep_rows.layer_name, layers)], alignment)
     )
 
 

@@ -15,7 +15,7 @@ on one core: at its best G 97.50 and 47.33 %, augmented 98.13 and 54.55.
 
 from dataclasses import dataclass
 
-from common import command_line, points, rows, sweeps
+from common import command_line, sweep_points, sweep_rows, sweeps
 
 from dsl_jax import pipeline, presets
 from dsl_jax.config import RunConfig
@@ -45,7 +45,7 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
         chosen = sweeps.configure(settings, dataset)
         for augment in settings.augment:
             points.append(
-                points.run_point(
+                sweep_points.run_point(
                     f"{dataset}-{'augmented' if augment else 'plain'}",
                     {"augment": augment},
                     presets.with_augmentation(chosen) if augment else chosen,
@@ -55,9 +55,9 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     return sweeps.Sweep(points, measure, draw, table)
 
 
-def measure(point: sweeps.Point, dataset, folder) -> rows.Rows:
+def measure(point: sweeps.Point, dataset, folder) -> sweep_rows.Rows:
     """The whole run of a dataset, its test split read once, at its end: a row a seed and method."""
-    points.open_run(point, folder)
+    sweep_points.open_run(point, folder)
     results = pipeline.run(point.config, folder, dataset, probes=False)
     rows = []
     for name, result in results.items():
@@ -76,26 +76,26 @@ def measure(point: sweeps.Point, dataset, folder) -> rows.Rows:
     return rows
 
 
-def table(rows: rows.Rows) -> str:
+def table(rows: sweep_rows.Rows) -> str:
     """Mean and standard deviation, and the differences from both SGD baselines."""
     lines = []
     for dataset, augment, training in dict.fromkeys(map(_key, rows)):
-        here = rows.select(rows, dataset=dataset, augment=augment)
-        ours = _accuracies(rows.select(here, training=training))
+        here = sweep_rows.select(rows, dataset=dataset, augment=augment)
+        ours = _accuracies(sweep_rows.select(here, training=training))
         baselines = ("is_same_g", "is_best_sgd")
         if training.startswith("sgd"):
             differences = [""] * len(baselines)
         else:
             differences = [
-                rows.difference(ours, _accuracies(_sgd(here, name))) for name in baselines
+                sweep_rows.difference(ours, _accuracies(_sgd(here, name))) for name in baselines
             ]
         percent = mean_and_deviation([100 * accuracy for accuracy in ours], 2)
-        name = training_name(rows.select(here, training=training)[0])
+        name = training_name(sweep_rows.select(here, training=training)[0])
         lines.append([dataset, "yes" if augment else "no", name, percent, *differences])
     header = ["dataset", "augmented", "method", "accuracy", "less SGD's, same G", "less best SGD's"]
     return (
-        f"{rows.paired_note(rows)} The best SGD is that of the G with the best validation "
-        "accuracy.\n\n" + rows.markdown(header, lines)
+        f"{sweep_rows.paired_note(rows)} The best SGD is that of the G with the best validation "
+        "accuracy.\n\n" + sweep_rows.markdown(header, lines)
     )
 
 
@@ -116,21 +116,21 @@ def training_name(row) -> str:
     """As the table calls a training."""
     marks = {"is_same_g": "the searched targets' G", "is_best_sgd": "best by validation"}
     marks = [mark for column, mark in marks.items() if row[column]]
-    name = rows.training_name(row["training"])
+    name = sweep_rows.training_name(row["training"])
     return f"{name} ({', '.join(marks)})" if row["training"].startswith("sgd") else name
 
 
 def label(row) -> str:
     """As the figure calls a training."""
-    return rows.training_name(row["training"]) + (", augmented" if row["augment"] else "")
+    return sweep_rows.training_name(row["training"]) + (", augmented" if row["augment"] else "")
 
 
-def draw(rows: rows.Rows):
+def draw(rows: sweep_rows.Rows):
     """A dot plot a dataset."""
     figures = {}
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
-        labelled = [row | {"label": label(row)} for row in rows.select(rows, dataset=dataset)]
-        dots = rows.dots(labelled, "label", "test_accuracy", lambda x: x.startswith("SGD"))
+        labelled = [row | {"label": label(row)} for row in sweep_rows.select(rows, dataset=dataset)]
+        dots = sweep_rows.dots(labelled, "label", "test_accuracy", lambda x: x.startswith("SGD"))
         figures[f"accuracy_{dataset}"] = (
             plots.plot_accuracy(dots),
             f"Test accuracy on {dataset}; a mark for each seed.",

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import jax
 from matplotlib.figure import Figure
 
-from common import command_line, rows
+from common import command_line, sweep_rows
 from common.command_line import DATA_DIR, DRY_RUN, OUTPUT_DIR
 from common.overrides import override
 from dsl_jax.config import PRESETS, TRAINING_IMAGES, RunConfig, differences, one_of, to_dict
@@ -69,9 +69,9 @@ class Sweep(NamedTuple):
     """
 
     points: Sequence[Point]
-    measure: Callable[[Point, Dataset, Path], rows.Rows]
-    draw: Callable[[rows.Rows], dict[str, tuple[Figure, str]]]
-    table: Callable[[rows.Rows], str]
+    measure: Callable[[Point, Dataset, Path], sweep_rows.Rows]
+    draw: Callable[[sweep_rows.Rows], dict[str, tuple[Figure, str]]]
+    table: Callable[[sweep_rows.Rows], str]
 
 
 def run(
@@ -276,7 +276,7 @@ def write_results(sweep: Sweep, folder: Path, name: str) -> Path:
         ", ".join(f"{k} {v}" for k, v in point["environment"].items()) for point in points.values()
     )
     lines = [
-        f"# {name.replace('_', ' ')}: {', '.join(rows.values_of(rows, 'dataset'))}",
+        f"# {name.replace('_', ' ')}: {', '.join(sweep_rows.values_of(rows, 'dataset'))}",
         f"`{command_line.command()}`",
         f"{minutes:.1f} minutes, without what interruptions lost; {'; '.join(hardware)}",
         *dict.fromkeys(f"**{p['notice']}**" for p in points.values() if p["notice"]),
@@ -295,7 +295,7 @@ def _file(folder: Path, point: Point) -> Path:
     return folder / "points" / f"{point.name}.json"
 
 
-def _csv(rows: rows.Rows) -> str:
+def _csv(rows: sweep_rows.Rows) -> str:
     names = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n")

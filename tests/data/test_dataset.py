@@ -8,8 +8,9 @@ from some_images import some_arrays
 
 from dsl_jax.data import prepare, sources
 from dsl_jax.data.augmentation import augment
-from dsl_jax.data.dataset import Dataset, DatasetUnavailable
+from dsl_jax.data.dataset import Dataset
 from dsl_jax.data.load import load_or_substitute
+from dsl_jax.data.prepare import DatasetUnavailable
 
 
 def some_dataset(num=100, **options):

@@ -8,12 +8,14 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import Mesh
-from tiny_search import TINY
+from tiny_search import TINY_MAIN as TINY
 
 import dsl_jax
-from dsl_jax import pipeline
+from dsl_jax import config, files, pipeline
+from dsl_jax.data import load
 from dsl_jax.learning import train
 from dsl_jax.runs import saved
+from dsl_jax.runs.folder import RunFolder
 from dsl_jax.targets import fill, store
 
 
@@ -66,7 +68,7 @@ def test_a_finished_run_prints_its_report_at_once(main, finished, capsys, monkey
     def never(*_, **__):
         raise AssertionError("nothing is left to compute")
 
-    monkeypatch.setattr(dsl_jax.datasets, "load_dataset", never)
+    monkeypatch.setattr(load, "load_dataset", never)
     monkeypatch.setattr(fill, "search", never)
     monkeypatch.setattr(train, "_train", never)
     assert main(*TINY, f"--output_dir={finished}") == 0
@@ -138,16 +140,16 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(main, finished, tmp_path, 
 
 
 def test_the_test_images_change_nothing_but_the_test_results(main, finished, tmp_path, monkeypatch):
-    load = dsl_jax.datasets.load_dataset
+    load_dataset = load.load_dataset
 
     def other_test_images(*arguments, **options):
         import dataclasses
 
-        dataset = load(*arguments, **options)
+        dataset = load_dataset(*arguments, **options)
         test = dataset.test._replace(images=255 - dataset.test.images)
         return dataclasses.replace(dataset, test=test)
 
-    monkeypatch.setattr(dsl_jax.datasets, "load_dataset", other_test_images)
+    monkeypatch.setattr(load, "load_dataset", other_test_images)
     folder = tmp_path / "other"
     shutil.copytree(finished / "seed_0" / "targets", tmp_path / "kept")
     assert main(*TINY, f"--output_dir={folder}", "--variants=all_layers") == 0
@@ -159,10 +161,10 @@ def test_the_test_images_change_nothing_but_the_test_results(main, finished, tmp
 
 def test_a_run_on_other_data_than_asked_for_has_a_folder_of_its_own(main, tmp_path, monkeypatch):
     """So that the command as it stands can be run again when the data are there."""
-    load = dsl_jax.datasets.load_dataset
+    load_dataset = load.load_dataset
 
     def digits_instead(name, **options):
-        return load("digits", num_train=90, validation_size=30), "NOT MNIST"
+        return load_dataset("digits", num_train=90, validation_size=30), "NOT MNIST"
 
     monkeypatch.setattr(sys.modules["main"], "load_or_substitute", digits_instead)
     monkeypatch.setattr(pipeline, "run", lambda *_, **__: {})
@@ -183,7 +185,7 @@ def test_a_dry_run_plans_what_would_happen_and_tells_what_would_stop_it(
     main, finished, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    monkeypatch.setattr("dsl_jax.sources.has_tensorflow", lambda: False)
+    monkeypatch.setattr("dsl_jax.data.sources.has_tensorflow", lambda: False)
     assert main("--dry_run") == 0
     told = capsys.readouterr()
     assert "mnist_5k takes its place" in told.err
@@ -282,9 +284,7 @@ def test_a_folder_with_another_run_is_refused_with_the_fields(main, finished, ca
 
 def test_a_stage_without_what_it_needs_says_so(main, finished, tmp_path, capsys):
     folder = tmp_path / "begun"
-    folder.RunFolder(
-        folder, dsl_jax.runs.from_dict(folder.read_json(finished / "config.json")["config"])
-    )
+    RunFolder(folder, config.from_dict(files.read_json(finished / "config.json")["config"]))
     assert main(*TINY, f"--output_dir={folder}", "--stage=report") == 2
     assert "--stage=learn" in capsys.readouterr().err
     assert main(*TINY, f"--output_dir={folder}", "--stage=learn") == 2

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_search import TINY
+from tiny_search import TINY_MAIN as TINY
 from toy_targets import files
 
 import dsl_jax

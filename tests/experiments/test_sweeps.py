@@ -46,7 +46,7 @@ def test_a_dry_run_tells_the_papers_plan_and_computes_nothing(name, experiment, 
 
 @pytest.mark.slow
 def test_a_sweep_is_resumed_and_drawn_again_without_data(experiment, tmp_path, monkeypatch, capsys):
-    from common import points, sweeps
+    from common import sweep_points, sweeps
 
     folder, run = tmp_path / "sweep", experiment("fitness_scaling")
     arguments = [
@@ -57,7 +57,7 @@ def test_a_sweep_is_resumed_and_drawn_again_without_data(experiment, tmp_path, m
         "--sweep.layers=(0,2)",
         f"--output_dir={folder}",
     ]
-    search, calls = points.search, []
+    search, calls = sweep_points.search, []
 
     def stop_at_third(*arguments, **options):
         calls.append(arguments)
@@ -65,7 +65,7 @@ def test_a_sweep_is_resumed_and_drawn_again_without_data(experiment, tmp_path, m
             raise KeyboardInterrupt
         return search(*arguments, **options)
 
-    monkeypatch.setattr(points, "search", stop_at_third)
+    monkeypatch.setattr(sweep_points, "search", stop_at_third)
     assert run(*arguments) == 130
     assert run(*arguments) == 0
     assert len(calls) == 5  # four points, one of them begun twice
@@ -235,7 +235,7 @@ def test_the_trainings_of_an_option_are_told_apart():
 
 
 def test_intervals_are_those_of_the_paired_t_test():
-    from common.rows import paired_interval
+    from common.sweep_rows import paired_interval
 
     ours, theirs = [0.91, 0.93, 0.92], [0.90, 0.905, 0.915]
     expected = stats.ttest_rel(ours, theirs).confidence_interval(0.95)

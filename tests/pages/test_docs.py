@@ -105,7 +105,7 @@ def test_every_command_shown_has_flags_that_exist_and_settings_that_fit():
     assert len(by_script) >= 8
     program = """
 import json, runpy, sys
-import command_line
+from common import command_line
 command_line.start = lambda work: None
 runpy.run_path(sys.argv[1], run_name="__main__")
 for arguments in json.loads(sys.argv[2]):

@@ -6,8 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from common import rows as sweep_rows
-from common import sweeps
+from common import sweep_rows, sweeps
 
 from dsl_jax.reports.pages import mean_and_deviation
 

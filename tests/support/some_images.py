@@ -1,4 +1,4 @@
-"""Random images and labels."""
+"""Random images and labels, for tests of datasets and of where they come from."""
 
 import numpy as np
 

@@ -21,7 +21,7 @@ TINY_RUN = [
     "--config.sgd.epochs=2",
 ]
 
-TINY = [
+TINY_MAIN = [
     *TINY_SEARCH,
     "--num_train=90",
     "--config.validation_size=30",

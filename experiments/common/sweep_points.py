@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from common import rows, sweeps
+from common import sweep_rows, sweeps
 from dsl_jax import devices, keys, pipeline
 from dsl_jax.config import RunConfig, to_dict
 from dsl_jax.data.dataset import Dataset, Split
@@ -123,7 +123,7 @@ def open_run(point: sweeps.Point, folder: Path) -> RunFolder:
     return record
 
 
-def validation_rows(point: sweeps.Point, dataset: Dataset, folder: Path) -> rows.Rows:
+def validation_rows(point: sweeps.Point, dataset: Dataset, folder: Path) -> sweep_rows.Rows:
     """Searches and trains a point, and reads no test image: a row a seed and training."""
     record = open_run(point, folder)
     for stage in ("search", "learn"):

@@ -1,4 +1,4 @@
-"""Lines against a quantity, in panels beside each other; see `plots` for how figures are made."""
+"""Lines against a quantity, in panels beside each other; `dsl_jax.reports.plots` has the looks."""
 
 import itertools
 from collections.abc import Mapping, Sequence
