@@ -26,7 +26,15 @@ from matplotlib.figure import Figure
 from common import command_line, sweep_rows
 from common.command_line import DATA_DIR, DRY_RUN, OUTPUT_DIR
 from common.overrides import override
-from dsl_jax.config import PRESETS, TRAINING_IMAGES, RunConfig, differences, one_of, to_dict
+from dsl_jax.config import (
+    PRESETS,
+    TRAINING_IMAGES,
+    RunConfig,
+    differences,
+    from_dict,
+    one_of,
+    to_dict,
+)
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.data.load import describe_data, load_or_substitute
 from dsl_jax.devices import environment
