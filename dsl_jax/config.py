@@ -36,10 +36,20 @@ def one_of(what: str, value: Any, allowed: tuple) -> None:
         raise ValueError(f"{what} {value!r} is unknown: choose one of {', '.join(allowed)}")
 
 
-def _at_least(minimum: float, **values: Any) -> None:
-    for name, value in values.items():
-        if not value >= minimum:  # also catches NaN
-            raise ValueError(f"{name} is {value}: it must be at least {minimum}")
+def _at_least(minimum: float, config: Any, *names: str) -> None:
+    """Raises ValueError for a field, or a number in it, below the minimum; None is none."""
+    for name in names:
+        value = getattr(config, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if number is not None and not number >= minimum:  # also catches NaN
+                raise ValueError(f"{name} is {number}: it must be at least {minimum}")
+
+
+def _a_share(config: Any, *names: str) -> None:
+    """Raises ValueError for a field that is not above 0 and at most 1."""
+    for name in names:
+        if not 0 < (value := getattr(config, name)) <= 1:
+            raise ValueError(f"{name} is {value}: it must be above 0 and at most 1")
 
 
 def _with_leaves(*leaves: str) -> Callable[[type], type]:
@@ -85,7 +95,7 @@ class LayerSchedule:
     smoothing_passes: int = 0
 
     def __post_init__(self) -> None:
-        _at_least(0, **dataclasses.asdict(self))
+        _at_least(0, self, *(f.name for f in dataclasses.fields(self)))
 
 
 PAPER_LAYERS = (
@@ -135,17 +145,11 @@ class SearchConfig:
     def __post_init__(self) -> None:
         if not self.layers:
             raise ValueError("layers is empty: give one LayerSchedule for each stage")
-        _at_least(1, num_parents=self.num_parents)
-        _at_least(0, num_explorers=self.num_explorers, num_refiners=self.num_refiners)
-        _at_least(1, num_children=self.num_children)
-        _at_least(0, initial_noise=self.initial_noise, noise_truncation=self.noise_truncation)
+        _at_least(0, self, "num_explorers", "num_refiners", "initial_noise", "noise_truncation")
+        _at_least(1, self, "num_parents", "num_children", "num_searches")
         if self.noise_truncation >= 1:
             raise ValueError(f"noise_truncation is {self.noise_truncation}: it must be below 1")
-        _at_least(1, num_searches=self.num_searches)
-        if not 0 < self.stop_probability <= 1:
-            raise ValueError(
-                f"stop_probability is {self.stop_probability}: it must be above 0 and at most 1"
-            )
+        _a_share(self, "stop_probability")
         one_of("smoothing", self.smoothing, SMOOTHINGS)
         one_of("target", self.target, TARGETS)
         for name in ("strategy", "fitness"):
@@ -221,16 +225,11 @@ class LearnConfig:
     validate_every: int = 1
 
     def __post_init__(self) -> None:
-        _at_least(1, batch_size=self.batch_size, validate_every=self.validate_every)
-        _at_least(1, statistics_images=self.statistics_images, batch_multiple=self.batch_multiple)
-        _at_least(1, epochs=self.epochs)
-        _at_least(0, learning_rate=self.learning_rate)
-        _at_least(0, momentum=self.momentum, weight_decay=self.weight_decay)
-        _at_least(0, bias_rate_factor=self.bias_rate_factor, head_weight=self.head_weight)
-        _at_least(0, warmup_fraction=self.warmup_fraction, crop_padding=self.crop_padding)
-        _at_least(0, final_rate_fraction=self.final_rate_fraction)
-        _at_least(0, initial_rate_fraction=self.initial_rate_fraction)
-        _at_least(0, stem_bias_epochs=self.stem_bias_epochs)
+        _at_least(1, self, "epochs", "batch_size", "batch_multiple")
+        _at_least(1, self, "statistics_images", "validate_every")
+        _at_least(0, self, "learning_rate", "momentum", "weight_decay", "bias_rate_factor")
+        _at_least(0, self, "initial_rate_fraction", "warmup_fraction", "final_rate_fraction")
+        _at_least(0, self, "stem_bias_epochs", "head_weight", "crop_padding")
         if self.warmup_fraction > 1 or self.final_rate_fraction > 1 or self.momentum >= 1:
             raise ValueError(
                 f"warmup_fraction {self.warmup_fraction} and final_rate_fraction "
@@ -262,9 +261,7 @@ class CycleConfig:
 
     def __post_init__(self) -> None:
         one_of("images", self.images, IMAGES_TO_SEARCH)
-        for name in ("confidence", "share"):
-            if not 0 < (value := getattr(self, name)) <= 1:
-                raise ValueError(f"{name} is {value}: it must be above 0 and at most 1")
+        _a_share(self, "confidence", "share")
 
 
 @jax.tree_util.register_static
@@ -315,21 +312,14 @@ class RunConfig:
         one_of("preset", self.name, PRESETS)
         if not self.widths or not self.variants:
             raise ValueError("widths and variants must not be empty")
-        _at_least(1, learner_groups=self.learner_groups, num_seeds=self.num_seeds)
-        _at_least(0, seed=self.seed, norm_epsilon=self.norm_epsilon)
-        for name in ("num_train", "validation_size", "chunk_size"):
-            if (value := getattr(self, name)) is not None:
-                _at_least(1, **{name: value})
-        for width in self.widths:
-            _at_least(1, widths=width)
-        for groups in self.sgd_groups:
-            _at_least(1, sgd_groups=groups)
+        _at_least(1, self, "learner_groups", "num_seeds", "num_train", "validation_size")
+        _at_least(1, self, "chunk_size", "widths", "sgd_groups", "cycles")
+        _at_least(0, self, "seed", "norm_epsilon")
         for variant in self.variants:
             one_of("variant", variant, VARIANTS)
         if "sgd" in self.variants and not self.sgd_groups:
             raise ValueError("sgd_groups is empty, but the variant sgd is asked for")
         one_of("representation", self.representation, REPRESENTATIONS)
-        _at_least(1, cycles=self.cycles)
         for control in self.controls:
             one_of("control", control, CONTROLS)
         if not self.later_cycles:

@@ -53,7 +53,7 @@ def _gentler(search: SearchConfig, generations: int | None = None) -> CycleConfi
     """A later cycle: the same search at strength 0.1 and boost 2, from the clean image.
 
     A trained network may not bear the noise on the image that an untrained one does
-    (docs/cycles.md). generations: of each block; None: the search's.
+    (docs/cycles_log.md). generations: of each block; None: the search's.
     """
     *blocks, logits = (
         dataclasses.replace(layer, mutation_strength=0.1, exploration_boost=boost)
@@ -107,7 +107,7 @@ def _laptop(dataset: str) -> RunConfig:
         normalize_blocks=True,
         learner_groups=2,
         search=search,
-        later_cycles=(_gentler(search, 5),),  # measured: docs/cycles.md
+        later_cycles=(_gentler(search, 5),),  # measured: docs/cycles_log.md
         learn=LearnConfig(epochs=10, batch_size=100, learning_rate=4.0, bias_rate_factor=16.0),
         sgd=LearnConfig(epochs=10, batch_size=100, learning_rate=0.1),
     )

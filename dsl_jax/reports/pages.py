@@ -11,7 +11,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
+from importlib import resources
 from pathlib import Path
+from string import Template
 from typing import Any
 from urllib.parse import quote
 
@@ -174,7 +176,8 @@ def to_html(report: Report, folder: str | os.PathLike) -> str:
                 f"<details><summary>{heading}</summary>"
                 f"<pre><code>{escape(_json(values))}</code></pre></details>"
             )
-    return _PAGE.format(title=escape(report.title), style=_STYLE, body="\n".join(parts))
+    page = Template((resources.files(__package__) / "page.html").read_text(encoding="utf-8"))
+    return page.substitute(title=escape(report.title), body="\n".join(parts))
 
 
 # --------------------------------------------------------------------------------------------
@@ -321,72 +324,3 @@ def _html_figure(caption: str, path: Path) -> str:
         f'<figure><img alt="{text}" src="data:image/png;base64,{image}">'
         f"<figcaption>{text}</figcaption></figure>"
     )
-
-
-# The policy makes a browser refuse whatever is not inside the page.
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<title>{title}</title>
-<style>
-{style}
-</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
-
-_STYLE = """
-:root { --ink: #1b1b1b; --dim: #595959; --paper: #ffffff; --line: #d4d4d4; --soft: #f4f4f4;
-  --alarm: #8a2d00; --alarm-paper: #fff1e6; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e8e8e8; --dim: #a9a9a9; --paper: #161616; --line: #444444; --soft: #232323;
-    --alarm: #ffb27a; --alarm-paper: #3a2010; }
-}
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif; }
-main { max-width: 62rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.6rem; line-height: 1.25; overflow-wrap: anywhere; }
-h2 { font-size: 1.2rem; margin-top: 2rem; }
-pre { background: var(--soft); padding: .75rem; border-radius: .4rem; overflow-x: auto;
-  font-size: .85rem; }
-.command { white-space: pre-wrap; overflow-wrap: anywhere; }
-.command span { display: inline-block; max-width: 100%; }
-.notice { border: 2px solid var(--alarm); border-left-width: .6rem; border-radius: .4rem;
-  background: var(--alarm-paper); color: var(--alarm); padding: .75rem 1rem;
-  overflow-wrap: anywhere; }
-.small { color: var(--dim); font-size: .85rem; font-weight: normal; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid var(--line); padding: .4rem .9rem .4rem 0; text-align: left;
-  vertical-align: top; }
-thead + tbody td { white-space: nowrap; }
-tbody th { font-weight: 600; min-width: 9rem; }
-.reference th, .reference td { color: var(--dim); font-style: italic; }
-figure { margin: 1.5rem 0; }
-img { max-width: 100%; height: auto; background: #ffffff; border-radius: .4rem; }
-figcaption { color: var(--dim); font-size: .9rem; }
-details { margin-top: 1rem; }
-summary { cursor: pointer; font-weight: 600; }
-@media (max-width: 40rem) { table { font-size: .9rem; } tbody th { min-width: 7rem; } }
-@media print {
-  :root { --ink: #000000; --dim: #444444; --paper: #ffffff; --line: #bbbbbb; --soft: #f4f4f4;
-    --alarm: #8a2d00; --alarm-paper: #ffffff; }
-  main { max-width: none; padding: 0; }
-  thead + tbody td { white-space: normal; }
-  figure, tr, .notice { break-inside: avoid; }
-  h2 { break-after: avoid; }
-  pre { white-space: pre-wrap; overflow-wrap: anywhere; }
-  details::details-content { content-visibility: visible; height: auto; }
-}
-""".strip()

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -34,10 +35,11 @@ def blocks(page, language):
 
 
 def run_blocks(page):
-    names = {}
+    """The names that a page's code leaves, run as a module: what it defines is found by name."""
+    module = sys.modules[page.stem] = types.ModuleType(page.stem)
     for block in blocks(page, "python"):
-        exec(compile(block, page.name, "exec"), names)
-    return names
+        exec(compile(block, page.name, "exec"), vars(module))
+    return vars(module)
 
 
 @pytest.mark.slow
