@@ -68,17 +68,7 @@ def search(
     images = images if isinstance(images, jax.Array) else np.asarray(images)
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"images are {images.dtype}: normalise them first (Dataset.normalize)")
-    labels = np.asarray(labels)
-    if labels.shape != images.shape[:1] or not labels.size:
-        raise ValueError(
-            f"{len(images)} images and {labels.size} labels: need one each, at least 1"
-        )
-    classes = output_shapes(stages, images.shape[1:])[-1][-1]
-    if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(
-            f"labels go from {labels.min()} to {labels.max()}, but the last stage returns "
-            f"{classes} logits: need 0 to {classes - 1}"
-        )
+    labels = _check_labels(labels, len(images), output_shapes(stages, images.shape[1:])[-1][-1])
     if chunk_size is None:
         chunk_size = min(choose_chunk_size(stages, images.shape[1:], config), len(images))
     if chunk_size < 1:
@@ -196,6 +186,19 @@ def check_ids(ids: Any, num_images: int) -> np.ndarray:
     if ids.size and (ids.min() < 0 or ids.max() >= 2**32):
         raise ValueError(f"ids go from {ids.min()} to {ids.max()}: need 0 to {2**32 - 1}")
     return ids.astype(np.int64)
+
+
+def _check_labels(labels: Any, num_images: int, num_classes: int) -> np.ndarray:
+    """labels as an array [N]. Raises ValueError for another number than N, or out of range."""
+    labels = np.asarray(labels)
+    if labels.shape != (num_images,) or not labels.size:
+        raise ValueError(f"{num_images} images and {labels.size} labels: need one each, at least 1")
+    if labels.min() < 0 or labels.max() >= num_classes:
+        raise ValueError(
+            f"labels go from {labels.min()} to {labels.max()}, but the last stage returns "
+            f"{num_classes} logits: need 0 to {num_classes - 1}"
+        )
+    return labels
 
 
 def choose_chunk_size(stages: Stages, image_shape: Sequence[int], config: SearchConfig) -> int:

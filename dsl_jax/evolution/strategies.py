@@ -106,17 +106,12 @@ def evolve(
     archive = _best_of(population, config.num_parents)
     decode, shape = _mutations_of(archive.candidates[0], layer, config, kind)
     strategy = _make(algorithm, config, shape)
-    is_enough = math.log(config.stop_probability)
 
     def generation_of(us, archive):
-        """The candidates' fitness, and the archive after them."""
+        """What the candidates cost, and the archive after them."""
         candidates = jax.vmap(decode)(us)
         new = Population(candidates, evaluate(candidates))
-        kept = _best_of(jax.tree.map(_joined, archive, new), config.num_parents)
-        if config.stop_probability < 1:
-            is_done = archive.fitness[0] >= is_enough
-            kept = jax.tree.map(lambda old, new: jnp.where(is_done, old, new), archive, kept)
-        return as_cost(_without_nan(new.fitness)), kept
+        return as_cost(_without_nan(new.fitness)), _archive_with(new, archive, config)
 
     with jax.ensure_compile_time_eval():
         from evosax.algorithms.population_based.base import PopulationBasedAlgorithm
@@ -149,6 +144,15 @@ def evolve(
     numbers = jnp.arange(first, layer.generations + 1)
     (_, archive), rest = jax.lax.scan(generation, (state, archive), numbers)
     return archive.candidates, jnp.concatenate([*trace, rest])
+
+
+def _archive_with(new: Population, archive: Population, config: SearchConfig) -> Population:
+    """The best of both, as many as the archive has; as it was where that was good enough."""
+    kept = _best_of(jax.tree.map(_joined, archive, new), len(archive.fitness))
+    if config.stop_probability == 1:
+        return kept
+    is_enough = archive.fitness[0] >= math.log(config.stop_probability)
+    return jax.tree.map(lambda old, new: jnp.where(is_enough, old, new), archive, kept)
 
 
 def _mutations_of(start: jax.Array, layer: LayerSchedule, config: SearchConfig, kind: str):

@@ -118,7 +118,12 @@ def _check_stage(name: str, stage: Any, h: jax.Array, *, is_last: bool) -> jax.A
         raise ValueError(f"{name} gives another result when called again: turn randomness off")
     if not values.std(axis=0).any():
         raise ValueError(f"{name} gives all images the same result: no image is left in it")
-    # Images alone, and the first ones in another order and company.
+    _check_apart(name, stage, h, values)
+    return out
+
+
+def _check_apart(name: str, stage: Any, h: jax.Array, values: np.ndarray) -> None:
+    """Raises ValueError unless images alone, and in other company, give what they give in h."""
     scale, mixed = float(values.std()), np.r_[np.zeros(len(h) - 1, int), 1]
     for rows in (mixed, mixed[:1], mixed[-1:]):
         apart = np.asarray(_call(name, stage, h[rows]), np.float32)
@@ -132,7 +137,6 @@ def _check_stage(name: str, stage: Any, h: jax.Array, *, is_last: bool) -> jax.A
                 f"{name} gives an image another result beside other images (by {worst / scale:.2g} "
                 f"of its spread): images must not see each other; {FREEZE}"
             )
-    return out
 
 
 def _call(name: str, stage: Any, h: jax.Array) -> Any:

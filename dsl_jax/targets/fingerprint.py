@@ -130,7 +130,7 @@ def hash_stages(stages: Stages) -> str:
     """A hash of the stages' weights, structure and function names, the same in every process.
 
     Arrays are found in `Partial`s, pytrees, closures, defaults and global variables that a
-    function uses. A function whose body changes under the same name is not told apart.
+    function uses. A function whose body changes under the same name goes unnoticed.
     """
     digest = hashlib.sha256()
     _feed(digest, tuple(stages), set())
@@ -140,55 +140,55 @@ def hash_stages(stages: Stages) -> str:
 def _feed(digest: Any, value: Any, seen: set[int]) -> None:
     """Adds to `digest` what tells `value` apart; `seen` ends functions that refer to themselves."""
 
-    def feed(*parts: Any) -> None:
+    def feed(title: str, *parts: Any) -> None:
+        digest.update(f"{title};".encode())
         for part in parts:
             _feed(digest, part, seen)
 
-    def note(text: str) -> None:
-        digest.update(f"{text};".encode())
-
     value = getattr(value, "__wrapped__", value)  # what is inside jit
     if value is None or isinstance(value, bool | int | float | complex | str | bytes):
-        note(repr(value))
+        feed(repr(value))
     elif isinstance(value, np.ndarray) and value.dtype == object:
-        feed(value.tolist())
+        _feed(digest, value.tolist(), seen)
     elif isinstance(value, jax.Array | np.ndarray | np.generic):
         if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
-            note(str(jax.random.key_impl(value)))
+            feed(str(jax.random.key_impl(value)))
             value = jax.random.key_data(value)
         value = np.asarray(value)
-        note(f"{value.dtype}{value.shape}")
+        feed(f"{value.dtype}{value.shape}")
         digest.update(value.tobytes())
     elif isinstance(value, tuple | list):
-        note(f"sequence {len(value)}")
-        feed(*value)
+        feed(f"sequence {len(value)}", *value)
     elif isinstance(value, Mapping):
-        note(f"dict {len(value)}")
-        feed(*sorted(value.items(), key=lambda item: str(item[0])))
+        feed(f"dict {len(value)}", *sorted(value.items(), key=lambda item: str(item[0])))
     elif isinstance(value, functools.partial):
-        note("partial")
-        feed(value.func, value.args, value.keywords)
+        feed("partial", value.func, value.args, value.keywords)
     elif isinstance(value, MethodType):
-        note("method")
-        feed(value.__func__, value.__self__)
+        feed("method", value.__func__, value.__self__)
     elif isinstance(value, FunctionType):
-        note(f"function {value.__qualname__}")
+        feed(f"function {value.__qualname__}")
         if id(value) not in seen:
             seen.add(id(value))
-            feed(value.__defaults__, value.__kwdefaults__, _captured(value))
+            for part in (value.__defaults__, value.__kwdefaults__, _captured(value)):
+                _feed(digest, part, seen)
     else:
-        note(f"{type(value).__qualname__} {getattr(value, '__qualname__', '')}")
-        leaves = jax.tree_util.tree_leaves_with_path(value)
-        if leaves and leaves[0][0]:  # a pytree, such as a Flax module
-            feed([(jax.tree_util.keystr(path), leaf) for path, leaf in leaves])
-        elif isinstance(value, type) or id(value) in seen:
-            return
-        elif is_dataclass(value):  # with or without a __dict__
-            seen.add(id(value))
-            feed({field.name: getattr(value, field.name) for field in fields(value)})
-        elif callable(value):
-            seen.add(id(value))
-            feed(getattr(value, "__dict__", None))
+        feed(f"{type(value).__qualname__} {getattr(value, '__qualname__', '')}")
+        _feed_object(digest, value, seen)
+
+
+def _feed_object(digest: Any, value: Any, seen: set[int]) -> None:
+    """`_feed` of what is neither plain data nor a function: pytrees, dataclasses, callables."""
+    leaves = jax.tree_util.tree_leaves_with_path(value)
+    if leaves and leaves[0][0]:  # a pytree, such as a Flax module
+        _feed(digest, [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves], seen)
+    elif isinstance(value, type) or id(value) in seen:
+        return
+    elif is_dataclass(value):  # with or without a __dict__
+        seen.add(id(value))
+        _feed(digest, {field.name: getattr(value, field.name) for field in fields(value)}, seen)
+    elif callable(value):
+        seen.add(id(value))
+        _feed(digest, getattr(value, "__dict__", None), seen)
 
 
 def _captured(function: FunctionType) -> dict[str, Any]:
