@@ -206,8 +206,8 @@ def _channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[fl
     means, deviations = [], []
     values = np.arange(256) / 255
     for channel in range(images.shape[-1]):
-        share = np.bincount(images[..., channel].ravel(), minlength=256)
-        share = share / share.sum()
+        counts = np.bincount(images[..., channel].ravel(), minlength=256)
+        share = counts / counts.sum()
         mean = float(share @ values)
         means.append(mean)
         deviations.append(float(np.sqrt(share @ (values - mean) ** 2)) or 1.0)

@@ -116,7 +116,7 @@ def _provenance() -> dict[str, Any]:
     return {
         "backend": jax.default_backend(),
         "machine": platform.machine(),
-        "matmul_precision": str(jax.config.jax_default_matmul_precision),  # type: ignore[attr-defined]
+        "matmul_precision": str(jax.config.jax_default_matmul_precision),  # type: ignore[attr-defined,unused-ignore]
         "versions": versions,
     }
 
