@@ -24,9 +24,6 @@ EVALUATION_STATISTICS = ("train", "batch")
 VARIANTS = ("all_layers", "skip_block_0", "sgd")
 IMAGES_TO_SEARCH = ("all", "wrong", "unsure")
 CONTROLS = ("first_targets", "natural_targets", "fresh_network", "long_sgd")
-DATASETS = ("mnist", "fashion_mnist", "cifar10", "cifar100", "mnist_5k", "digits")
-TRAINING_IMAGES = dict(zip(DATASETS, (60_000, 60_000, 50_000, 50_000, 4_000, 1_297), strict=True))
-MIRRORED_DATASETS = ("fashion_mnist", "cifar10", "cifar100")
 PRESETS = ("smoke", "laptop", "paper")
 
 

@@ -6,10 +6,7 @@ What was tried, and why these values: docs/choices.md.
 import dataclasses
 
 from dsl_jax.config import (
-    DATASETS,
-    MIRRORED_DATASETS,
     PRESETS,
-    TRAINING_IMAGES,
     CycleConfig,
     LayerSchedule,
     LearnConfig,
@@ -17,6 +14,7 @@ from dsl_jax.config import (
     SearchConfig,
     one_of,
 )
+from dsl_jax.data import catalogue
 
 
 def get_preset(name: str, dataset: str) -> RunConfig:
@@ -26,13 +24,13 @@ def get_preset(name: str, dataset: str) -> RunConfig:
       ValueError: either name is unknown; the message lists those that there are.
     """
     one_of("preset", name, PRESETS)
-    one_of("dataset", dataset, DATASETS)
+    catalogue.facts(dataset)
     return {"smoke": _smoke, "laptop": _laptop, "paper": _paper}[name](dataset)
 
 
 def with_augmentation(config: RunConfig) -> RunConfig:
     """The preset with augmented training; mirror images only where they keep their class."""
-    flip = config.dataset in MIRRORED_DATASETS
+    flip = catalogue.facts(config.dataset).may_mirror
     return dataclasses.replace(
         config,
         learn=dataclasses.replace(config.learn, augment=True, flip=flip),
@@ -97,12 +95,12 @@ def _smoke(dataset: str) -> RunConfig:
 
 
 def _laptop(dataset: str) -> RunConfig:
-    images = 6000 if dataset in ("cifar10", "cifar100") else 8000
+    facts = catalogue.facts(dataset)
     search = _small_search((20, 10, 10, 10), 12, 34, 42)
     return RunConfig(
         name="laptop",
         dataset=dataset,
-        num_train=min(images, TRAINING_IMAGES[dataset]),
+        num_train=min(8000 if facts.is_grey else 6000, facts.train_images),
         widths=(32, 32, 32),
         normalize_blocks=True,
         learner_groups=2,
@@ -114,14 +112,14 @@ def _laptop(dataset: str) -> RunConfig:
 
 
 def _paper(dataset: str) -> RunConfig:
-    handwriting = dataset not in ("cifar10", "cifar100")
-    strengths = (0.1, 0.1, 0.1, 0.1) if handwriting else (0.3, 0.2, 0.1, 0.1)
+    is_grey = catalogue.facts(dataset).is_grey
+    strengths = (0.1, 0.1, 0.1, 0.1) if is_grey else (0.3, 0.2, 0.1, 0.1)
     # What the paper leaves open is airbench's: its decay of 0.0153 and its rate of 4.0, in units of
     # the mean loss 0.0153 / 4.0 and 1.0; SGD's biases 64 times as fast. Without normalised blocks
     # the learner's biases kill its units (docs/choices.md), so they stay at 0.
     # 8 devices share a batch; 46,000 and 55,200 images make the batches that they make without.
     learn = LearnConfig(
-        epochs=1000 if handwriting else 90,
+        epochs=1000 if is_grey else 90,
         batch_multiple=8,
         weight_decay=0.0038,
         bias_rate_factor=0.0,
@@ -130,7 +128,7 @@ def _paper(dataset: str) -> RunConfig:
     return RunConfig(
         name="paper",
         dataset=dataset,
-        learner_groups=2 if handwriting else 3,
+        learner_groups=2 if is_grey else 3,
         search=search,
         later_cycles=(_gentler(search),),
         learn=learn,

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from common import command_line, curves, sweep_points, sweep_rows, sweeps
-from common.sizes import columns, sizes
+from common.sizes import POPULATION, columns, sizes
 
 from dsl_jax.config import RunConfig
 
@@ -105,8 +105,7 @@ def table(rows: sweep_rows.Rows) -> str:
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    fixed = ("search.num_", "variants")
-    sweeps.run("accuracy_scaling", SCALES, define, fixed)
+    sweeps.run("accuracy_scaling", SCALES, define, fixed=(*POPULATION, "variants"))
 
 
 if __name__ == "__main__":

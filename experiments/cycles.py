@@ -45,14 +45,14 @@ CYCLES = {"smoke": 2}
 VARIANTS = ("all_layers", "sgd")
 
 
+def with_cycles(config: RunConfig) -> RunConfig:
+    """The preset with cycles, and what they are compared with."""
+    return dataclasses.replace(config, cycles=CYCLES.get(config.name, 3), variants=VARIANTS)
+
+
 def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     """A point a seed, so that more seeds can join."""
-    given = command_line.assigned("config")
-    if "cycles" not in given:
-        config = dataclasses.replace(config, cycles=CYCLES.get(config.name, 3))
-    if "variants" not in given:
-        config = dataclasses.replace(config, variants=VARIANTS)
-    if "sgd_groups" not in given:
+    if "sgd_groups" not in command_line.assigned("config"):  # SGD's G is the learner's
         config = dataclasses.replace(config, sgd_groups=(config.learner_groups,))
     seeds = range(config.seed, config.seed + config.num_seeds)
     points = [
@@ -176,7 +176,7 @@ def draw(rows: sweep_rows.Rows):
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    sweeps.run("cycles", SCALES, define, has_cycles=True)
+    sweeps.run("cycles", SCALES, define, has_cycles=True, change=with_cycles)
 
 
 if __name__ == "__main__":

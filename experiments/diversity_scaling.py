@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 from common import command_line, curves, sweep_points, sweep_rows, sweeps
-from common.sizes import columns, sizes
+from common.sizes import POPULATION, columns, sizes
 
 from dsl_jax import measures
 from dsl_jax.config import RunConfig
@@ -86,6 +86,7 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     config = dataclasses.replace(config, search=dataclasses.replace(config.search, target="best"))
     chosen = {"": ({}, config)}  # the preset's
     if settings.populations or settings.factors:
+        sweeps.refuse_overrides(*POPULATION)
         swept = {settings.population, *settings.populations}, {1.0, *settings.factors} - {0}
         if max(map(len, swept)) == 1:
             raise ValueError("one size of the search is no sweep: give more populations or factors")

@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 from absl import flags
@@ -21,8 +22,9 @@ from common.command_line import DATA_DIR, DRY_RUN, OUTPUT_DIR
 
 from dsl_jax import config as configs
 from dsl_jax import pipeline, presets
-from dsl_jax.data.load import describe_data, load_or_substitute, may_substitute
-from dsl_jax.data.sources import is_available
+from dsl_jax.data import catalogue
+from dsl_jax.data.dataset import Dataset
+from dsl_jax.data.load import foresee, load_or_substitute
 from dsl_jax.reports import pages, summary
 from dsl_jax.runs import loggers, plan
 from dsl_jax.runs.folder import RunFolder, check_folder, finished_report, prepare_folder
@@ -33,7 +35,7 @@ _AUGMENT = flags.DEFINE_bool("augment", False, "Train on random crops, and flips
 _CYCLES = flags.DEFINE_integer(
     "cycles", None, "How many times to search and to learn from it (default: once)."
 )
-_STAGE = flags.DEFINE_string("stage", "all", f"One of {', '.join(pipeline.STAGES)}.")
+_PHASE = flags.DEFINE_string("phase", "all", f"One of {', '.join(pipeline.STAGES)}.")
 _REPAIR = flags.DEFINE_bool("repair", False, "Search damaged parts of the targets again.")
 _LOGGERS = flags.DEFINE_list(
     "loggers", [], f"Also log to {', '.join(loggers.LOGGERS)}; metrics.jsonl is always written."
@@ -52,11 +54,12 @@ _PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: this
 
 def configure() -> configs.RunConfig:
     """The preset with what the flags change."""
-    changes = {} if _VARIANTS.value is None else {"variants": tuple(_VARIANTS.value)}
+    fields = {} if _VARIANTS.value is None else {"variants": tuple(_VARIANTS.value)}
     if _CYCLES.value is not None:
-        changes["cycles"] = _CYCLES.value
-    config = command_line.configure(**changes)
-    return presets.with_augmentation(config) if _AUGMENT.value else config
+        fields["cycles"] = _CYCLES.value
+    if _AUGMENT.value:
+        return command_line.configure(change=presets.with_augmentation, **fields)
+    return command_line.configure(**fields)
 
 
 def join_job() -> None:
@@ -68,9 +71,9 @@ def join_job() -> None:
         )
     if not _DISTRIBUTED.value:
         return
-    if _STAGE.value not in ("all", "search"):
+    if _PHASE.value not in ("all", "search"):
         raise ValueError(
-            f"--distributed shares the search: run --stage={_STAGE.value} in one process without it"
+            f"--distributed shares the search: run --phase={_PHASE.value} in one process without it"
         )
     try:
         jax.distributed.initialize(*given)
@@ -82,16 +85,56 @@ def join_job() -> None:
         ) from error
 
 
-@contextlib.contextmanager
-def make_loggers(config: configs.RunConfig, folder: Path) -> Iterator[list[loggers.Logger]]:
-    """What --loggers asks for, closed at the end."""
-    options = {"name": folder.name, "config": configs.to_dict(config)}
-    made = loggers.make_loggers(_LOGGERS.value, folder, **options)
-    try:
-        yield made
-    finally:
-        for logger in made:
-            logger.close()
+# --------------------------------------------------------------------------------------------
+# What a command comes to
+# --------------------------------------------------------------------------------------------
+
+
+class Resolved(NamedTuple):
+    """Settings, data and folder of a run.
+
+    asked, config: the settings asked for, and as they are run, on the data that there are.
+    report: the run's, if it was finished before.
+    dataset: None where nothing is to be computed.
+    notice: what must be said of the data.
+    """
+
+    asked: configs.RunConfig
+    config: configs.RunConfig
+    folder: Path
+    report: Path | None
+    dataset: Dataset | None = None
+    notice: str | None = None
+
+
+def resolve(asked: configs.RunConfig) -> Resolved:
+    """Loads the data, unless the run is finished, or only what would happen now is asked for."""
+    run = on_data(asked, asked.dataset)
+    if run.report is not None:
+        return run
+    if DRY_RUN.value:
+        seen = foresee(asked.dataset, asked.name, DATA_DIR.value)
+        notice = None if seen.can_be_had else f"{asked.dataset} is {seen.text}"
+        return on_data(asked, seen.name, notice=notice)
+    dataset, notice = load(run)
+    return on_data(asked, dataset.name, dataset, notice)
+
+
+def on_data(
+    asked: configs.RunConfig,
+    name: str,
+    dataset: Dataset | None = None,
+    notice: str | None = None,
+) -> Resolved:
+    """The settings asked for on the data of a name, which may have taken others' place."""
+    config = asked
+    if name != asked.dataset:
+        available = catalogue.facts(name).train_images
+        size = min(asked.num_train or available, available)
+        config = dataclasses.replace(asked, dataset=name, num_train=size)
+    folder = choose_folder(asked, name)
+    report = finished_report(folder, config, asked.dataset)
+    return Resolved(asked, config, folder, report, dataset, notice)
 
 
 def choose_folder(asked: configs.RunConfig, dataset: str) -> Path:
@@ -105,61 +148,15 @@ def choose_folder(asked: configs.RunConfig, dataset: str) -> Path:
     return Path(OUTPUT_DIR.value or default)
 
 
-def describe(config: configs.RunConfig, folder: Path) -> str:
-    """The plan, its cost, where the data are and where the results go."""
-    return plan.describe(plan.make_plan(config), config, str(folder), DATA_DIR.value)
-
-
-def dry_run(asked: configs.RunConfig) -> None:
-    """Prints the plan of what would happen now; what would stop it is told, and is no error."""
-    config, data_dir = asked, DATA_DIR.value
-    if not is_available(asked.dataset, data_dir):
-        data = describe_data(asked.dataset, asked.name, data_dir)
-        print(f"*** {asked.dataset} is {data}\n", file=sys.stderr)
-        if may_substitute(asked.dataset, asked.name, data_dir):
-            available = configs.TRAINING_IMAGES["mnist_5k"]
-            size = min(asked.num_train or available, available)
-            config = dataclasses.replace(asked, dataset="mnist_5k", num_train=size)
-    folder = choose_folder(asked, config.dataset)
-    print(describe(config, folder))
-    try:
-        check_folder(folder, config, asked.dataset)
-        if finished_report(folder, config, asked.dataset) is not None:
-            print("\n*** finished before: nothing would be computed", file=sys.stderr)
-    except (ValueError, OSError) as error:
-        print(f"\n*** {error}", file=sys.stderr)
-
-
-def check_stage(config: configs.RunConfig, folder: Path) -> None:
-    """Raises ValueError for a stage that needs a run that was begun, where there is none."""
-    needs_run = {"learn": is_searched(config), "report": True}.get(_STAGE.value, False)
-    if needs_run and not (folder / "config.json").exists():
-        raise ValueError(f"{folder} holds no run to go on with: begin with --stage=search")
-
-
-def run_all() -> None:
-    """Plan, search, learning, evaluation, report."""
-    if _STAGE.value not in pipeline.STAGES:
-        raise ValueError(
-            f"stage {_STAGE.value!r} is unknown: choose one of {', '.join(pipeline.STAGES)}"
-        )
-    join_job()  # first: looking a strategy up starts the devices, and then no job can be joined
-    config = asked = configure()
-    folder = choose_folder(asked, asked.dataset)
-    loggers.make_loggers(_LOGGERS.value, folder)  # fails now, if one is unknown or not installed
-    if DRY_RUN.value:
-        dry_run(asked)
-        return
-    if (page := finished_report(folder, config)) is not None:
-        show_finished(page)
-        return
-    is_new = not folder.exists()
-    if OUTPUT_DIR.value:  # what is wrong with it is said before any data are loaded
-        check_stage(config, folder)
-        prepare_folder(folder)
+def load(run: Resolved) -> tuple[Dataset, str | None]:
+    """The data; what is wrong with --output_dir is said before. A refusal leaves no folder."""
+    config, is_new = run.config, not run.folder.exists()
+    if OUTPUT_DIR.value:
+        check_phase(run)
+        prepare_folder(run.folder)
     print(f"loading {config.dataset} ...", flush=True)
     try:
-        dataset, notice = load_or_substitute(
+        return load_or_substitute(
             config.dataset,
             data_dir=DATA_DIR.value,
             preset=config.name,
@@ -169,45 +166,109 @@ def run_all() -> None:
     except ValueError:
         if is_new:
             with contextlib.suppress(OSError):  # not made, or another process has begun in it
-                folder.rmdir()
+                run.folder.rmdir()
         raise
-    if notice:
-        size = len(dataset.train.images) + len(dataset.validation.images)
-        config = dataclasses.replace(asked, dataset=dataset.name, num_train=size)
-        folder = choose_folder(asked, dataset.name)
-        print(f"\n*** {notice}\n", file=sys.stderr)
-        if (page := finished_report(folder, config, asked.dataset)) is not None:
-            show_finished(page)
-            return
-    check_stage(config, folder)
-    RunFolder(
-        folder, config, asked.dataset
-    )  # refuses another run's folder before anything is computed
-    print(describe(config, folder), flush=True)
+
+
+def check_phase(run: Resolved) -> None:
+    """Raises ValueError for a phase that needs a run that was begun, where there is none."""
+    needs_run = {"learn": is_searched(run.config), "report": True}.get(_PHASE.value, False)
+    if needs_run and not (run.folder / "config.json").exists():
+        raise ValueError(f"{run.folder} holds no run to go on with: begin with --phase=search")
+
+
+# --------------------------------------------------------------------------------------------
+# What is done with it
+# --------------------------------------------------------------------------------------------
+
+
+def run_all() -> None:
+    """Plan, search, learning, evaluation, report."""
+    configs.one_of("phase", _PHASE.value, pipeline.STAGES)
+    join_job()  # first: looking a strategy up starts the devices, and then no job can be joined
+    asked = configure()
+    loggers.make_loggers(_LOGGERS.value, "")  # fails now, if one is unknown or not installed
+    run = resolve(asked)
+    if run.notice:
+        print(f"\n*** {run.notice}\n", file=sys.stderr)
+    if DRY_RUN.value:
+        dry_run(run)
+    elif run.report is not None:
+        show_finished(run.report)
+    else:
+        compute(run)
+
+
+def describe(run: Resolved) -> str:
+    """The plan, its cost, where the data are and where the results go."""
+    return plan.describe(plan.make_plan(run.config), run.config, str(run.folder), DATA_DIR.value)
+
+
+def dry_run(run: Resolved) -> None:
+    """Prints the plan; what would stop it is told, and is no error."""
+    print(describe(run))
+    if run.report is not None:
+        print("\n*** finished before: nothing would be computed", file=sys.stderr)
+        return
+    try:
+        check_phase(run)
+        check_folder(run.folder, run.config, run.asked.dataset)
+    except (ValueError, OSError) as error:
+        print(f"\n*** {error}", file=sys.stderr)
+
+
+def compute(run: Resolved) -> None:
+    """What --phase says, and the report when all is done."""
+    if not OUTPUT_DIR.value:  # the folder was not known before the data were
+        check_phase(run)
+    # Refuses another run's folder before anything is computed.
+    RunFolder(run.folder, run.config, run.asked.dataset)
+    print(describe(run), flush=True)
     several = jax.process_count() > 1
-    stage = "search" if several else _STAGE.value
-    with make_loggers(config, folder) as receivers:
+    phase = "search" if several else _PHASE.value
+    with make_loggers(run) as receivers:
         results = pipeline.run(
-            config,
-            folder,
-            dataset,
-            requested=asked.dataset,
-            stage=stage,
+            run.config,
+            run.folder,
+            run.dataset,
+            requested=run.asked.dataset,
+            stage=phase,
             repair=_REPAIR.value,
             progress=jax.process_index() == 0,
             loggers=receivers,
         )
-    if not results:
-        print(f"--stage={stage} is done; the folder is {folder}")
-        if several and _STAGE.value == "all":
-            print("The rest is for one process: run the same command without --distributed.")
+    if results:
+        show(write_report(run, results))
         return
-    command = command_line.command()
-    page, _ = pages.write_report(
-        summary.summarize(config, folder, dataset, results, notice=notice, command=command),
-        folder,
+    print(f"--phase={phase} is done; the folder is {run.folder}")
+    if several and _PHASE.value == "all":
+        print("The rest is for one process: run the same command without --distributed.")
+
+
+@contextlib.contextmanager
+def make_loggers(run: Resolved) -> Iterator[list[loggers.Logger]]:
+    """What --loggers asks for, closed at the end."""
+    options = {"name": run.folder.name, "config": configs.to_dict(run.config)}
+    made = loggers.make_loggers(_LOGGERS.value, run.folder, **options)
+    try:
+        yield made
+    finally:
+        for logger in made:
+            logger.close()
+
+
+def write_report(run: Resolved, results: dict[str, Any]) -> Path:
+    """The report in its folder, as Markdown."""
+    report = summary.summarize(
+        run.config,
+        run.folder,
+        run.dataset,
+        results,
+        notice=run.notice,
+        command=command_line.command(),
     )
-    show(page)
+    page, _ = pages.write_report(report, run.folder)
+    return page
 
 
 def show_finished(page: Path) -> None:

@@ -42,13 +42,13 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     """A point for every dataset, plain or augmented."""
     points = []
     for dataset in settings.datasets or (config.dataset,):
-        chosen = sweeps.configure(settings, dataset)
         for augment in settings.augment:
+            change = presets.with_augmentation if augment else (lambda config: config)
             points.append(
                 sweep_points.run_point(
                     f"{dataset}-{'augmented' if augment else 'plain'}",
                     {"augment": augment},
-                    presets.with_augmentation(chosen) if augment else chosen,
+                    sweeps.configure(settings, dataset, change),
                     is_searched=augment == settings.augment[0],
                 )
             )
@@ -140,7 +140,7 @@ def draw(rows: sweep_rows.Rows):
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    sweeps.run("tables", SCALES, define)
+    sweeps.run("tables", SCALES, define, fixed=("dataset", "learn.augment", "sgd.augment"))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import pytest
 from common.overrides import override
 
 from dsl_jax.config import (
-    DATASETS,
     PRESETS,
     LayerSchedule,
     LearnConfig,
@@ -18,10 +17,11 @@ from dsl_jax.config import (
     from_dict,
     to_dict,
 )
+from dsl_jax.data.catalogue import CATALOGUE
 from dsl_jax.presets import get_preset, with_augmentation
 
 
-@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("dataset", CATALOGUE)
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_survive_json_and_pass_through_jit(name, dataset):
     config = get_preset(name, dataset)

@@ -5,8 +5,6 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from dsl_jax.config import MIRRORED_DATASETS as MIRRORED_DATASETS
-
 
 def augment(
     key: jax.Array, images: jax.Array, *, padding: int = 2, flip: bool = False
@@ -19,7 +17,7 @@ def augment(
     Args:
       images: [B, H, W, C], any dtype.
       padding: pixels added on each side before the crop of H x W.
-      flip: mirror left and right; only for `MIRRORED_DATASETS` and the like.
+      flip: mirror left and right; only where a mirror image is of the same class.
 
     Returns:
       [B, H, W, C], the same dtype.

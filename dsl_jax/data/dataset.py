@@ -1,6 +1,6 @@
-"""Datasets as arrays in memory: splits, normalisation, augmentation on the device.
+"""Datasets as arrays in memory: splits and normalisation.
 
-Letters in shapes: N images, B images of a batch, H rows, W columns, C channels.
+Letters in shapes: N images, H rows, W columns, C channels.
 """
 
 import operator
@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dsl_jax.config import MIRRORED_DATASETS as MIRRORED_DATASETS
 from dsl_jax.devices import Array
 
 
@@ -33,7 +32,7 @@ class Dataset:
     """Train, validation and test images, and how to normalise them.
 
     Attributes:
-      name: as in `config.DATASETS`, or one's own.
+      name: as in `catalogue.CATALOGUE`, or one's own.
       num_classes: labels go from 0 to this less 1.
       mean: of each channel over the training split, pixels scaled to 0..1.
       std: likewise its standard deviation; 1 for a channel that never changes.
@@ -131,7 +130,9 @@ class Dataset:
                 f"If there are {num_classes} classes all the same: num_classes={num_classes}",
                 stacklevel=2,
             )
-        num_train, validation_size = _sizes(name, len(train_images), num_train, validation_size)
+        num_train, validation_size = split_sizes(
+            name, len(train_images), num_train, validation_size
+        )
         taken = np.random.default_rng(seed).permutation(len(train_images))[:num_train]
         validation = _take(train_images, train_labels, taken[:validation_size])
         training = _take(train_images, train_labels, taken[validation_size:])
@@ -146,11 +147,6 @@ class Dataset:
             validation=validation,
             test=_take(test_images, test_labels, everything),
         )
-
-
-# --------------------------------------------------------------------------------------------
-# Augmentation, on the device
-# --------------------------------------------------------------------------------------------
 
 
 # --------------------------------------------------------------------------------------------
@@ -176,10 +172,19 @@ def _checked_arrays(what: str, images: Any, labels: Any) -> tuple[np.ndarray, np
     return images, labels
 
 
-def _sizes(
+def split_sizes(
     name: str, available: int, num_train: int | None, validation_size: int | None
 ) -> tuple[int, int]:
-    """(images taken, validation images among them), checked."""
+    """(images taken, validation images among them), from what is asked for.
+
+    Args:
+      name: the dataset's, for errors.
+      available: training images that there are.
+      num_train, validation_size: as in `Dataset.from_arrays`.
+
+    Raises:
+      ValueError: a size that does not fit.
+    """
     num_train = available if num_train is None else operator.index(num_train)
     if not 1 <= num_train <= available:
         raise ValueError(

@@ -2,13 +2,14 @@
 
 import os
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from dsl_jax.config import MIRRORED_DATASETS as MIRRORED_DATASETS
-from dsl_jax.config import TRAINING_IMAGES
+from dsl_jax.data import catalogue
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.data.prepare import DatasetUnavailable, how_to_prepare
-from dsl_jax.data.sources import describe_source, is_available, read_source
+from dsl_jax.data.sources import find_source, read_source
+
+SUBSTITUTE = "mnist_5k"
 
 
 def load_dataset(
@@ -22,7 +23,7 @@ def load_dataset(
     """A dataset by name, from the disk; prepared first when it is not there and can be had.
 
     Args:
-      name: one of `config.DATASETS`.
+      name: as in `catalogue.CATALOGUE`.
       data_dir: a folder of prepared tensorflow-datasets; then nothing is downloaded. None: the
         folder in TFDS_DATA_DIR, or ~/tensorflow_datasets. mnist_5k and digits do without.
       num_train, validation_size, seed: as in `Dataset.from_arrays`.
@@ -32,30 +33,43 @@ def load_dataset(
       ValueError: an unknown name, a size that does not fit, or a data_dir without the dataset or
         with a damaged copy.
     """
-    source = read_source(name, data_dir)
+    facts = catalogue.facts(name)
+    train, test = read_source(name, data_dir)
     dataset = Dataset.from_arrays(
         name,
-        source.train,
-        source.test,
-        num_classes=source.num_classes,
+        train,
+        test,
+        num_classes=facts.num_classes,
         validation_size=validation_size,
         num_train=num_train,
         seed=seed,
     )
-    return replace(dataset, title=source.title)
+    return replace(dataset, title=facts.title)
 
 
-def may_substitute(name: str, preset: str, data_dir: str | os.PathLike | None) -> bool:
-    """Whether mnist_5k takes a dataset's place where that cannot be had."""
+class Prospect(NamedTuple):
+    """What `load_or_substitute` would do, nothing read.
+
+    name: the dataset that it would load, or refuse.
+    can_be_had: whether what was asked for can.
+    text: where it would be taken from, in a few words.
+    """
+
+    name: str
+    can_be_had: bool
+    text: str
+
+
+def foresee(name: str, preset: str, data_dir: str | os.PathLike | None = None) -> Prospect:
+    """What `load_or_substitute` would do with these arguments."""
+    can_be_had, text = find_source(name, data_dir)
+    if can_be_had or not _may_substitute(name, preset, data_dir):
+        return Prospect(name, can_be_had, text)
+    return Prospect(SUBSTITUTE, False, f"{text}; {SUBSTITUTE} takes its place")
+
+
+def _may_substitute(name: str, preset: str, data_dir: str | os.PathLike | None) -> bool:
     return name == "mnist" and data_dir is None and preset in ("smoke", "laptop")
-
-
-def describe_data(name: str, preset: str, data_dir: str | os.PathLike | None = None) -> str:
-    """Where `load_or_substitute` would take a dataset from, in a few words; nothing is read."""
-    text = describe_source(name, data_dir)
-    if not is_available(name, data_dir) and may_substitute(name, preset, data_dir):
-        text += "; mnist_5k takes its place"
-    return text
 
 
 def load_or_substitute(
@@ -85,18 +99,18 @@ def load_or_substitute(
     try:
         return load_dataset(name, data_dir=data_dir, num_train=num_train, **sizes), None
     except DatasetUnavailable as error:
-        if not may_substitute(name, preset, data_dir):
+        if not _may_substitute(name, preset, data_dir):
             raise
         reason = error.reason
-    available = TRAINING_IMAGES["mnist_5k"]
+    facts = catalogue.facts(SUBSTITUTE)
+    available = facts.train_images
     clipped = num_train if num_train is None else min(num_train, available)
     notice = (
-        f"NOT MNIST: this run uses mnist_5k, the MNIST 5,000-image sample "
-        f"({available:,} images to train on, 1,000 to test), so its numbers are not MNIST's. "
-        f"Why: mnist is not prepared, and {reason}. To get the full set: {how_to_prepare()}, "
-        f"or give the folder of a prepared copy, --data_dir=FOLDER; "
-        f"with another --output_dir, if you gave one."
+        f"NOT MNIST: this run uses {SUBSTITUTE}, the {facts.title} "
+        f"({available:,} images to train on, {facts.test_images:,} to test), so its numbers are "
+        f"not MNIST's. Why: mnist is not prepared, and {reason}. To get the full set: "
+        f"{how_to_prepare()}, or give the folder of a prepared copy, data_dir=FOLDER."
     )
     if clipped != num_train:
         notice += f" num_train {num_train:,} is clipped to the {clipped:,} there are."
-    return load_dataset("mnist_5k", num_train=clipped, **sizes), notice
+    return load_dataset(SUBSTITUTE, num_train=clipped, **sizes), notice

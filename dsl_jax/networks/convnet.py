@@ -3,6 +3,7 @@
 Letters: N images, h w c height, width, channels; images and representations are [N, h, w, c].
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from dsl_jax.config import REPRESENTATIONS
 from dsl_jax.evolution.operators import normalize
 from dsl_jax.networks.convolution import convolve, convolve_same
 
+STEM_FILTERS = 8  # a channel: 2x2 pixels, and the same negated
 WHITENING_IMAGES = 5000
 WHITENING_EPSILON = 5e-4
 
@@ -173,7 +175,7 @@ class ConvNet(nnx.Module):
             )
         self.representation = representation
         self.normalize_blocks = normalize_blocks
-        stem_width = 8 * channels
+        stem_width = STEM_FILTERS * channels
         self.stem_kernel = Frozen(jnp.zeros((2, 2, channels, stem_width)))
         self.stem_bias = nnx.Param(jnp.zeros(stem_width))
         self.blocks = nnx.List(
@@ -191,11 +193,9 @@ class ConvNet(nnx.Module):
                 zip((stem_width, *widths[:-1]), widths, strict=True)
             )
         )
-        height, width = height - 1, width - 1  # the stem has no padding
-        for _ in widths:
-            height, width = height // 2, width // 2
+        *_, last, _ = representation_shapes(image_shape, widths, num_classes)
         self.linear = nnx.Linear(
-            height * width * widths[-1],
+            math.prod(last),
             num_classes,
             use_bias=False,
             kernel_init=uniform_fan_in,
@@ -234,6 +234,42 @@ class ConvNet(nnx.Module):
     def __call__(self, images: jax.Array) -> jax.Array:
         """Logits [N, classes] from normalised images [N, H, W, C]."""
         return self.head(self.representations(images)[-1])
+
+
+def representation_shapes(
+    image_shape: Sequence[int], widths: Sequence[int], num_classes: int
+) -> tuple[tuple[int, ...], ...]:
+    """Of one image of [H, W, C]: (h, w, c) of every block's output, (num_classes,) of the logits.
+
+    The stem takes a row and a column, each block halves what comes in, rounded down.
+    """
+    height, width = image_shape[0] - 1, image_shape[1] - 1
+    shapes: list[tuple[int, ...]] = []
+    for features in widths:
+        height, width = height // 2, width // 2
+        shapes.append((height, width, features))
+    return (*shapes, (num_classes,))
+
+
+def stage_flops(
+    image_shape: Sequence[int], widths: Sequence[int], num_classes: int, groups: int
+) -> list[float]:
+    """Floating-point operations of one image's way through each stage: blocks, then the head.
+
+    Those of the convolutions and the head; the stem belongs to the first block's stage.
+    """
+    height, width, channels = image_shape
+    *shapes, _ = representation_shapes(image_shape, widths, num_classes)
+    height, width, previous = height - 1, width - 1, STEM_FILTERS * channels
+    stem = 2.0 * height * width * 4 * channels * previous
+    blocks = []
+    for pooled_height, pooled_width, features in shapes:
+        first = 18.0 * height * width * previous * features
+        height, width = pooled_height, pooled_width
+        blocks.append(first + 18.0 * height * width * features * features * (2 * groups - 1))
+        previous = features
+    head = 2.0 * height * width * previous * num_classes
+    return [stem + blocks[0], *blocks[1:], head]
 
 
 def max_pool(x: jax.Array) -> jax.Array:

@@ -5,16 +5,21 @@ scaled by how fast this machine does a short piece of the same kind of work now.
 """
 
 import functools
+import math
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from dsl_jax.config import TRAINING_IMAGES, RunConfig
-from dsl_jax.data.load import describe_data
+from dsl_jax.config import RunConfig
+from dsl_jax.data import catalogue
+from dsl_jax.data.dataset import split_sizes
+from dsl_jax.data.load import foresee
 from dsl_jax.devices import num_cores
 from dsl_jax.keys import philox_key
+from dsl_jax.networks import convnet
 from dsl_jax.runs.steps import Search, searches, trainings
 from dsl_jax.targets.layout import estimated_bytes
 
@@ -26,9 +31,6 @@ COMPILE_SECONDS_PER_SEARCH = 20.0
 COMPILE_SECONDS_PER_TRAINING = 12.0
 NORMALS_PROBE_SECONDS = 3.5e-3
 PRODUCT_PROBE_SECONDS = 25e-3
-
-IMAGE_SHAPES = {"cifar10": (32, 32, 3), "cifar100": (32, 32, 3)}
-NUM_CLASSES = {"cifar100": 100}
 
 
 class Plan(NamedTuple):
@@ -43,13 +45,16 @@ class Plan(NamedTuple):
 
 
 def make_plan(config: RunConfig) -> Plan:
-    """The plan of a run, all seeds together; takes half a second for the probes."""
-    total = config.num_train or TRAINING_IMAGES[config.dataset]
-    validation = config.validation_size
-    validation = max(1, total * 8 // 100) if validation is None else validation
-    images = total - validation
+    """The plan of a run, all seeds together; takes half a second for the probes.
+
+    Raises:
+      ValueError: an unknown dataset, or numbers of images that do not fit it.
+    """
+    name, available = config.dataset, catalogue.facts(config.dataset).train_images
+    taken, validation = split_sizes(name, available, config.num_train, config.validation_size)
+    images = taken - validation
     seeds = config.num_seeds
-    sizes = representation_sizes(config)
+    shapes = representation_shapes(config)
 
     candidates = disk = 0
     search = 0.0
@@ -57,7 +62,7 @@ def make_plan(config: RunConfig) -> Plan:
         evaluated, seconds = search_cost(config, images, step)
         candidates, search = candidates + evaluated, search + seconds
         generations = [layer.generations for layer in step.config.layers]
-        disk += estimated_bytes([(size,) for size in sizes], images, generations)
+        disk += estimated_bytes(shapes, images, generations)
     learning = learning_seconds(config, images, validation)
     return Plan(
         images,
@@ -78,7 +83,7 @@ def search_cost(config: RunConfig, images: int, step: Search | None = None) -> t
     search = config.search if step is None else step.config
     speed, product_speed = _machine_speed()
     is_trained = step is not None and step.network is not None
-    sizes = representation_sizes(config)
+    sizes = [math.prod(shape) for shape in representation_shapes(config)]
     # The untrained network's convolutions are identities.
     flops = stage_flops(config, config.learner_groups) if is_trained else [0.0] * len(sizes)
     per_image = products = 0.0
@@ -123,7 +128,7 @@ def describe(plan: Plan, config: RunConfig, folder: str, data_dir: str | None = 
         [
             f"dataset     {config.dataset}: {plan.images:,} training images, "
             f"{plan.validation_images:,} for validation",
-            f"data        {describe_data(config.dataset, config.name, data_dir)}",
+            f"data        {foresee(config.dataset, config.name, data_dir).text}",
             f"preset      {config.name}{seeds}, on {jax.devices()[0].device_kind} "
             f"({jax.default_backend()})",
             f"search      {search}",
@@ -143,29 +148,16 @@ def duration(seconds: float) -> str:
     return f"{max(1, round(seconds / 60))} min"
 
 
-def representation_sizes(config: RunConfig) -> list[int]:
-    """Numbers in each searched representation of an image, the logits last."""
-    height, width, _ = IMAGE_SHAPES.get(config.dataset, (28, 28, 1))
-    height, width, sizes = height - 1, width - 1, []
-    for features in config.widths:
-        height, width = height // 2, width // 2
-        sizes.append(height * width * features)
-    return [*sizes, NUM_CLASSES.get(config.dataset, 10)]
+def representation_shapes(config: RunConfig) -> tuple[tuple[int, ...], ...]:
+    """The shape of each searched representation of an image, the logits last."""
+    facts = catalogue.facts(config.dataset)
+    return convnet.representation_shapes(facts.image_shape, config.widths, facts.num_classes)
 
 
 def stage_flops(config: RunConfig, groups: int) -> list[float]:
     """Floating-point operations of one image's way through each stage of the network."""
-    height, width, channels = IMAGE_SHAPES.get(config.dataset, (28, 28, 1))
-    height, width, previous = height - 1, width - 1, 8 * channels
-    stem = 2.0 * height * width * 4 * channels * previous
-    blocks = []
-    for features in config.widths:
-        first = 18.0 * height * width * previous * features
-        height, width = height // 2, width // 2
-        blocks.append(first + 18.0 * height * width * features * features * (2 * groups - 1))
-        previous = features
-    head = 2.0 * height * width * previous * NUM_CLASSES.get(config.dataset, 10)
-    return [stem + blocks[0], *blocks[1:], head]
+    facts = catalogue.facts(config.dataset)
+    return convnet.stage_flops(facts.image_shape, config.widths, facts.num_classes, groups)
 
 
 @functools.cache
@@ -181,7 +173,7 @@ def _machine_speed() -> tuple[float, float]:
     )
 
 
-def _shortest(work, repeats: int = 5) -> float:
+def _shortest(work: Callable[[], Any], repeats: int = 5) -> float:
     jax.block_until_ready(work())  # compile
     times = []
     for _ in range(repeats):

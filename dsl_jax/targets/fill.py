@@ -168,7 +168,7 @@ def search_missing(
     """
     rows = [store.rows(chunk) for chunk in range(store.num_chunks)]
 
-    def images(chunks):
+    def images(chunks: Sequence[int]) -> int:
         return sum(rows[chunk].stop - rows[chunk].start for chunk in chunks)
 
     missing = store.missing_chunks()
@@ -199,7 +199,12 @@ def search_missing(
     claims.clear()
 
 
-def _search_chunks(store, chunks, search_rows, on_chunk):
+def _search_chunks(
+    store: Any,
+    chunks: Sequence[int],
+    search_rows: Callable[[np.ndarray], Any],
+    on_chunk: Callable[[int], None] | None,
+) -> None:
     """Searches some chunks together, writes one after the other."""
     slices = [store.rows(chunk) for chunk in chunks]
     result = search_rows(np.concatenate([np.arange(rows.start, rows.stop) for rows in slices]))

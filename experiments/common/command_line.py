@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import app, flags, logging
@@ -18,10 +19,11 @@ from common import help_text
 from common.overrides import override
 from dsl_jax import config as configs
 from dsl_jax import presets
+from dsl_jax.data import catalogue
 from dsl_jax.evolution.image import check_config
 from dsl_jax.files import cache_dir
 
-DATASET = flags.DEFINE_string("dataset", "mnist", f"{', '.join(configs.DATASETS)}.")
+DATASET = flags.DEFINE_string("dataset", "mnist", f"{', '.join(catalogue.CATALOGUE)}.")
 PRESET = flags.DEFINE_string(
     "preset",
     "laptop",
@@ -80,16 +82,29 @@ def assigned(group: str) -> dict[str, str]:
     return _assignments.get(group, {})
 
 
-def configure(dataset: str | None = None, **changes) -> configs.RunConfig:
-    """The preset for a dataset (None: the flag's), with these changes, then with the flags'."""
+def configure(
+    dataset: str | None = None,
+    change: Callable[[configs.RunConfig], configs.RunConfig] = lambda config: config,
+    **fields: Any,
+) -> configs.RunConfig:
+    """The preset as the command line changes it: what is more specific wins.
+
+    Args:
+      dataset: whose preset; None: the flag's.
+      change: what else a program does to the configuration, by its own flags or for a point of a
+        sweep. It comes after the flags that all programs have, and before every --config.FIELD, but
+        for the dataset, which it may depend on.
+      fields: values that a program has in place of the preset's; the flags come over them.
+    """
     config = presets.get_preset(PRESET.value, dataset or DATASET.value)
-    changes |= {"seed": SEED.value}
+    fields |= {"seed": SEED.value}
     for name, flag in (("num_seeds", NUM_SEEDS), ("num_train", NUM_TRAIN)):
         if flag.value is not None:
-            changes[name] = flag.value
-    config = override(dataclasses.replace(config, **changes), assigned("config"))
-    configs.one_of("dataset", config.dataset, configs.DATASETS)
-    available = configs.TRAINING_IMAGES[config.dataset]
+            fields[name] = flag.value
+    given = assigned("config")
+    config = override(config, {path: given[path] for path in given if path == "dataset"})
+    available = catalogue.facts(config.dataset).train_images
+    config = override(change(dataclasses.replace(config, **fields)), given)
     if config.num_train is not None and config.num_train > available:
         raise ValueError(
             f"num_train is {config.num_train}: {config.dataset} has {available} training images"
@@ -138,7 +153,7 @@ def guarded(work: Callable[[], None]) -> None:
     except (ValueError, OSError, FloatingPointError) as error:
         # One of our own messages says all there is to say; anything else is a fault to be seen.
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).parent
-        ours = (Path(dsl_jax.__file__).parent, Path(__file__).parent)
+        ours = (Path(dsl_jax.__file__).parent, Path(__file__).parents[1])
         if not any(folder in (raised_in, *raised_in.parents) for folder in ours):
             raise
         print(f"error: {error}", file=sys.stderr)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from dsl_jax.config import SearchConfig
 
+POPULATION = ("search.num_parents", "search.num_explorers", "search.num_refiners")
 PARTS = 12  # parents, explorers and refiners are 1, 5 and 6 of them: 20 : 100 : 120
 
 

@@ -13,7 +13,6 @@ import dataclasses
 import functools
 import io
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,17 +25,10 @@ from matplotlib.figure import Figure
 from common import command_line, sweep_rows
 from common.command_line import DATA_DIR, DRY_RUN, OUTPUT_DIR
 from common.overrides import override
-from dsl_jax.config import (
-    PRESETS,
-    TRAINING_IMAGES,
-    RunConfig,
-    differences,
-    from_dict,
-    one_of,
-    to_dict,
-)
+from dsl_jax.config import PRESETS, RunConfig, differences, from_dict, one_of, to_dict
+from dsl_jax.data import catalogue
 from dsl_jax.data.dataset import Dataset
-from dsl_jax.data.load import describe_data, load_or_substitute
+from dsl_jax.data.load import foresee, load_or_substitute
 from dsl_jax.devices import environment
 from dsl_jax.files import read_json, replacing, write_text
 from dsl_jax.runs import plan
@@ -88,6 +80,7 @@ def run(
     define: Callable[[Any, Any], Sweep],
     fixed: Sequence[str] = (),
     has_cycles: bool = False,
+    change: Callable[[RunConfig], RunConfig] = lambda config: config,
 ) -> None:
     """Computes what is missing of a sweep, as the command line says, and draws its results.
 
@@ -97,13 +90,12 @@ def run(
       define: from a `RunConfig` and settings to the sweep; called for a dry run, too.
       fixed: beginnings of the fields that the sweep itself sets, which --config may not.
       has_cycles: whether it has more than the paper's one cycle; else those fields are fixed, too.
+      change: what it does to the preset, before --config.
     """
     one_of("preset", command_line.PRESET.value, PRESETS)
     settings = override(scales[command_line.PRESET.value], command_line.assigned("sweep"), "sweep")
-    for path in command_line.assigned("config"):
-        if path.startswith((*fixed, *(() if has_cycles else CYCLE_FIELDS))):
-            raise ValueError(f"config.{path} has no effect here: the sweep sets it")
-    config = configure(settings)
+    refuse_overrides(*fixed, *(() if has_cycles else CYCLE_FIELDS))
+    config = configure(settings, change=change)
     default = f"runs/{name}-{config.dataset}-{config.name}-{config.seed}"
     folder = Path(OUTPUT_DIR.value or default + command_line.folder_suffix(_given()))
     sweep = define(config, settings)
@@ -132,14 +124,31 @@ def _given() -> list[str]:
     return [f"{name}={value}" for name, value in sorted(given.items())]
 
 
-def configure(settings: Settings, dataset: str | None = None) -> RunConfig:
-    """The preset for a dataset (None: the flag's) at a sweep's scale, as the flags change it."""
+def refuse_overrides(*beginnings: str) -> None:
+    """Raises ValueError for a --config.FIELD that would be undone: the sweep itself sets it."""
+    for path in command_line.assigned("config"):
+        if path.startswith(beginnings):
+            raise ValueError(f"config.{path} has no effect here: the sweep sets it")
+
+
+def configure(
+    settings: Settings,
+    dataset: str | None = None,
+    change: Callable[[RunConfig], RunConfig] = lambda config: config,
+) -> RunConfig:
+    """The preset for a dataset (None: the flag's) at a sweep's scale.
+
+    What is more specific wins: the scale, then the flags, --sweep.NAME, `change`, --config.FIELD.
+    """
     scale = {f.name: getattr(settings, f.name) for f in dataclasses.fields(Settings)}
     scale = {name: value for name, value in scale.items() if value is not None}
     if "num_train" in scale:
-        available = TRAINING_IMAGES.get(dataset or command_line.DATASET.value, math.inf)
+        available = catalogue.facts(dataset or command_line.DATASET.value).train_images
         scale["num_train"] = min(scale["num_train"], available)
-    return command_line.configure(dataset, **scale)
+    given = {name: scale[name] for name in scale if name in command_line.assigned("sweep")}
+    return command_line.configure(
+        dataset, lambda config: change(dataclasses.replace(config, **given)), **scale
+    )
 
 
 def only_one_seed(config: RunConfig, name: str) -> None:
@@ -155,7 +164,7 @@ def describe(sweep: Sweep, config: RunConfig, folder: Path) -> str:
     """The plan of a sweep and what it costs."""
     names = dict.fromkeys(point.config.dataset for point in sweep.points)
     lines = [
-        *(f"dataset     {x}, {describe_data(x, config.name, DATA_DIR.value)}" for x in names),
+        *(f"dataset     {x}, {foresee(x, config.name, DATA_DIR.value).text}" for x in names),
         f"preset      {config.name}, on {jax.devices()[0].device_kind} ({jax.default_backend()})",
         f"points      {len(sweep.points)}",
     ]

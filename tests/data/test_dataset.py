@@ -196,7 +196,13 @@ def test_small_runs_of_mnist_go_on_with_mnist_5k_and_say_so(nothing_prepared, mo
         )
         assert (dataset.name, len(dataset.train.ids)) == ("mnist_5k", 3500)
         assert len(dataset.validation.ids) == 500
-        for part in ("mnist_5k", "5,000-image sample", "there is no TensorFlow", "[prepare]"):
+        for part in (
+            "mnist_5k",
+            "5,000-image sample",
+            "1,000 to test",
+            "no TensorFlow",
+            "[prepare]",
+        ):
             assert part in notice
         assert "5,000 is clipped to the 4,000" in notice
     monkeypatch.setattr(prepare, "has_tensorflow", lambda: True)

@@ -39,7 +39,7 @@ def test_without_tensorflow_it_fails_at_once_and_says_what_to_do(monkeypatch, tm
         "TensorFlow",
         "pip install -e '.[prepare]'",
         "internet",
-        "--data_dir",
+        "data_dir=FOLDER",
         "mnist_5k and digits need no download",
     ):
         assert part in message

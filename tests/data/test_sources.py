@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from some_images import some_arrays
 
-from dsl_jax.data import sources
+from dsl_jax.data import catalogue, sources
 from dsl_jax.data.load import load_dataset, load_or_substitute
 from dsl_jax.data.prepare import DatasetUnavailable
 from dsl_jax.files import cache_dir
@@ -86,9 +86,6 @@ def test_digits_are_stratified_and_resized_bilinearly():
 # tensorflow-datasets, without TensorFlow
 # --------------------------------------------------------------------------------------------
 
-SHAPES = {"mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1), "cifar100": (32, 32, 3)}
-CLASSES = {"mnist": 10, "fashion_mnist": 10, "cifar100": 100}
-
 
 def png(image):
     from PIL import Image
@@ -104,13 +101,13 @@ def write_prepared(data_dir, name, seed=0, train_shards=(7, 5), test_shards=(6,)
     import tensorflow_datasets as tfds
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    builder = tfds.builder(name, data_dir=data_dir / "unused")
+    builder, facts = tfds.builder(name, data_dir=data_dir / "unused"), catalogue.facts(name)
     features = builder.info.features
     folder = data_dir / name / str(builder.version)
     folder.mkdir(parents=True)
     written, splits = {}, []
     for split, shards in (("train", train_shards), ("test", test_shards)):
-        images, labels = some_arrays(sum(shards), SHAPES[name], CLASSES[name], seed)
+        images, labels = some_arrays(sum(shards), facts.image_shape, facts.num_classes, seed)
         labels = labels[::-1].copy()
         written[split] = (images, labels)
         rows = iter(range(len(images)))
@@ -138,8 +135,7 @@ def test_a_prepared_dataset_is_read_in_its_order_without_tensorflow(tmp_path, na
     _, written = write_prepared(tmp_path, name)
     imported = "tensorflow" in sys.modules  # by another test, where it is installed
     dataset = load_dataset(name, data_dir=str(tmp_path), validation_size=3)
-    assert (dataset.name, dataset.num_classes) == (name, CLASSES[name])
-    assert dataset.image_shape == SHAPES[name]
+    assert (dataset.name, dataset.title) == (name, catalogue.facts(name).title)
     np.testing.assert_array_equal(dataset.test.images, written["test"][0])
     np.testing.assert_array_equal(dataset.test.labels, written["test"][1])
     for split, size in ((dataset.train, 9), (dataset.validation, 3)):
@@ -189,13 +185,14 @@ def test_a_data_dir_without_the_dataset_is_refused_and_never_substituted(tmp_pat
 def test_where_a_dataset_would_come_from_is_told_and_nothing_read(tmp_path, monkeypatch):
     folder, _ = write_prepared(tmp_path, "mnist")
     monkeypatch.setattr(sources, "_read_tfds", None)
-    assert sources.describe_source("mnist", tmp_path) == f"prepared in {folder.parent}"
-    assert sources.describe_source("cifar10", tmp_path) == f"NOT prepared in {tmp_path}"
-    assert "package" in sources.describe_source("digits")
+    assert sources.find_source("mnist", tmp_path) == (True, f"prepared in {folder.parent}")
+    assert sources.find_source("cifar10", tmp_path) == (False, f"NOT prepared in {tmp_path}")
+    assert sources.find_source("digits").can_be_had
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     for installed, words in ((True, "will be downloaded"), (False, "not installed")):
         monkeypatch.setattr(sources, "has_tensorflow", lambda installed=installed: installed)
-        assert words in sources.describe_source("cifar10")
+        found = sources.find_source("cifar10")
+        assert found.can_be_had == installed and words in found.text
 
 
 def truncate(path):

@@ -172,7 +172,7 @@ def test_stage_search_does_every_search_whose_network_is_trained(run, finished, 
     )
     shutil.rmtree(store)
     shutil.rmtree(control)
-    command = [*TINY, *CYCLES, *NEVER_UNSURE, "--stage=search", f"--output_dir={folder}"]
+    command = [*TINY, *CYCLES, *NEVER_UNSURE, "--phase=search", f"--output_dir={folder}"]
     network.rename(tmp_path / "not_trained_yet")
     assert run(*command) == 0
     assert not store.exists()
@@ -246,7 +246,7 @@ def test_an_interrupted_later_search_goes_on_with_the_images_it_began_with(
     store = dsl_jax.TargetStore.open(folder / path, "a")
     store.discard(store.num_chunks - 1)
     monkeypatch.setattr(pipeline, "choose_images", lambda *_: np.arange(5))  # rounded otherwise
-    flags = [*CYCLES, *NEVER_UNSURE, "--stage=search"]
+    flags = [*CYCLES, *NEVER_UNSURE, "--phase=search"]
     assert run(*TINY, *flags, f"--output_dir={folder}") == 0
     ours, theirs = (dsl_jax.TargetStore.open(root / path) for root in (folder, finished))
     np.testing.assert_array_equal(ours.ids, theirs.ids)

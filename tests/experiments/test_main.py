@@ -212,10 +212,34 @@ def test_other_settings_have_a_default_folder_of_their_own(main, capsys):
     assert folder("--config.learn.momentum=0.5") == names[3]
 
 
+def test_what_is_more_specific_wins(main):
+    """Whatever the order: --config.FIELD over flags, flags over the preset."""
+
+    def configured(*arguments):
+        assert main(*arguments, "--dry_run", "--output_dir=unused") == 0
+        return sys.modules["main"].configure()
+
+    plain = configured("--dataset=cifar10", "--augment")
+    assert plain.learn.augment and plain.learn.flip and plain.sgd.flip
+    flags = ["--augment", "--variants=sgd", "--cycles=2", "--seed=3", "--num_seeds=4"]
+    settings = ["learn.flip=False", "sgd.augment=False", "variants=all_layers", "cycles=3"]
+    settings += ["seed=5", "num_seeds=6", "num_train=300"]
+    config = configured(
+        *(f"--config.{setting}" for setting in settings),
+        *("--dataset=cifar10", "--num_train=200", *flags),
+    )
+    assert (config.learn.augment, config.learn.flip) == (True, False)
+    assert (config.sgd.augment, config.sgd.flip) == (False, True)
+    assert (config.variants, config.cycles) == (("all_layers",), 3)
+    assert (config.seed, config.num_seeds, config.num_train) == (5, 6, 300)
+    other = configured("--dataset=cifar10", "--augment", "--config.dataset=mnist")
+    assert not other.learn.flip  # no digit is mirrored
+
+
 def test_what_is_refused_leaves_nothing_behind(main, tmp_path, capsys):
     folder = tmp_path / "nothing"
-    assert main(*TINY, "--stage=report", f"--output_dir={folder}") == 2
-    assert "begin with --stage=search" in capsys.readouterr().err
+    assert main(*TINY, "--phase=report", f"--output_dir={folder}") == 2
+    assert "begin with --phase=search" in capsys.readouterr().err
     assert not folder.exists()
     assert main("--data_dir=/nowhere", f"--output_dir={folder}") == 2
     assert not folder.exists()
@@ -225,7 +249,7 @@ def test_what_is_refused_leaves_nothing_behind(main, tmp_path, capsys):
 
 
 def test_sgd_alone_needs_no_search_before_it_learns(main, tmp_path):
-    flags = ("--variants=sgd", "--stage=learn", "--config.sgd_groups=(1,)")
+    flags = ("--variants=sgd", "--phase=learn", "--config.sgd_groups=(1,)")
     assert main(*TINY, *flags, f"--output_dir={tmp_path / 'sgd'}") == 0
 
 
@@ -235,7 +259,7 @@ def test_sgd_alone_needs_no_search_before_it_learns(main, tmp_path):
         (["--dataset=nonsense"], "mnist, fashion_mnist, cifar10, cifar100, mnist_5k, digits"),
         (["--preset=huge"], "'huge' is unknown: choose one of smoke, laptop, paper"),
         (["--variants=all"], "variant 'all' is unknown"),
-        (["--stage=cook"], "stage 'cook' is unknown"),
+        (["--phase=cook"], "phase 'cook' is unknown"),
         (["--num_train=999999", "--dry_run"], "num_train is 999999: mnist has 60000"),
         (["laptop"], "'laptop' is no flag"),
         (["--datset=digits"], "Did you mean: dataset"),
@@ -259,7 +283,7 @@ def test_sgd_alone_needs_no_search_before_it_learns(main, tmp_path):
             "with --distributed",
         ),
         (["--distributed", "--coordinator=a:1"], "--process_id go together"),
-        (["--distributed", "--stage=learn"], "run --stage=learn in one process"),
+        (["--distributed", "--phase=learn"], "run --phase=learn in one process"),
     ],
 )
 def test_wrong_input_is_one_line_and_code_2(main, arguments, message, capsys):
@@ -282,10 +306,10 @@ def test_a_folder_with_another_run_is_refused_with_the_fields(main, finished, ca
     assert (finished / "report.md").exists()
 
 
-def test_a_stage_without_what_it_needs_says_so(main, finished, tmp_path, capsys):
+def test_a_phase_without_what_it_needs_says_so(main, finished, tmp_path, capsys):
     folder = tmp_path / "begun"
     RunFolder(folder, config.from_dict(files.read_json(finished / "config.json")["config"]))
-    assert main(*TINY, f"--output_dir={folder}", "--stage=report") == 2
-    assert "--stage=learn" in capsys.readouterr().err
-    assert main(*TINY, f"--output_dir={folder}", "--stage=learn") == 2
+    assert main(*TINY, f"--output_dir={folder}", "--phase=report") == 2
+    assert "=learn" in capsys.readouterr().err
+    assert main(*TINY, f"--output_dir={folder}", "--phase=learn") == 2
     assert "search" in capsys.readouterr().err

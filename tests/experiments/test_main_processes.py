@@ -34,7 +34,7 @@ def start(*arguments):
 def alone(tmp_path_factory):
     """The targets of one process."""
     folder = tmp_path_factory.mktemp("alone") / "run"
-    process = start("--stage=search", f"--output_dir={folder}")
+    process = start("--phase=search", f"--output_dir={folder}")
     output, _ = process.communicate()
     assert process.returncode == 0, output
     return files(folder / "seed_0" / "targets")
@@ -46,7 +46,7 @@ def test_several_processes_search_one_folder(alone, tmp_path, job):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    flags = [["--stage=search"], ["--stage=search"]]
+    flags = [["--phase=search"], ["--phase=search"]]
     if job:
         joined = ["--distributed", f"--coordinator=localhost:{port}", "--num_processes=2"]
         flags = [[*joined, f"--process_id={number}"] for number in range(2)]
@@ -54,7 +54,7 @@ def test_several_processes_search_one_folder(alone, tmp_path, job):
     for process in processes:
         output, _ = process.communicate()
         assert process.returncode == 0, output
-        assert "--stage=search is done" in output
+        assert "--phase=search is done" in output
         assert ("the same command without --distributed" in output) == job
     store = tmp_path / "run" / "seed_0" / "targets"
     assert files(store) == alone

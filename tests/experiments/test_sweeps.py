@@ -260,6 +260,33 @@ def test_every_dataset_has_its_own_presets_schedule(experiment, monkeypatch):
     assert {c.search.target for c in (mnist, cifar10)} == {"parent_mean"}
 
 
+def test_what_is_set_by_name_is_not_undone_by_a_sweep(experiment, tmp_path, capsys):
+    import cycles
+    import tables
+    from common import command_line, sweeps
+
+    experiment("tables")
+    flags = ["--dataset=cifar10", "--num_train=500", "--sweep.num_train=600"]
+    command_line.parse_flags(["x", *flags, "--config.learn.flip=False", "--config.cycles=4"])
+    settings = tables.Settings(num_train=600)
+    points = tables.define(sweeps.configure(settings), settings).points
+    assert [(p.config.learn.augment, p.config.learn.flip) for p in points] == [
+        (False, False),
+        (True, False),
+    ]
+    assert all(point.config.sgd.flip == point.columns["augment"] for point in points)
+    assert {point.config.num_train for point in points} == {600}
+    assert sweeps.configure(settings, change=cycles.with_cycles).cycles == 4
+    command_line.parse_flags(["x"])
+    for name, *flags in (
+        ("tables", "--config.dataset=mnist"),
+        ("tables", "--config.learn.augment=True"),
+        ("diversity_scaling", "--sweep.factors=1,2", "--config.search.num_parents=3"),
+    ):
+        assert experiment(name)(*flags, "--dry_run") == 2
+        assert f"{flags[-1][2:].split('=')[0]} has no effect here" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_tables_learn_from_one_search_with_and_without_augmentation(experiment, tmp_path, searched):
     folder = tmp_path / "tables"

@@ -11,6 +11,8 @@ from dsl_jax.networks.convnet import (
     ConvNet,
     dirac_or_uniform,
     max_pool,
+    representation_shapes,
+    stage_flops,
     uniform_fan_in,
     whitening_kernel,
 )
@@ -53,6 +55,27 @@ def test_shapes_are_the_papers(image_shape, sides):
     assert shapes == [(2, s, s, w) for s, w in zip(sides, (8, 6, 4), strict=True)]
     assert network(jnp.zeros((2, *image_shape))).shape == (2, 5)
     assert network.stem_kernel.shape[-1] == 8 * image_shape[-1]
+
+
+@pytest.mark.parametrize("image_shape", [(28, 28, 1), (32, 32, 3)])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_shapes_and_operations_are_told_without_a_network(image_shape, groups):
+    widths = (16, 12, 8)
+    network = make(groups, widths, image_shape)
+    network.eval()
+    graph, state = nnx.split(network)
+
+    def forward(state, images):
+        network = nnx.merge(graph, state)
+        representations = network.representations(images)
+        return (*representations, network.head(representations[-1]))
+
+    images = jnp.zeros((4, *image_shape))
+    outputs = jax.eval_shape(forward, state, images)
+    assert tuple(h.shape[1:] for h in outputs) == representation_shapes(image_shape, widths, 5)
+    counted = jax.jit(forward).lower(state, images).compile().cost_analysis()["flops"] / 4
+    # XLA also counts BatchNorm and GELU, and not the products with padding.
+    assert sum(stage_flops(image_shape, widths, 5, groups)) == pytest.approx(counted, rel=0.2)
 
 
 def test_the_paper_has_about_three_and_ten_million_parameters():

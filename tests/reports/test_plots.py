@@ -28,7 +28,7 @@ def row(name, *accuracies, reference=False):
 
 
 def test_pyplot_and_its_global_state_are_not_used():
-    code = "import sys, dsl_jax.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
+    code = "import sys, dsl_jax.reports.plots; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 

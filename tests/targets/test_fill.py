@@ -46,7 +46,7 @@ KILLED = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
 import toy_targets
-from dsl_jax import zarr_store
+from dsl_jax.targets import layout
 
 def killed(kvstore, chunk, rows):
     if chunk == 2:
