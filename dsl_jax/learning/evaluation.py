@@ -1,4 +1,4 @@
-"""Evaluation: accuracy and loss of a network, every example counted once (SPEC section 5).
+"""Evaluation: accuracy and loss of a network, every example counted once.
 
 Where the network or the images lie on a mesh of several devices, its devices share each batch.
 """
@@ -167,7 +167,7 @@ def _outputs(graph: Any, state: Any, images: jax.Array) -> tuple[jax.Array, ...]
 def with_training_statistics(
     network: nnx.Module, dataset: Dataset, rows: Any, batch_size: int = BATCH_SIZE
 ) -> nnx.Module:
-    """A copy whose BatchNorm statistics are those of training images (SPEC section 2).
+    """A copy whose BatchNorm statistics are those of training images (docs/choices.md).
 
     The means and variances of batches of equal size are averaged, each batch normalised by its own
     statistics as in training; images left over (fewer than there are batches) are not used.
