@@ -33,7 +33,7 @@ _AUGMENT = flags.DEFINE_bool("augment", False, "Train on random crops, and flips
 _CYCLES = flags.DEFINE_integer(
     "cycles", None, "How many times to search and to learn from it (default: once)."
 )
-_STAGE = flags.DEFINE_string("stage", "all", f"One of {', '.join(pipeline.STAGES)}.")
+_STAGE = flags.DEFINE_string("stage", "all", f"One of {', '.join(pipeline.PHASES)}.")
 _REPAIR = flags.DEFINE_bool("repair", False, "Search damaged parts of the targets again.")
 _LOGGERS = flags.DEFINE_list(
     "loggers", [], f"Also log to {', '.join(loggers.LOGGERS)}; metrics.jsonl is always written."
@@ -139,9 +139,9 @@ def check_stage(config: configs.RunConfig, folder: Path) -> None:
 
 def run_all() -> None:
     """Plan, search, learning, evaluation, report."""
-    if _STAGE.value not in pipeline.STAGES:
+    if _STAGE.value not in pipeline.PHASES:
         raise ValueError(
-            f"stage {_STAGE.value!r} is unknown: choose one of {', '.join(pipeline.STAGES)}"
+            f"stage {_STAGE.value!r} is unknown: choose one of {', '.join(pipeline.PHASES)}"
         )
     join_job()  # first: looking a strategy up starts the devices, and then no job can be joined
     config = asked = configure()
@@ -192,7 +192,7 @@ def run_all() -> None:
             folder,
             dataset,
             requested=asked.dataset,
-            stage=stage,
+            phase=stage,
             repair=_REPAIR.value,
             progress=jax.process_index() == 0,
             loggers=receivers,

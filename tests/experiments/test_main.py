@@ -286,6 +286,6 @@ def test_a_stage_without_what_it_needs_says_so(main, finished, tmp_path, capsys)
     folder = tmp_path / "begun"
     RunFolder(folder, config.from_dict(files.read_json(finished / "config.json")["config"]))
     assert main(*TINY, f"--output_dir={folder}", "--stage=report") == 2
-    assert "--stage=learn" in capsys.readouterr().err
+    assert "run phase 'learn' first" in capsys.readouterr().err
     assert main(*TINY, f"--output_dir={folder}", "--stage=learn") == 2
     assert "search" in capsys.readouterr().err
