@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from dsl_jax.config import EVALUATION_STATISTICS
+from dsl_jax.config import EVALUATION_STATISTICS, one_of
 from dsl_jax.data.dataset import Dataset, Split
 from dsl_jax.devices import mesh_of, replicate, take
 from dsl_jax.networks.interface import batch_norms, check_network, in_mode
@@ -57,8 +57,7 @@ def evaluate(
     """
     check_network(network)
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-    if split not in splits:
-        raise ValueError(f"split {split!r} is unknown: choose one of {', '.join(splits)}")
+    one_of("split", split, tuple(splits))
     return evaluate_images(network, dataset, splits[split], statistics, batch_size)
 
 
@@ -70,11 +69,7 @@ def evaluate_images(
     batch_size: int = BATCH_SIZE,
 ) -> Evaluation:
     """`evaluate` on a `Split`."""
-    if statistics not in EVALUATION_STATISTICS:
-        raise ValueError(
-            f"statistics {statistics!r} is unknown: "
-            f"choose one of {', '.join(EVALUATION_STATISTICS)}"
-        )
+    one_of("statistics", statistics, EVALUATION_STATISTICS)
     count = len(split.images)
     if not count:
         raise ValueError("there are no images to evaluate")

@@ -122,7 +122,7 @@ def learn(
     arrays = target_arrays(targets, dataset.train.ids)
     check_targets(network, dataset, arrays)
     options = Options(mesh, checkpoints, measure, on_epoch, progress)
-    return _train(key, network, dataset, Answers(arrays, target_objective), config, options)
+    return _train(key, network, dataset, arrays, target_objective, config, options)
 
 
 def learn_sgd(
@@ -140,8 +140,8 @@ def learn_sgd(
     """The baseline: the same loop, cross-entropy end to end (paper A.3); see `learn`."""
     check_arguments(network, dataset, config, mesh)
     options = Options(mesh, checkpoints, measure, on_epoch, progress)
-    answers = Answers(dataset.train.labels, sgd_objective)
-    return _train(key, network, dataset, answers, config, options)
+    labels = dataset.train.labels
+    return _train(key, network, dataset, labels, sgd_objective, config, options)
 
 
 class Options(NamedTuple):
@@ -152,13 +152,6 @@ class Options(NamedTuple):
     measure: Measure | None
     on_epoch: OnEpoch | None
     progress: str | None
-
-
-class Answers(NamedTuple):
-    """What the network should give: a pytree of arrays [N, ...] on the host, and the loss."""
-
-    arrays: Any
-    objective: Callable
 
 
 class Program(NamedTuple):
@@ -173,17 +166,13 @@ class Program(NamedTuple):
 
 
 class Task(NamedTuple):
-    """All that stays in training.
-
-    batches: rows [steps, B]; answers: arrays [N, ...]; rest: the network's arrays that are no
-    parameters.
-    """
+    """All that stays in training."""
 
     program: Program
     dataset: Dataset
-    batches: np.ndarray
-    answers: Any
-    rest: Any
+    batches: np.ndarray  # rows [steps, B]
+    answers: Any  # what the network should give: a pytree of arrays [N, ...] on the host
+    rest: Any  # the network's arrays that are no parameters
     mesh: Mesh | None
 
 
@@ -200,16 +189,15 @@ def _train(
     key: jax.Array,
     network: nnx.Module,
     dataset: Dataset,
-    answers: Answers,
+    answers: Any,
+    objective: Callable,
     config: LearnConfig,
     options: Options,
 ) -> LearnResult:
     """Epochs of training, each with its validation and its checkpoint."""
     key = threefry_key(key)
-    epochs_key = jax.random.fold_in(key, 1)
-    task, state = _begin(
-        jax.random.fold_in(key, 0), network, dataset, answers, config, options.mesh
-    )
+    batches_key, epochs_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
+    task, state = _begin(batches_key, network, dataset, answers, objective, config, options.mesh)
     history: list[Record] = []
     checkpoints, steps = options.checkpoints, len(task.batches)
     if checkpoints is not None and (saved := checkpoints.restore(state)) is not None:
@@ -241,7 +229,8 @@ def _begin(
     key: jax.Array,
     network: nnx.Module,
     dataset: Dataset,
-    answers: Answers,
+    answers: Any,
+    objective: Callable,
     config: LearnConfig,
     mesh: Mesh | None,
 ) -> tuple[Task, TrainState]:
@@ -253,9 +242,8 @@ def _begin(
     params, best_params = (jax.tree.map(jnp.copy, states[0]) for _ in range(2))
     optimizer = make_optimizer(config, len(batches)).init(params)
     state = TrainState(params, optimizer, best_params, jnp.full(2, -jnp.inf))
-    steps, moments = len(batches), (dataset.mean, dataset.std)
-    program = Program(graph, answers.objective, config, steps, *moments)
-    task = Task(program, dataset, batches, answers.arrays, replicate(states[1], mesh), mesh)
+    program = Program(graph, objective, config, len(batches), dataset.mean, dataset.std)
+    task = Task(program, dataset, batches, answers, replicate(states[1], mesh), mesh)
     return task, replicate(state, mesh)
 
 

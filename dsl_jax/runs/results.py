@@ -12,27 +12,17 @@ from dsl_jax.learning.train import Record, best_epoch
 
 @dataclass(frozen=True)
 class Trained:
-    """What a finished training keeps beside its network, in its folder's result.json.
-
-    Attributes:
-      variant, groups, cycle: see `steps.Training`.
-      network: what its `ConvNet` is built with.
-      best_epoch: the number, from 1, of the epoch whose network is kept.
-      validation_accuracy: that epoch's.
-      images_left_out: training images in no batch.
-      seconds: of all epochs.
-      history: a record an epoch; see `LearnResult`.
-    """
+    """What a finished training keeps beside its network; variant, ...: see `steps.Training`."""
 
     variant: str
     groups: int
     cycle: int
-    network: dict[str, Any]
-    best_epoch: int
-    validation_accuracy: float
-    images_left_out: int
-    seconds: float
-    history: list[Record]
+    network: dict[str, Any]  # what its `ConvNet` is built with
+    best_epoch: int  # counted from 1; its network is kept
+    validation_accuracy: float  # the best epoch's
+    images_left_out: int  # training images in no batch
+    seconds: float  # of all epochs
+    history: list[Record]  # a record an epoch; see `LearnResult`
 
     @property
     def best(self) -> Record:
