@@ -36,8 +36,8 @@ RUN = ["--dataset=mnist_5k", "--preset=smoke"]
 SHARES = {"start": 2, "compiling": 2, "search": 6, "learning": 6, "evaluation": 2, "report": 2}
 OFTEN = """
 import runpy, sys
-import dsl_jax.runs
-dsl_jax.runs.CHECKPOINT_SECONDS = 0
+from dsl_jax.runs import saved
+saved.CHECKPOINT_SECONDS = 0
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """

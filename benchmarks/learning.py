@@ -19,7 +19,7 @@ from flax import nnx
 import dsl_jax as dsl
 from dsl_jax.learning.objectives import target_objective
 from dsl_jax.learning.optimizer import make_optimizer
-from dsl_jax.learning.train import _step
+from dsl_jax.learning.train import Program, _step
 from dsl_jax.networks.interface import in_mode
 
 _ROUNDS = flags.DEFINE_integer("rounds", 11, "How often each step is timed; medians count.")
@@ -50,6 +50,7 @@ def our_step(network, images, targets):
     graph, params, rest = nnx.split(in_mode(network, training=True), nnx.Param, ...)
     state = {"params": params, "optimizer": make_optimizer(config, 20).init(params)}
     key = jax.random.key(0)
+    program = Program(graph, target_objective, config, 20, *MOMENTS)
 
     def step():
         state["params"], state["optimizer"], loss = _step(
@@ -59,11 +60,7 @@ def our_step(network, images, targets):
             rest,
             images,
             tuple(targets),
-            graph,
-            target_objective,
-            config,
-            20,
-            MOMENTS,
+            program,
         )
         return loss
 

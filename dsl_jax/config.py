@@ -331,6 +331,11 @@ class RunConfig:
                     f"widths need {len(self.widths) + 1}, one a block and one for the logits"
                 )
 
+    @property
+    def seeds(self) -> range:
+        """The seeds that are run."""
+        return range(self.seed, self.seed + self.num_seeds)
+
 
 # --------------------------------------------------------------------------------------------
 # Plain data

@@ -9,10 +9,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import jax
+
 
 def read_json(path: Path) -> Any:
     """The contents of a JSON file, or None where there is none."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def write_json(path: Path, values: Any) -> None:
+    """`write_text` of a JSON file."""
+    write_text(path, json.dumps(values, indent=2))
+
+
+def plain(values: Any) -> Any:
+    """The same dicts, lists and tuples, their arrays as numbers and lists, which JSON can hold."""
+    return jax.tree.map(lambda x: x.tolist() if hasattr(x, "tolist") else x, values)
 
 
 def write_text(path: Path, text: str) -> None:

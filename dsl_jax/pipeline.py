@@ -4,7 +4,7 @@ import os
 import platform
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from dsl_jax.config import CycleConfig, RunConfig, one_of
-from dsl_jax.data.dataset import Dataset
+from dsl_jax.data.dataset import Dataset, Split
 from dsl_jax.data.load import load_dataset
 from dsl_jax.devices import device_mesh
 from dsl_jax.keys import CHOICE, SEARCH, TRAINING, purpose_key
@@ -24,13 +24,14 @@ from dsl_jax.networks.frozen import frozen_stages
 from dsl_jax.runs.comparison import evaluate_all
 from dsl_jax.runs.folder import RunFolder, find_targets
 from dsl_jax.runs.loggers import Logger
+from dsl_jax.runs.results import Result, Trained
 from dsl_jax.runs.steps import FIRST_TARGETS, Search, Training, is_searched, steps
 from dsl_jax.runs.untrained import make_network, make_stages, network_arguments
 from dsl_jax.targets.fill import search_to_store
 from dsl_jax.targets.overlay import Overlay
 from dsl_jax.targets.store import TargetStore
 
-STAGES = ("all", "search", "learn", "report")
+PHASES = ("all", "search", "learn", "report")
 
 
 def run(
@@ -39,12 +40,12 @@ def run(
     dataset: Dataset | None = None,
     *,
     requested: str | None = None,
-    stage: str = "all",
+    phase: str = "all",
     repair: bool = False,
     probes: bool = True,
     progress: bool = True,
     loggers: Sequence[Logger] = (),
-) -> dict[str, Any]:
+) -> dict[str, Result]:
     """Runs the method and keeps everything in `folder`; goes on where it was interrupted.
 
     For each seed: an untrained network becomes stages; every training image's representations are
@@ -57,40 +58,38 @@ def run(
       folder: the run's folder.
       dataset: the data; None: loaded as the configuration says.
       requested: the dataset that was asked for, where this one took its place.
-      stage: "search": the searches that can be done now, the first and those of networks that are
+      phase: "search": the searches that can be done now, the first and those of networks that are
         trained already; "learn": all that comes after the first search, later cycles included, up
         to the evaluation; "report": evaluate what is trained; "all".
       repair: search damaged chunks of the targets again.
       probes: also evaluate linear classifiers on pixels and on the untrained network.
       progress: show bars.
-      loggers: what receives the records besides the folder's metrics.jsonl (see `loggers`).
+      loggers: what receives the records besides the folder's metrics.jsonl (see `runs.loggers`).
 
     Returns:
-      The results by name of training (empty after "search" and "learn"): groups, and a
-      test_accuracy, test_loss and validation_accuracy a seed.
+      The results by name of training; empty after "search" and "learn".
 
     Raises:
-      ValueError: the folder holds another run, or what a stage needs is not there.
+      ValueError: the folder holds another run, or what a phase needs is not there.
     """
-    one_of("stage", stage, STAGES)
-    record = RunFolder(folder, config, requested, loggers)
-    if (results := record.read("results")) is not None:
+    one_of("phase", phase, PHASES)
+    run_folder = RunFolder(folder, config, requested, loggers)
+    if (results := run_folder.results()) is not None:
         return results
     if dataset is None:
         dataset = load_dataset(
             config.dataset, num_train=config.num_train, validation_size=config.validation_size
         )
-    seeds = range(config.seed, config.seed + config.num_seeds)
-    for seed in seeds if stage != "report" else ():
+    for seed in config.seeds if phase != "report" else ():
         for step in steps(config):
-            if isinstance(step, Search) and is_due(record, seed, step, stage):
-                search_targets(record, dataset, seed, step, repair, progress)
-            elif isinstance(step, Training) and stage != "search":
-                train(record, dataset, seed, step, progress)
-    if stage in ("search", "learn"):
+            if isinstance(step, Search) and is_due(run_folder, seed, step, phase):
+                search_targets(run_folder, dataset, seed, step, repair, progress)
+            elif isinstance(step, Training) and phase != "search":
+                train(run_folder, dataset, seed, step, progress)
+    if phase in ("search", "learn"):
         return {}
-    results = evaluate_all(record, dataset, seeds, probes, progress)
-    record.write("results", results)
+    results = evaluate_all(run_folder, dataset, probes, progress)
+    run_folder.keep_results(results)
     return results
 
 
@@ -100,49 +99,39 @@ def run(
 
 
 def open_targets(
-    record: RunFolder, seed: int, names: tuple[str, ...] = (FIRST_TARGETS,)
+    run_folder: RunFolder, seed: int, names: tuple[str, ...] = (FIRST_TARGETS,)
 ) -> TargetStore | Overlay | None:
     """The targets of a seed, later ones over earlier ones; None in a run of SGD alone."""
-    if not is_searched(record.config):
+    if not is_searched(run_folder.config):
         return None
-    first = TargetStore.open(record.folder / f"seed_{seed}" / names[0])
-    later = [find_targets(record.folder, seed, name) for name in names[1:]]
-    stores = [store for store in later if store is not None]
-    return Overlay([first, *stores]) if stores else first
+    found = [find_targets(run_folder.folder, seed, name) for name in names[1:]]
+    first = TargetStore.open(run_folder.folder / f"seed_{seed}" / names[0])
+    later = [store for store in found if store is not None]
+    return Overlay([first, *later]) if later else first
 
 
-def is_due(record: RunFolder, seed: int, step: Search, stage: str) -> bool:
-    """Whether a search is one of those that `run` does in this stage."""
-    if stage == "search":
-        return step.network is None or record.finished(f"seed_{seed}/{step.network}") is not None
-    return stage == "all" or step.name != FIRST_TARGETS
+def is_due(run_folder: RunFolder, seed: int, step: Search, phase: str) -> bool:
+    """Whether a search is one of those that `run` does in this phase."""
+    if phase == "search":
+        network = f"seed_{seed}/{step.network}"
+        return step.network is None or run_folder.finished(network) is not None
+    return phase == "all" or step.name != FIRST_TARGETS
 
 
 def search_targets(
-    record: RunFolder, dataset: Dataset, seed: int, step: Search, repair: bool, progress: bool
+    run_folder: RunFolder, dataset: Dataset, seed: int, step: Search, repair: bool, progress: bool
 ) -> None:
     """Searches the images of a step that are not yet in its store; without any, there is none."""
-    split, started = dataset.train, time.monotonic()
-    process = f"{platform.node()}-{uuid.uuid4().hex[:8]}"
-    if step.network is None:
-        stages = make_stages(record.config, dataset, seed)
-    else:
-        network = record.network(f"seed_{seed}/{step.network}")
-        stages = frozen_stages(network)
-        if step.chosen is not None:
-            rows = _chosen_before(record.folder / f"seed_{seed}" / step.name, split.ids)
-            if rows is None:
-                key = purpose_key(seed, CHOICE, step.cycle)
-                rows = choose_images(key, network, dataset, step.chosen)
-            split = jax.tree.map(lambda array: array[rows], split)
+    started, process = time.monotonic(), f"{platform.node()}-{uuid.uuid4().hex[:8]}"
+    stages, split = stages_and_images(run_folder, dataset, seed, step)
     if not len(split.images):
         return
 
     def note_seconds(_: int) -> None:
-        record.note_search(seed, step.name, process, time.monotonic() - started)
+        run_folder.note_search(seed, step.name, process, time.monotonic() - started)
 
     search_to_store(
-        record.folder / f"seed_{seed}" / step.name,
+        run_folder.folder / f"seed_{seed}" / step.name,
         purpose_key(seed, SEARCH, step.cycle),
         stages,
         split.images,
@@ -150,13 +139,27 @@ def search_targets(
         step.config,
         dataset=dataset.name,
         ids=split.ids,
-        chunk_size=record.config.chunk_size,
+        chunk_size=run_folder.config.chunk_size,
         mesh=device_mesh(),
         preprocess=dataset.normalize,
         progress=progress and (step.name if step.cycle > 1 else "search"),
         repair=repair,
         on_chunk=note_seconds,
     )
+
+
+def stages_and_images(
+    run_folder: RunFolder, dataset: Dataset, seed: int, step: Search
+) -> tuple[Sequence[Callable], Split]:
+    """The network that a step searches, as stages, and the images."""
+    if step.network is None:
+        return make_stages(run_folder.config, dataset, seed), dataset.train
+    network = run_folder.network(f"seed_{seed}/{step.network}")
+    rows = _chosen_before(run_folder.folder / f"seed_{seed}" / step.name, dataset.train.ids)
+    if rows is None:
+        key, chosen = purpose_key(seed, CHOICE, step.cycle), step.chosen or CycleConfig()
+        rows = choose_images(key, network, dataset, chosen)
+    return frozen_stages(network), jax.tree.map(lambda array: array[rows], dataset.train)
 
 
 def _chosen_before(path: Path, ids: np.ndarray) -> np.ndarray | None:
@@ -189,7 +192,7 @@ def choose_images(
 
 
 def train(
-    record: RunFolder,
+    run_folder: RunFolder,
     dataset: Dataset,
     seed: int,
     step: Training,
@@ -197,36 +200,40 @@ def train(
     measure: Measure | None = None,
 ) -> None:
     """Trains one network, unless it is trained, and keeps it with its history."""
-    config, name = record.config, f"seed_{seed}/{step.name}"
-    if record.finished(name) is not None:
+    config, name = run_folder.config, f"seed_{seed}/{step.name}"
+    if run_folder.finished(name) is not None:
         return
     if step.start is None:
         network = make_network(config, dataset, seed, step.groups)
     else:
-        network = record.network(f"seed_{seed}/{step.start}")
-    batch_size, multiple = step.config.batch_size, step.config.batch_multiple
-    key = purpose_key(seed, TRAINING, step.cycle)
+        network = run_folder.network(f"seed_{seed}/{step.start}")
+    num_images, learning = len(dataset.train.images), step.config
+    batch_size = exact_batch_size(num_images, learning.batch_size, learning.batch_multiple)
+    checkpoints = run_folder.checkpoints(name)
+    run_folder.forget(name, after_epoch=checkpoints.last_epoch)
     options: dict[str, Any] = {
-        "mesh": device_mesh(exact_batch_size(len(dataset.train.images), batch_size, multiple)),
-        "checkpoints": record.checkpoints(name),
+        "mesh": device_mesh(batch_size),
+        "checkpoints": checkpoints,
         "measure": measure,
+        "on_epoch": lambda record: run_folder.log({"training": name, **record}),
         "progress": f"{step.name} (G={step.groups})" if progress else None,
     }
+    key = purpose_key(seed, TRAINING, step.cycle)
     if step.variant == "sgd":
-        learned = learn_sgd(key, network, dataset, step.config, **options)
+        learned = learn_sgd(key, network, dataset, learning, **options)
     else:
-        targets = open_targets(record, seed, step.targets)
-        learned = learn(key, network, dataset, targets, step.config, **options)
-    best = [epoch for epoch in learned.history if epoch.get("best_so_far")][-1]
-    result = {
-        "variant": step.variant,
-        "groups": step.groups,
-        "cycle": step.cycle,
-        "network": network_arguments(config, dataset, step.groups),
-        "best_epoch": best["epoch"],
-        "validation_accuracy": best["validation_accuracy"],
-        "images_left_out": len(dataset.train.images) - best["images"],
-        "seconds": sum(epoch["seconds"] for epoch in learned.history),
-        "history": learned.history,
-    }
-    record.finish(name, learned.network, result)
+        targets = open_targets(run_folder, seed, step.targets)
+        learned = learn(key, network, dataset, targets, learning, **options)
+    best = learned.best_epoch
+    trained = Trained(
+        variant=step.variant,
+        groups=step.groups,
+        cycle=step.cycle,
+        network=network_arguments(config, dataset, step.groups),
+        best_epoch=best["epoch"],
+        validation_accuracy=best["validation_accuracy"],
+        images_left_out=num_images - best["images"],
+        seconds=sum(epoch["seconds"] for epoch in learned.history),
+        history=learned.history,
+    )
+    run_folder.finish(name, learned.network, trained)

@@ -54,12 +54,11 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     """A point a seed, so that more seeds can join."""
     if "sgd_groups" not in command_line.assigned("config"):  # SGD's G is the learner's
         config = dataclasses.replace(config, sgd_groups=(config.learner_groups,))
-    seeds = range(config.seed, config.seed + config.num_seeds)
     points = [
         sweep_points.run_point(
             f"seed_{seed}", {}, dataclasses.replace(config, seed=seed, num_seeds=1)
         )
-        for seed in seeds
+        for seed in config.seeds
     ]
     return sweeps.Sweep(points, measure, draw, table)
 
@@ -74,13 +73,13 @@ def measure(point: sweeps.Point, dataset, folder) -> sweep_rows.Rows:
             "seed": config.seed,
             "training": name,
             "title": training_title(name, result, config.cycles),
-            **{column: result[column] for column in (*KNOWN, *COSTS)},
-            "test_accuracy": result["test_accuracy"][0],
-            "validation_accuracy": result["validation_accuracy"][0],
+            **{column: getattr(result, column) for column in (*KNOWN, *COSTS)},
+            "test_accuracy": result.test_accuracy[0],
+            "validation_accuracy": result.validation_accuracy[0],
         }
-        if result["groups"] == config.learner_groups:
+        if result.groups == config.learner_groups:
             rows.append(row)
-        if result["best_by_validation"] and len(config.sgd_groups) > 1:
+        if result.best_by_validation and len(config.sgd_groups) > 1:
             names = {"training": "best_sgd", "kind": "best_sgd"}
             rows.append(row | names | {"title": "SGD, the best G by validation"})
     return rows

@@ -76,7 +76,7 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
         chosen = changed(config, name)
         if chosen == config and name != "preset":
             continue
-        for seed in range(config.seed, config.seed + config.num_seeds):
+        for seed in config.seeds:
             columns = {"option": name, "seed": seed}
             one = dataclasses.replace(chosen, seed=seed, num_seeds=1)
             points.append(sweep_points.run_point(f"{name}-{seed}", columns, one))

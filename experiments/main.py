@@ -35,7 +35,7 @@ _AUGMENT = flags.DEFINE_bool("augment", False, "Train on random crops, and flips
 _CYCLES = flags.DEFINE_integer(
     "cycles", None, "How many times to search and to learn from it (default: once)."
 )
-_PHASE = flags.DEFINE_string("phase", "all", f"One of {', '.join(pipeline.STAGES)}.")
+_PHASE = flags.DEFINE_string("phase", "all", f"One of {', '.join(pipeline.PHASES)}.")
 _REPAIR = flags.DEFINE_bool("repair", False, "Search damaged parts of the targets again.")
 _LOGGERS = flags.DEFINE_list(
     "loggers", [], f"Also log to {', '.join(loggers.LOGGERS)}; metrics.jsonl is always written."
@@ -184,7 +184,7 @@ def check_phase(run: Resolved) -> None:
 
 def run_all() -> None:
     """Plan, search, learning, evaluation, report."""
-    configs.one_of("phase", _PHASE.value, pipeline.STAGES)
+    configs.one_of("phase", _PHASE.value, pipeline.PHASES)
     join_job()  # first: looking a strategy up starts the devices, and then no job can be joined
     asked = configure()
     loggers.make_loggers(_LOGGERS.value, "")  # fails now, if one is unknown or not installed
@@ -232,7 +232,7 @@ def compute(run: Resolved) -> None:
             run.folder,
             run.dataset,
             requested=run.asked.dataset,
-            stage=phase,
+            phase=phase,
             repair=_REPAIR.value,
             progress=jax.process_index() == 0,
             loggers=receivers,

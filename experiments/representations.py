@@ -47,14 +47,13 @@ SCALES = {
 def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     """A point a seed, then one for the alignment of all their networks."""
     config = dataclasses.replace(config, sgd_groups=(config.learner_groups,))
-    seeds = range(config.seed, config.seed + config.num_seeds)
     points = [
         sweep_points.run_point(
             f"seed_{seed}",
             {"seed": seed},
             dataclasses.replace(config, seed=seed, num_seeds=1),
         )
-        for seed in seeds
+        for seed in config.seeds
     ]
     points.append(sweeps.Point("alignment", {"seed": None}, config, seconds=10.0))
 
@@ -68,9 +67,9 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
 
 def epoch_rows(config: RunConfig, dataset, folder) -> sweep_rows.Rows:
     """Searches and trains; a row for every training, epoch and layer."""
-    record, seed = RunFolder(folder, config), config.seed
+    run_folder, seed = RunFolder(folder, config), config.seed
     (search,) = steps.searches(config)
-    pipeline.search_targets(record, dataset, seed, search, repair=False, progress=True)
+    pipeline.search_targets(run_folder, dataset, seed, search, repair=False, progress=True)
     split, searched = sweep_points.search_validation(config, dataset, seed, MOST_IMAGES)
 
     def measure_network(network):
@@ -87,8 +86,8 @@ def epoch_rows(config: RunConfig, dataset, folder) -> sweep_rows.Rows:
     rows = []
     start = measure_network(untrained_network(config, dataset, seed))  # that of all trainings
     for training in steps.trainings(config):
-        pipeline.train(record, dataset, seed, training, True, measure=measure_network)
-        history = record.finished(f"seed_{seed}/{training.name}")["history"]
+        pipeline.train(run_folder, dataset, seed, training, True, measure=measure_network)
+        history = run_folder.finished(f"seed_{seed}/{training.name}").history
         for epoch in [{"epoch": 0, **start}, *history]:
             for layer in range(len(searched)):
                 row = {"training": training.name, "epoch": epoch["epoch"], "layer": layer}
@@ -125,14 +124,14 @@ def alignment_rows(config: RunConfig, dataset, points) -> sweep_rows.Rows:
     """Linear CKA of every two trained networks, a row a pair and layer."""
     split = sweep_points.first_rows(dataset.validation, MOST_IMAGES)
     outputs = {}
-    for seed in range(config.seed, config.seed + config.num_seeds):
+    for seed in config.seeds:
         start = untrained_network(config, dataset, seed)
         outputs["untrained", seed] = representations_of(start, dataset, split)
-        record = RunFolder(
+        run_folder = RunFolder(
             points / f"seed_{seed}", dataclasses.replace(config, seed=seed, num_seeds=1)
         )
         for training in steps.trainings(config):
-            network = record.network(f"seed_{seed}/{training.name}")
+            network = run_folder.network(f"seed_{seed}/{training.name}")
             outputs[training.name, seed] = representations_of(network, dataset, split)
     rows = []
     for (first, second), layer in itertools.product(

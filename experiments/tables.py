@@ -61,16 +61,16 @@ def measure(point: sweeps.Point, dataset, folder) -> sweep_rows.Rows:
     results = pipeline.run(point.config, folder, dataset, probes=False)
     rows = []
     for name, result in results.items():
-        for number, accuracy in enumerate(result["test_accuracy"]):
+        for number, accuracy in enumerate(result.test_accuracy):
             rows.append(
                 {
                     "seed": point.config.seed + number,
                     "training": name,
-                    "groups": result["groups"],
-                    "is_same_g": result["groups"] == point.config.learner_groups,
-                    "is_best_sgd": result["best_by_validation"],
+                    "groups": result.groups,
+                    "is_same_g": result.groups == point.config.learner_groups,
+                    "is_best_sgd": result.best_by_validation,
                     "test_accuracy": accuracy,
-                    "validation_accuracy": result["validation_accuracy"][number],
+                    "validation_accuracy": result.validation_accuracy[number],
                 }
             )
     return rows

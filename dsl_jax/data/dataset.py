@@ -5,6 +5,7 @@ Letters in shapes: N images, H rows, W columns, C channels.
 
 import operator
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -25,6 +26,13 @@ class Split(NamedTuple):
     images: np.ndarray
     labels: np.ndarray
     ids: np.ndarray
+
+
+def normalize_pixels(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:
+    """(images / 255 - mean) / std for each channel of uint8 [..., H, W, C], as float32."""
+    channels = (1,) * (images.ndim - 1) + (-1,)
+    means, stds = (np.asarray(values, np.float32).reshape(channels) for values in (mean, std))
+    return (images.astype(np.float32) / np.float32(255) - means) / stds
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +83,7 @@ class Dataset:
             raise ValueError(f"images are {images.dtype}: normalize takes uint8, once")
         if images.shape[-3:] != self.image_shape:
             raise ValueError(f"images are {images.shape}, {self.name} has {self.image_shape}")
-        channels = (1,) * (images.ndim - 1) + (-1,)
-        mean = np.asarray(self.mean, np.float32).reshape(channels)
-        std = np.asarray(self.std, np.float32).reshape(channels)
-        return (images.astype(np.float32) / np.float32(255) - mean) / std
+        return normalize_pixels(images, self.mean, self.std)
 
     @classmethod
     def from_arrays(

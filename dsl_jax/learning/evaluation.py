@@ -1,4 +1,4 @@
-"""Evaluation: accuracy and loss of a network, every example counted once (SPEC section 5).
+"""Evaluation: accuracy and loss of a network, every example counted once.
 
 Where the network or the images lie on a mesh of several devices, its devices share each batch.
 """
@@ -13,7 +13,7 @@ import numpy as np
 import optax
 from flax import nnx
 
-from dsl_jax.config import EVALUATION_STATISTICS
+from dsl_jax.config import EVALUATION_STATISTICS, one_of
 from dsl_jax.data.dataset import Dataset, Split
 from dsl_jax.devices import mesh_of, replicate, take
 from dsl_jax.networks.interface import batch_norms, check_network, in_mode
@@ -57,8 +57,7 @@ def evaluate(
     """
     check_network(network)
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
-    if split not in splits:
-        raise ValueError(f"split {split!r} is unknown: choose one of {', '.join(splits)}")
+    one_of("split", split, tuple(splits))
     return evaluate_images(network, dataset, splits[split], statistics, batch_size)
 
 
@@ -70,11 +69,7 @@ def evaluate_images(
     batch_size: int = BATCH_SIZE,
 ) -> Evaluation:
     """`evaluate` on a `Split`."""
-    if statistics not in EVALUATION_STATISTICS:
-        raise ValueError(
-            f"statistics {statistics!r} is unknown: "
-            f"choose one of {', '.join(EVALUATION_STATISTICS)}"
-        )
+    one_of("statistics", statistics, EVALUATION_STATISTICS)
     count = len(split.images)
     if not count:
         raise ValueError("there are no images to evaluate")
@@ -167,7 +162,7 @@ def _outputs(graph: Any, state: Any, images: jax.Array) -> tuple[jax.Array, ...]
 def with_training_statistics(
     network: nnx.Module, dataset: Dataset, rows: Any, batch_size: int = BATCH_SIZE
 ) -> nnx.Module:
-    """A copy whose BatchNorm statistics are those of training images (SPEC section 2).
+    """A copy whose BatchNorm statistics are those of training images (docs/choices.md).
 
     The means and variances of batches of equal size are averaged, each batch normalised by its own
     statistics as in training; images left over (fewer than there are batches) are not used.

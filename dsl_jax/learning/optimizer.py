@@ -1,6 +1,7 @@
 """The optimiser of the learner and of SGD: Nesterov momentum and its schedule (paper A.3)."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -34,7 +35,7 @@ def make_optimizer(config: LearnConfig, steps_per_epoch: int) -> optax.GradientT
     """
     stem_steps = config.stem_bias_epochs * steps_per_epoch
 
-    def while_stem_learns(step):
+    def while_stem_learns(step: jax.Array) -> jax.Array:
         return jnp.where(step < stem_steps, 1.0, 0.0)
 
     return optax.chain(
@@ -52,10 +53,10 @@ def _weights(params: Any) -> Any:
     return jax.tree.map(lambda x, is_bias: jnp.ndim(x) >= 2 and not is_bias, params, is_bias)
 
 
-def _paths(pattern: str) -> Any:
+def _paths(pattern: str) -> Callable[[Any], Any]:
     """A mask for optax: the parameters whose path ends with the pattern."""
 
-    def matches(path, _):
+    def matches(path: Any, _: Any) -> bool:
         # What nnx wraps a parameter in ends its path with ".value".
         text = path_name(path).removesuffix(".value")
         return re.search(f"(?:{pattern})$", text, re.IGNORECASE) is not None

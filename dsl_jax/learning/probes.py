@@ -1,6 +1,7 @@
 """Linear classifiers on fixed features: what there is to gain before a body has learned."""
 
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -36,9 +37,6 @@ def linear_probe(dataset: Dataset, network: ConvNet | None = None) -> Probe:
     Raises:
       ValueError: the training images are all of one class.
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import LogisticRegression
-
     train = Split(*(field[:MOST_IMAGES] for field in dataset.train))
     if len(np.unique(train.labels)) < 2:
         raise ValueError("the training images are all of one class: there is nothing to classify")
@@ -46,7 +44,7 @@ def linear_probe(dataset: Dataset, network: ConvNet | None = None) -> Probe:
     inputs = features(train.images)
     scale = max(float(np.sqrt(np.mean(np.square(inputs)))), 1e-12)
 
-    def score(model, split):
+    def score(model: Any, split: Split) -> tuple[float, float]:
         """Accuracy and mean cross-entropy; a class that was never seen has probability 1e-12."""
         probabilities = np.full((len(split.labels), dataset.num_classes), 1e-12)
         probabilities[:, model.classes_] = model.predict_proba(features(split.images) / scale)
@@ -54,21 +52,23 @@ def linear_probe(dataset: Dataset, network: ConvNet | None = None) -> Probe:
         right = probabilities.argmax(axis=1) == split.labels
         return float(right.mean()), float(-np.log(np.maximum(own, 1e-12)).mean())
 
-    best: tuple[float, Any] = (-1.0, None)
-    for penalty in PENALTIES:
-        model = LogisticRegression(C=penalty, max_iter=200)
-        with warnings.catch_warnings():  # a probe need not converge to the last digit
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(inputs / scale, train.labels)
-        accuracy, _ = score(model, dataset.validation)
-        if accuracy > best[0]:
-            best = accuracy, model
-    validation_accuracy, model = best
-    accuracy, loss = score(model, dataset.test)
-    return Probe(accuracy, loss, validation_accuracy)
+    models = [_fitted(penalty, inputs / scale, train.labels) for penalty in PENALTIES]
+    accuracies = [score(model, dataset.validation)[0] for model in models]
+    best = int(np.argmax(accuracies))
+    return Probe(*score(models[best], dataset.test), accuracies[best])
 
 
-def _features(dataset: Dataset, network: ConvNet | None):
+def _fitted(penalty: float, inputs: np.ndarray, labels: np.ndarray) -> Any:
+    """scikit-learn's model of one penalty."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    with warnings.catch_warnings():  # a probe need not converge to the last digit
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return LogisticRegression(C=penalty, max_iter=200).fit(inputs, labels)
+
+
+def _features(dataset: Dataset, network: ConvNet | None) -> Callable[[np.ndarray], np.ndarray]:
     """A function from uint8 images [N, H, W, C] to features [N, D], float32."""
     if network is None:
         return lambda images: np.asarray(dataset.normalize(images)).reshape(len(images), -1)
@@ -76,7 +76,7 @@ def _features(dataset: Dataset, network: ConvNet | None):
     graph, state = nnx.split(with_training_statistics(network, dataset, rows))
 
     @jax.jit
-    def head_input(state, images):
+    def head_input(state: Any, images: jax.Array) -> jax.Array:
         network: Any = nnx.merge(graph, state)
         return network.head_input(network.representations(images)[-1])
 

@@ -6,7 +6,7 @@ Letters: N training images, B images of a batch, L searched layers before the lo
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
@@ -19,19 +19,21 @@ from jax.sharding import Mesh
 
 from dsl_jax.config import LearnConfig
 from dsl_jax.data.augmentation import augment
-from dsl_jax.data.dataset import Dataset
+from dsl_jax.data.dataset import Dataset, normalize_pixels
 from dsl_jax.devices import on_one_device, replicate, take
+from dsl_jax.files import plain
 from dsl_jax.keys import threefry_key
 from dsl_jax.learning.batches import plan_batches
 from dsl_jax.learning.checks import check_arguments, check_finite, check_targets, target_arrays
 from dsl_jax.learning.evaluation import evaluate_images, with_training_statistics
-from dsl_jax.learning.objectives import head_loss, regression_loss, sgd_objective, target_objective
+from dsl_jax.learning.objectives import sgd_objective, target_objective
 from dsl_jax.learning.optimizer import learning_rate, make_optimizer
 from dsl_jax.networks.interface import in_mode
 from dsl_jax.progress import progress_bar
-from dsl_jax.runs.loggers import Logger, plain
 
-__all__ = ["LearnResult", "head_loss", "learn", "learn_sgd", "regression_loss"]
+Record = dict[str, Any]
+Measure = Callable[[nnx.Module], dict[str, Any]]
+OnEpoch = Callable[[Record], None]
 
 
 class LearnResult(NamedTuple):
@@ -44,19 +46,26 @@ class LearnResult(NamedTuple):
     """
 
     network: nnx.Module
-    history: list[dict[str, float]]
+    history: list[Record]
+
+    @property
+    def best_epoch(self) -> Record:
+        """The record of the epoch whose network this is."""
+        return best_epoch(self.history)
 
 
-Measure = Callable[[nnx.Module], dict[str, Any]]
+def best_epoch(history: Sequence[Record]) -> Record:
+    """The record of the best epoch by validation accuracy, between equals by loss."""
+    return next(record for record in reversed(history) if record.get("best_so_far"))
 
 
 class Checkpoints(Protocol):
-    """Where training keeps its state; `runs.Checkpoints` is the one on disk."""
+    """Where training keeps its state; `runs.saved.Checkpoints` is the one on disk."""
 
-    def restore(self, like: Any) -> tuple[Any, list[dict[str, float]]] | None:
+    def restore(self, like: Any) -> tuple[Any, list[Record]] | None:
         """The last saved (state, history), the state with the structure and devices of `like`."""
 
-    def save(self, epoch: int, state: Any, history: list[dict[str, float]], last: bool) -> None:
+    def save(self, epoch: int, state: Any, history: list[Record], last: bool) -> None:
         """Keeps the state after an epoch; `last` is the final one."""
 
 
@@ -75,7 +84,7 @@ def learn(
     mesh: Mesh | None = None,
     checkpoints: Checkpoints | None = None,
     measure: Measure | None = None,
-    logger: Logger | None = None,
+    on_epoch: OnEpoch | None = None,
     progress: str | None = None,
 ) -> LearnResult:
     """Trains a copy of `network` on searched representations (paper 4.2).
@@ -95,7 +104,8 @@ def learn(
         with another number of devices.
       measure: called with the network after each validated epoch, in evaluation mode; what it
         returns joins the epoch's record.
-      logger: given each epoch's record, with `training`, its name.
+      on_epoch: given each epoch's record, before the state is kept: those of epochs that an
+        interruption lost come again.
       progress: a name, to show a bar under it.
 
     Returns:
@@ -111,10 +121,8 @@ def learn(
     check_arguments(network, dataset, config, mesh)
     arrays = target_arrays(targets, dataset.train.ids)
     check_targets(network, dataset, arrays)
-    answers = Answers(arrays, target_objective)
-    return _train(
-        key, network, dataset, answers, config, mesh, checkpoints, measure, logger, progress
-    )
+    options = Options(mesh, checkpoints, measure, on_epoch, progress)
+    return _train(key, network, dataset, arrays, target_objective, config, options)
 
 
 def learn_sgd(
@@ -126,15 +134,46 @@ def learn_sgd(
     mesh: Mesh | None = None,
     checkpoints: Checkpoints | None = None,
     measure: Measure | None = None,
-    logger: Logger | None = None,
+    on_epoch: OnEpoch | None = None,
     progress: str | None = None,
 ) -> LearnResult:
     """The baseline: the same loop, cross-entropy end to end (paper A.3); see `learn`."""
     check_arguments(network, dataset, config, mesh)
-    answers = Answers(dataset.train.labels, sgd_objective)
-    return _train(
-        key, network, dataset, answers, config, mesh, checkpoints, measure, logger, progress
-    )
+    options = Options(mesh, checkpoints, measure, on_epoch, progress)
+    labels = dataset.train.labels
+    return _train(key, network, dataset, labels, sgd_objective, config, options)
+
+
+class Options(NamedTuple):
+    """What does not change the result; see `learn`."""
+
+    mesh: Mesh | None
+    checkpoints: Checkpoints | None
+    measure: Measure | None
+    on_epoch: OnEpoch | None
+    progress: str | None
+
+
+class Program(NamedTuple):
+    """What a step is compiled for, all of it hashable; graph: the network without its arrays."""
+
+    graph: Any
+    objective: Callable
+    config: LearnConfig
+    steps_per_epoch: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Task(NamedTuple):
+    """All that stays in training."""
+
+    program: Program
+    dataset: Dataset
+    batches: np.ndarray  # rows [steps, B]
+    answers: Any  # what the network should give: a pytree of arrays [N, ...] on the host
+    rest: Any  # the network's arrays that are no parameters
+    mesh: Mesh | None
 
 
 class TrainState(NamedTuple):
@@ -146,104 +185,98 @@ class TrainState(NamedTuple):
     best: jax.Array  # [2]: validation accuracy, minus validation loss
 
 
-class Answers(NamedTuple):
-    """What the network should give: a pytree of arrays [N, ...] on the host, and the loss."""
-
-    arrays: Any
-    objective: Callable
-
-
-class Task(NamedTuple):
-    """All that stays: what is trained, on what, and how.
-
-    graph, rest: the network but for its parameters; batches: rows [steps, B].
-    """
-
-    graph: Any
-    rest: Any
-    dataset: Dataset
-    batches: np.ndarray
-    answers: Answers
-    config: LearnConfig
-    mesh: Mesh | None
-
-
 def _train(
     key: jax.Array,
     network: nnx.Module,
     dataset: Dataset,
-    answers: Answers,
+    answers: Any,
+    objective: Callable,
     config: LearnConfig,
-    mesh: Mesh | None,
-    checkpoints: Checkpoints | None,
-    measure: Measure | None,
-    logger: Logger | None,
-    progress: str | None,
+    options: Options,
 ) -> LearnResult:
     """Epochs of training, each with its validation and its checkpoint."""
     key = threefry_key(key)
-    count = len(dataset.train.images)
-    batches = plan_batches(
-        jax.random.fold_in(key, 0), count, config.batch_size, config.batch_multiple
-    )
-    epochs_key = jax.random.fold_in(key, 1)
-    graph, *states = nnx.split(in_mode(network, training=True), nnx.Param, ...)
-    params, rest = states
-    rest = replicate(rest, mesh)
-    task = Task(graph, rest, dataset, batches, answers, config, mesh)
-    state: TrainState = _start(params, task)
-    history: list[dict[str, Any]] = []
+    batches_key, epochs_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
+    task, state = _begin(batches_key, network, dataset, answers, objective, config, options.mesh)
+    history: list[Record] = []
+    checkpoints, steps = options.checkpoints, len(task.batches)
     if checkpoints is not None and (saved := checkpoints.restore(state)) is not None:
         state, history = saved
-
-    rate, steps = learning_rate(config, len(batches)), len(batches)
     bar = progress_bar(
         config.epochs * steps,
         done=len(history) * steps,
         unit="step",
-        description=progress or "",
-        show=progress is not None,
+        description=options.progress or "",
+        show=options.progress is not None,
     )
     with bar:
         for epoch in range(len(history), config.epochs):
-            started, last = time.monotonic(), epoch + 1 == config.epochs
             epoch_key = jax.random.fold_in(epochs_key, epoch)
-            state, loss = _run_epoch(epoch_key, task, state, epoch, bar)
-            record = {
-                "epoch": epoch + 1,
-                "images": batches.size,
-                "train_loss": loss,
-                "learning_rate": float(rate((epoch + 1) * steps - 1)),
-            }
-            if last or (epoch + 1) % config.validate_every == 0:
-                state, scores = _validate(task, state, measure)
-                record |= scores
-                accuracy = f"{scores['validation_accuracy']:.2%}"
-                bar.set_postfix(refresh=False, loss=f"{loss:.4g}", validation=accuracy)
-            history.append(record | {"seconds": time.monotonic() - started})
-            if logger is not None:
-                logger.log({"training": progress or "training", **history[-1]})
+            last = epoch + 1 == config.epochs
+            state, record = _run_epoch(epoch_key, task, state, epoch, options.measure, bar)
+            history.append(record)
+            if options.on_epoch is not None:
+                options.on_epoch(record)
             if checkpoints is not None:
                 checkpoints.save(epoch + 1, state, history, last)
-
-    best = nnx.merge(graph, state.best_params, rest)
-    graph, weights = nnx.split(with_training_statistics(best, dataset, batches.ravel()))
+    best = nnx.merge(task.program.graph, state.best_params, task.rest)
+    best = with_training_statistics(best, dataset, task.batches.ravel())
+    graph, weights = nnx.split(best)
     return LearnResult(nnx.merge(graph, on_one_device(weights)), history)
 
 
-def _start(params: Any, task: Task) -> TrainState:
+def _begin(
+    key: jax.Array,
+    network: nnx.Module,
+    dataset: Dataset,
+    answers: Any,
+    objective: Callable,
+    config: LearnConfig,
+    mesh: Mesh | None,
+) -> tuple[Task, TrainState]:
+    """What is trained on what, in which batches; and the state before the first epoch."""
+    count = len(dataset.train.images)
+    batches = plan_batches(key, count, config.batch_size, config.batch_multiple)
+    graph, *states = nnx.split(in_mode(network, training=True), nnx.Param, ...)
     # Copies: a step gives its state's memory away, and the network passed in keeps its own.
-    params = jax.tree.map(jnp.copy, params)
-    optimizer = make_optimizer(task.config, len(task.batches))
-    best_params = jax.tree.map(jnp.copy, params)
-    state = TrainState(params, optimizer.init(params), best_params, jnp.full(2, -jnp.inf))
-    return replicate(state, task.mesh)
+    params, best_params = (jax.tree.map(jnp.copy, states[0]) for _ in range(2))
+    optimizer = make_optimizer(config, len(batches)).init(params)
+    state = TrainState(params, optimizer, best_params, jnp.full(2, -jnp.inf))
+    program = Program(graph, objective, config, len(batches), dataset.mean, dataset.std)
+    task = Task(program, dataset, batches, answers, replicate(states[1], mesh), mesh)
+    return task, replicate(state, mesh)
 
 
 def _run_epoch(
-    key: jax.Array, task: Task, state: TrainState, epoch: int, bar: Any
-) -> tuple[TrainState, float]:
-    """All batches once, in a new order; the state after them and the mean loss."""
+    key: jax.Array,
+    task: Task,
+    state: TrainState,
+    epoch: int,
+    measure: Measure | None,
+    bar: Any,
+) -> tuple[TrainState, Record]:
+    """One epoch, counted from 0, and its validation where one is due; the state, its record."""
+    started, config, steps = time.monotonic(), task.program.config, len(task.batches)
+    state, losses = _run_batches(key, task, state, bar)
+    check_finite(losses, epoch, steps)
+    record: Record = {
+        "epoch": epoch + 1,
+        "images": task.batches.size,
+        "train_loss": float(losses.mean()),
+        "learning_rate": float(learning_rate(config, steps)((epoch + 1) * steps - 1)),
+    }
+    if epoch + 1 == config.epochs or (epoch + 1) % config.validate_every == 0:
+        state, scores = _validate(task, state, measure)
+        record |= scores
+        accuracy = f"{record['validation_accuracy']:.2%}"
+        bar.set_postfix(refresh=False, loss=f"{record['train_loss']:.4g}", validation=accuracy)
+    return state, record | {"seconds": time.monotonic() - started}
+
+
+def _run_batches(
+    key: jax.Array, task: Task, state: TrainState, bar: Any
+) -> tuple[TrainState, np.ndarray]:
+    """All batches once, in a new order; the state after them, and their losses."""
     order_key, step_key = jax.random.split(key)
     params, optimizer, losses = state.params, state.optimizer, []
     for number in np.asarray(jax.random.permutation(order_key, len(task.batches))):
@@ -254,32 +287,26 @@ def _run_epoch(
             optimizer,
             task.rest,
             take(task.dataset.train.images, rows, task.mesh),
-            jax.tree.map(lambda answer: take(answer, rows, task.mesh), task.answers.arrays),
-            task.graph,
-            task.answers.objective,
-            task.config,
-            len(task.batches),
-            (task.dataset.mean, task.dataset.std),
+            jax.tree.map(lambda answer: take(answer, rows, task.mesh), task.answers),
+            task.program,
         )
         losses.append(loss)
         bar.update()
-    values = np.asarray(losses)
-    check_finite(values, epoch, len(task.batches))
-    return state._replace(params=params, optimizer=optimizer), float(values.mean())
+    return state._replace(params=params, optimizer=optimizer), np.asarray(losses)
 
 
-def _validate(
-    task: Task, state: TrainState, measure: Measure | None
-) -> tuple[TrainState, dict[str, Any]]:
+def _validate(task: Task, state: TrainState, measure: Measure | None) -> tuple[TrainState, Record]:
     """Scores on the validation images; the state keeps the best parameters so far.
 
     Higher accuracy wins, between equals the lower loss.
     """
-    network = nnx.merge(task.graph, state.params, task.rest)
-    few = task.batches.ravel()[: task.config.statistics_images]
+    config = task.program.config
+    network = nnx.merge(task.program.graph, state.params, task.rest)
+    few = task.batches.ravel()[: config.statistics_images]
     network = with_training_statistics(network, task.dataset, few)
-    statistics = task.config.evaluation_statistics
-    scores = evaluate_images(network, task.dataset, task.dataset.validation, statistics)
+    scores = evaluate_images(
+        network, task.dataset, task.dataset.validation, config.evaluation_statistics
+    )
     score = np.asarray([scores.accuracy, -scores.loss], np.float32)
     is_best = score.tolist() > np.asarray(state.best).tolist()
     if is_best:
@@ -294,11 +321,7 @@ def _validate(
     }
 
 
-@partial(
-    jax.jit,
-    static_argnames=("graph", "objective", "config", "steps_per_epoch", "moments"),
-    donate_argnames=("params", "optimizer_state"),
-)
+@partial(jax.jit, static_argnames="program", donate_argnames=("params", "optimizer_state"))
 def _step(
     key: jax.Array,
     params: Any,
@@ -306,17 +329,13 @@ def _step(
     rest: Any,
     images: jax.Array,
     answers: Any,
-    graph: Any,
-    objective: Callable,
-    config: LearnConfig,
-    steps_per_epoch: int,
-    moments: tuple[tuple[float, ...], tuple[float, ...]],
+    program: Program,
 ) -> tuple[Any, Any, jax.Array]:
     """One step on a batch of uint8 images [B, H, W, C]."""
+    graph, objective, config, steps_per_epoch, mean, std = program
     if config.augment:
         images = augment(key, images, padding=config.crop_padding, flip=config.flip)
-    mean, std = (jnp.asarray(m, jnp.float32).reshape(1, 1, 1, -1) for m in moments)
-    images = (images.astype(jnp.float32) / 255 - mean) / std
+    images = normalize_pixels(images, mean, std)
 
     def loss_of(params: Any) -> jax.Array:
         # A copy, since BatchNorm writes its statistics into variables of the trace outside.

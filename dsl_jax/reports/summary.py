@@ -1,5 +1,6 @@
 """From a run's folder to its report: the table, the figures, the times."""
 
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from dsl_jax.data.dataset import Dataset, rows_of
 from dsl_jax.devices import environment
 from dsl_jax.reports import plots
 from dsl_jax.reports.pages import Report, Row
-from dsl_jax.runs.folder import find_targets, read_json, search_seconds
-from dsl_jax.runs.steps import is_searched, searches, trainings
+from dsl_jax.runs.folder import find_targets, search_seconds
+from dsl_jax.runs.results import Result, read_trained
+from dsl_jax.runs.steps import Training, is_searched, searches, trainings
 from dsl_jax.runs.untrained import make_stages
 from dsl_jax.targets.store import TargetStore
 
@@ -41,7 +43,7 @@ def summarize(
     config: RunConfig,
     folder: str | os.PathLike,
     dataset: Dataset,
-    results: dict[str, Any],
+    results: dict[str, Result],
     *,
     notice: str | None = None,
     command: str = "",
@@ -58,14 +60,13 @@ def summarize(
     """
     folder = Path(folder)
     first = folder / f"seed_{config.seed}"
+    trained = {
+        training_title(step.name, step, config.cycles): done
+        for step in trainings(config)
+        if (done := read_trained(first / step.name)) is not None
+    }
     rows = [_row(name, result, config) for name, result in results.items()]
-    seeds = range(config.seed, config.seed + config.num_seeds)
-    trained = {}
-    for training in trainings(config):
-        if (result := read_json(first / training.name / "result.json")) is not None:
-            trained[training_title(training.name, training._asdict(), config.cycles)] = result
-    left_out = max(result["images_left_out"] for result in trained.values())
-    histories = {title: result["history"] for title, result in trained.items()}
+    histories = {title: done.history for title, done in trained.items()}
     figures = {
         "accuracy": (plots.plot_accuracy(rows), "Test accuracy."),
         "learning": (
@@ -74,32 +75,16 @@ def summarize(
         ),
     }
     searched: tuple[tuple[str, str], ...] = ()
-    timings = [(f"training {t}, seed {config.seed}", r["seconds"]) for t, r in trained.items()]
+    timings = [(f"training {t}, seed {config.seed}", d.seconds) for t, d in trained.items()]
     if is_searched(config):
         targets = TargetStore.open(first / "targets")
-        fitness = targets.fitness()
-        figures["fitness"] = (
-            plots.plot_fitness(fitness),
-            "Search: the best candidate's fitness in each generation, layer after layer.",
-        )
-        figures["representations"] = (
-            _gallery(config, dataset, targets),
-            "Natural representations of the untrained network beside the searched ones; in the "
-            "logits the true class is orange.",
-        )
-        stores = [
-            find_targets(folder, seed, step.name) for seed in seeds for step in searches(config)
-        ]
-        candidates = sum(store.candidates for store in stores if store is not None)
-        final = ", ".join(f"{float(np.mean(f[:, -1])):.3f}" for f in fitness)
-        searched = (
-            ("candidates", f"{candidates:,}"),
-            ("log-likelihood after each layer, first search", final),
-        )
-        seconds = sum(search_seconds(folder, seed) for seed in seeds)
+        figures |= _search_figures(config, dataset, targets)
+        searched = _searched(config, folder, targets)
+        seconds = sum(search_seconds(folder, seed) for seed in config.seeds)
         timings.insert(0, ("search, compilation included, all seeds", seconds))
     for name, (figure, _) in figures.items():
         figure.savefig(folder / f"{name}.png")
+    left_out = max(done.images_left_out for done in trained.values())
     return Report(
         title=f"{dataset.title}: searched representations against SGD ({config.name})",
         notices=tuple(filter(None, (notice, NOTES.get(config.name)))),
@@ -123,46 +108,74 @@ def summarize(
     )
 
 
-def training_title(name: str, result: dict[str, Any], cycles: int) -> str:
-    """What tables call a training, given what is known of it: kind, variant, cycle, groups."""
+def _search_figures(
+    config: RunConfig, dataset: Dataset, targets: TargetStore
+) -> dict[str, tuple[Any, str]]:
+    return {
+        "fitness": (
+            plots.plot_fitness(targets.fitness()),
+            "Search: the best candidate's fitness in each generation, layer after layer.",
+        ),
+        "representations": (
+            _gallery(config, dataset, targets),
+            "Natural representations of the untrained network beside the searched ones; in the "
+            "logits the true class is orange.",
+        ),
+    }
+
+
+def _searched(config: RunConfig, folder: Path, targets: TargetStore) -> tuple[tuple[str, str], ...]:
+    """What was searched in all, and how fit the first search's targets are."""
+    steps = itertools.product(config.seeds, searches(config))
+    stores = [find_targets(folder, seed, step.name) for seed, step in steps]
+    candidates = sum(store.candidates for store in stores if store is not None)
+    final = ", ".join(f"{float(np.mean(f[:, -1])):.3f}" for f in targets.fitness())
+    return (
+        ("candidates", f"{candidates:,}"),
+        ("log-likelihood after each layer, first search", final),
+    )
+
+
+def training_title(name: str, training: Training | Result, cycles: int) -> str:
+    """What tables call a training."""
     if name in ROWS:
         return ROWS[name][0]
-    if result["variant"] == "sgd":
-        long = f", {cycles} times the epochs" if result["kind"] == "long_sgd" else ""
-        return f"SGD, G = {result['groups']}{long}"
-    title = ROWS[result["variant"]][0] + KINDS[result["kind"]][0]
-    return title if result["kind"] == "fresh_network" else f"{title}, cycle {result['cycle']}"
+    if training.variant == "sgd":
+        long = f", {cycles} times the epochs" if training.kind == "long_sgd" else ""
+        return f"SGD, G = {training.groups}{long}"
+    title = ROWS[str(training.variant)][0] + KINDS[training.kind][0]
+    return title if training.kind == "fresh_network" else f"{title}, cycle {training.cycle}"
 
 
-def _description(name: str, result: dict[str, Any], config: RunConfig) -> str:
+def _description(name: str, result: Result, config: RunConfig) -> str:
     """A sentence for the report's readers."""
     if name in ROWS:
         return ROWS[name][1]
-    if result["kind"] in KINDS:
-        return KINDS[result["kind"]][1]
-    paired = result["groups"] == config.learner_groups
-    best = result["best_by_validation"] and len(config.sgd_groups) > 1
+    if result.kind in KINDS:
+        return KINDS[result.kind][1]
+    paired = result.groups == config.learner_groups
+    best = result.best_by_validation and len(config.sgd_groups) > 1
     return " and ".join(
         ["the learner's own network"] * paired + ["the best G by validation"] * best
     )
 
 
-def _row(name: str, result: dict[str, Any], config: RunConfig) -> Row:
+def _row(name: str, result: Result, config: RunConfig) -> Row:
     return Row(
         name=training_title(name, result, config.cycles),
         description=_description(name, result, config),
-        groups=result["groups"],
-        test_accuracy=tuple(result["test_accuracy"]),
-        validation_accuracy=tuple(result["validation_accuracy"]),
-        test_loss=tuple(result["test_loss"]),
-        seconds=result["seconds"],
-        is_reference=result.get("role") != "method",
-        candidates=result.get("candidates", 0),
-        search_seconds=result.get("search_seconds", 0.0),
+        groups=result.groups,
+        test_accuracy=result.test_accuracy,
+        validation_accuracy=result.validation_accuracy,
+        test_loss=result.test_loss,
+        seconds=result.seconds,
+        is_reference=result.role != "method",
+        candidates=result.candidates,
+        search_seconds=result.search_seconds,
     )
 
 
-def _gallery(config: RunConfig, dataset: Dataset, targets: TargetStore):
+def _gallery(config: RunConfig, dataset: Dataset, targets: TargetStore) -> Any:
     """A few training images of different classes, seed 0's natural and searched representations."""
     _, rows = np.unique(dataset.train.labels, return_index=True)
     rows = np.sort(rows)[:GALLERY_IMAGES]

@@ -8,6 +8,7 @@ seed_S/NAME/      a training: checkpoints while it runs, then model/ and result.
 report.md, report.html, *.png
 """
 
+import dataclasses
 import json
 import os
 import shutil
@@ -18,9 +19,10 @@ from typing import Any
 from flax import nnx
 
 from dsl_jax.config import RunConfig, differences, to_dict
-from dsl_jax.files import is_temporary, read_json, temporary_name, write_text
+from dsl_jax.files import is_temporary, read_json, temporary_name, write_json, write_text
 from dsl_jax.networks.convnet import ConvNet
 from dsl_jax.runs.loggers import JsonlLogger, Logger
+from dsl_jax.runs.results import Result, Trained, from_json, read_trained, to_json
 from dsl_jax.runs.saved import Checkpoints, load_network, save_network
 from dsl_jax.targets.store import TargetStore
 
@@ -51,8 +53,7 @@ class RunFolder:
         self._loggers = (JsonlLogger(self.folder / "metrics.jsonl"), *loggers)
         prepare_folder(self.folder)
         if _read_config(self.folder) is None:
-            text = json.dumps(_plain(config, requested), indent=2)
-            write_text(self.folder / "config.json", text)
+            write_json(self.folder / "config.json", _plain(config, requested))
         # It is that of another process, if that began as well.
         check_folder(self.folder, config, requested)
 
@@ -86,42 +87,42 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def finished(self, name: str) -> dict[str, Any] | None:
+    def finished(self, name: str) -> Trained | None:
         """The result of a training that is done, or None."""
-        return read_json(self.folder / name / "result.json")
+        return read_trained(self.folder / name)
 
     def network(self, name: str) -> ConvNet:
         """The network of a training that is done."""
-        if (result := self.finished(name)) is None:
+        if (trained := self.finished(name)) is None:
             raise ValueError(f"{name} is not trained yet in {self.folder}")
-        return load_network(self.folder / name, result["network"])
+        return load_network(self.folder / name, trained.network)
 
-    def finish(self, name: str, network: nnx.Module, result: dict[str, Any]) -> None:
+    def finish(self, name: str, network: nnx.Module, trained: Trained) -> None:
         """Keeps a trained network and its result; its checkpoints are no longer needed."""
         folder = self.training(name)
         save_network(folder / "model", network)
-        write_text(folder / "result.json", json.dumps(result, indent=2))
+        write_json(folder / "result.json", dataclasses.asdict(trained))
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
-    def checkpoints(self, name: str) -> "Checkpoints":
+    def checkpoints(self, name: str) -> Checkpoints:
         """Where a training keeps its state."""
-        return Checkpoints(self, name)
+        return Checkpoints(self.training(name) / "checkpoints")
 
-    # ---- search
+    # ---- the whole run
 
     def note_search(self, seed: int, name: str, process: str, seconds: float) -> None:
         """Notes how long one process, known by a name of its own, has searched these targets."""
-        self.write(f"seed_{seed}/search-{name}-{process}", {"seconds": seconds})
+        path = self.folder / f"seed_{seed}" / f"search-{name}-{process}.json"
+        write_json(path, {"seconds": seconds})
 
-    # ---- other results
+    def results(self) -> dict[str, Result] | None:
+        """The results by name of training, or None if the run is not finished."""
+        values = read_json(self.folder / "results.json")
+        return None if values is None else from_json(values)
 
-    def read(self, name: str) -> Any:
-        """The JSON file of this name in the folder, or None."""
-        return read_json(self.folder / f"{name}.json")
-
-    def write(self, name: str, values: Any) -> None:
-        """Writes a JSON file into the folder, whole or not at all."""
-        write_text(self.folder / f"{name}.json", json.dumps(values, indent=2))
+    def keep_results(self, results: dict[str, Result]) -> None:
+        """Ends the run."""
+        write_json(self.folder / "results.json", to_json(results))
 
 
 def search_seconds(folder: Path, seed: int, name: str | None = None) -> float:
@@ -153,7 +154,7 @@ def prepare_folder(folder: str | os.PathLike) -> None:
         probe.unlink()
     except OSError as error:
         raise ValueError(
-            f"cannot write the folder {folder} ({error.strerror}): choose another --output_dir"
+            f"cannot write the folder {folder} ({error.strerror}): choose another folder"
         ) from error
     _refuse_what_is_no_run(folder)
 
@@ -173,7 +174,7 @@ def check_folder(
     if theirs is not None and (changed := differences(_plain(config, requested), theirs)):
         raise ValueError(
             f"{folder} holds another run: {'; '.join(changed)}. "
-            "Choose another --output_dir, or repeat that run's settings"
+            "Choose another folder, or repeat that run's settings"
         )
 
 
@@ -182,7 +183,7 @@ def _refuse_what_is_no_run(folder: Path) -> None:
     found = folder.iterdir() if folder.is_dir() else ()
     names = [path for path in found if not is_temporary(path)]
     if names and not (folder / "config.json").exists():
-        raise ValueError(f"{folder} is not empty and holds no run: choose another --output_dir")
+        raise ValueError(f"{folder} is not empty and holds no run: choose another folder")
 
 
 def finished_report(
@@ -208,10 +209,5 @@ def _read_config(folder: Path) -> dict[str, Any] | None:
         return read_json(path)
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"{path} is damaged ({error}): restore it, or choose another --output_dir"
+            f"{path} is damaged ({error}): restore it, or choose another folder"
         ) from error
-
-
-# --------------------------------------------------------------------------------------------
-# Networks on disk
-# --------------------------------------------------------------------------------------------

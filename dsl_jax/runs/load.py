@@ -8,7 +8,9 @@ from dsl_jax.config import RunConfig, from_dict
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.data.load import load_dataset
 from dsl_jax.files import read_json
+from dsl_jax.learning.train import Record
 from dsl_jax.networks.convnet import ConvNet
+from dsl_jax.runs.results import read_trained
 from dsl_jax.runs.saved import load_network
 from dsl_jax.targets.store import TargetStore
 
@@ -26,7 +28,7 @@ class LoadedRun(NamedTuple):
     config: RunConfig
     networks: dict[str, ConvNet]
     targets: dict[str, TargetStore]
-    history: dict[str, list[dict[str, float]]]
+    history: dict[str, list[Record]]
 
     def dataset(self, data_dir: str | os.PathLike | None = None) -> Dataset:
         """The data that it ran on: same images, splits and normalisation.
@@ -57,11 +59,11 @@ def load_run(folder: str | os.PathLike) -> LoadedRun:
         raise ValueError(f"{folder} holds no run: config.json is missing")
     config = from_dict(saved["config"])
     networks, history = {}, {}
-    for path in sorted(folder.glob("seed_*/*/result.json")):
-        name = str(path.parent.relative_to(folder))
-        result = read_json(path)
-        networks[name] = load_network(path.parent, result["network"])
-        history[name] = result["history"]
+    for path in sorted(folder.glob("seed_*/*")):
+        if (trained := read_trained(path)) is not None:
+            name = str(path.relative_to(folder))
+            networks[name] = load_network(path, trained.network)
+            history[name] = trained.history
     targets = {}
     for path in sorted(folder.glob("seed_*/targets*")):
         name = path.parent.name if path.name == "targets" else str(path.relative_to(folder))

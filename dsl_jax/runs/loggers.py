@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import jax
 import numpy as np
 
 from dsl_jax.config import one_of
+from dsl_jax.files import plain
 
 LOGGERS = ("console", "tensorboard", "wandb")
 
@@ -145,11 +145,6 @@ class WandbLogger:
         """Finishes the run."""
         if self._run is not None:
             self._run.finish()
-
-
-def plain(values: Any) -> Any:
-    """The same dicts, lists and tuples, their arrays as numbers and lists, which JSON can hold."""
-    return jax.tree.map(lambda x: x.tolist() if hasattr(x, "tolist") else x, values)
 
 
 def make_loggers(names: Sequence[str], folder: str | os.PathLike, **options: Any) -> list[Logger]:

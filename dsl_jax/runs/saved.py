@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from dsl_jax.learning.train import Record
 from dsl_jax.networks.convnet import ConvNet
 from dsl_jax.networks.interface import named_leaves
 
@@ -14,45 +15,46 @@ CHECKPOINT_SECONDS = 30
 
 
 class Checkpoints:
-    """`learning.Checkpoints` on disk, with orbax; epochs also go to the run's metrics.
+    """`learning.train.Checkpoints` on disk, with orbax, in a folder of their own.
 
     The state is written every 30 seconds at most, and after the last epoch.
     """
 
-    def __init__(self, run: Any, name: str):
+    def __init__(self, folder: Path):
         import orbax.checkpoint as ocp
 
-        self._run, self._name = run, name
         self._manager = ocp.CheckpointManager(
-            run.training(name).absolute() / "checkpoints",
+            folder.absolute(),
             options=ocp.CheckpointManagerOptions(
                 max_to_keep=2, enable_async_checkpointing=False, cleanup_tmp_directories=True
             ),
         )
         self._saved_at = time.monotonic()
 
-    def restore(self, like: Any) -> tuple[Any, list[dict[str, float]]] | None:
+    @property
+    def last_epoch(self) -> int:
+        """The epoch after which the last state was written; 0: there is none."""
+        return self._manager.latest_step() or 0
+
+    def restore(self, like: Any) -> tuple[Any, list[Record]] | None:
         """The last state that was written, with the structure of `like`, and the history."""
         import orbax.checkpoint as ocp
 
-        step = self._manager.latest_step()
-        self._run.forget(self._name, step or 0)
-        if step is None:
+        if not self.last_epoch:
             return None
         names, leaves, structure = named_leaves(like)
         arguments = ocp.args.Composite(
             state=ocp.args.StandardRestore(dict(zip(names, leaves, strict=True))),
             history=ocp.args.JsonRestore(),
         )
-        saved = self._manager.restore(step, args=arguments)
+        saved = self._manager.restore(self.last_epoch, args=arguments)
         state = jax.tree.unflatten(structure, [saved.state[name] for name in names])
         return state, saved.history
 
-    def save(self, epoch: int, state: Any, history: list[dict[str, float]], last: bool) -> None:
-        """Logs the epoch; writes the state when it is time to."""
+    def save(self, epoch: int, state: Any, history: list[Record], last: bool) -> None:
+        """Writes the state when it is time to."""
         import orbax.checkpoint as ocp
 
-        self._run.log({"training": self._name, **history[-1]})
         if not last and time.monotonic() - self._saved_at < CHECKPOINT_SECONDS:
             return
         names, leaves, _ = named_leaves(state)

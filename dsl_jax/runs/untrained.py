@@ -42,7 +42,7 @@ def network_arguments(config: RunConfig, dataset: Dataset, groups: int) -> dict[
 
 
 def make_stages(config: RunConfig, dataset: Dataset, seed: int) -> tuple[Partial, ...]:
-    """The untrained network as stages, its statistics measured on candidates (SPEC section 2)."""
+    """The untrained network as stages, its statistics measured on candidates."""
     network = search_network(config, dataset, seed)
     images = dataset.normalize(dataset.train.images[:STATISTICS_IMAGES])
     return frozen_stages(network, images, config.search, key=purpose_key(seed, STATISTICS))

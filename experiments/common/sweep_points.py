@@ -110,37 +110,37 @@ def search_digest(config: RunConfig) -> str:
 
 def open_run(point: sweeps.Point, folder: Path) -> RunFolder:
     """The run of a point; points of one search keep their targets in one place."""
-    record = RunFolder(folder, point.config)
+    run_folder = RunFolder(folder, point.config)
     if not steps.is_searched(point.config):
-        return record
-    for seed in range(point.config.seed, point.config.seed + point.config.num_seeds):
+        return run_folder
+    for seed in point.config.seeds:
         shared = folder.parent / "targets" / search_digest(point.config) / f"seed_{seed}"
         shared.mkdir(parents=True, exist_ok=True)
         own = folder / f"seed_{seed}" / "targets"
         own.parent.mkdir(parents=True, exist_ok=True)
         if not own.is_symlink():
             own.symlink_to(os.path.relpath(shared, own.parent), target_is_directory=True)
-    return record
+    return run_folder
 
 
 def validation_rows(point: sweeps.Point, dataset: Dataset, folder: Path) -> sweep_rows.Rows:
     """Searches and trains a point, and reads no test image: a row a seed and training."""
-    record = open_run(point, folder)
-    for stage in ("search", "learn"):
-        pipeline.run(point.config, folder, dataset, stage=stage)
+    run_folder = open_run(point, folder)
+    for phase in ("search", "learn"):
+        pipeline.run(point.config, folder, dataset, phase=phase)
     rows = []
-    for seed in range(point.config.seed, point.config.seed + point.config.num_seeds):
-        targets = pipeline.open_targets(record, seed)
+    for seed in point.config.seeds:
+        targets = pipeline.open_targets(run_folder, seed)
         found = {} if targets is None else final_cross_entropies(targets.fitness())
         for training in steps.trainings(point.config):
-            result = record.finished(f"seed_{seed}/{training.name}")
+            trained = run_folder.finished(f"seed_{seed}/{training.name}")
             rows.append(
                 {
                     "seed": seed,
                     "training": training.name,
-                    "validation_accuracy": result["validation_accuracy"],
-                    "last_accuracy": result["history"][-1]["validation_accuracy"],
-                    "best_epoch": result["best_epoch"],
+                    "validation_accuracy": trained.validation_accuracy,
+                    "last_accuracy": trained.history[-1]["validation_accuracy"],
+                    "best_epoch": trained.best_epoch,
                     **found,
                 }
             )

@@ -192,9 +192,9 @@ def test_images_that_are_not_searched_again_keep_their_targets(finished):
         dsl_jax.TargetStore.open(folder / name)
         for name in ("targets", "targets_all_layers_cycle_2")
     ]
-    record = pipeline.RunFolder(finished, dsl_jax.load_run(finished).config)
+    run_folder = pipeline.RunFolder(finished, dsl_jax.load_run(finished).config)
     names = ("targets", "targets_all_layers_cycle_2", "targets_all_layers_cycle_3")
-    targets = pipeline.open_targets(record, 0, names)
+    targets = pipeline.open_targets(run_folder, 0, names)
     ours, first, second = (t.read().representations for t in (targets, *stores))
     again = np.isin(stores[0].ids, stores[1].ids)
     for layer, values in enumerate(ours):

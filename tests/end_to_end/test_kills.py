@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_search import TINY
+from tiny_search import TINY_MAIN
 
 pytestmark = pytest.mark.slow
 
@@ -16,7 +16,7 @@ spec = importlib.util.spec_from_file_location("benchmarks_kills", PROGRAM)
 kills = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(kills)
 
-ARGUMENTS = [*TINY, "--variants=all_layers"]
+ARGUMENTS = [*TINY_MAIN, "--variants=all_layers"]
 
 
 @pytest.fixture(scope="module")

@@ -310,6 +310,6 @@ def test_a_phase_without_what_it_needs_says_so(main, finished, tmp_path, capsys)
     folder = tmp_path / "begun"
     RunFolder(folder, config.from_dict(files.read_json(finished / "config.json")["config"]))
     assert main(*TINY, f"--output_dir={folder}", "--phase=report") == 2
-    assert "=learn" in capsys.readouterr().err
+    assert "run phase 'learn' first" in capsys.readouterr().err
     assert main(*TINY, f"--output_dir={folder}", "--phase=learn") == 2
     assert "search" in capsys.readouterr().err

@@ -26,7 +26,7 @@ from dsl_jax.learning.objectives import sgd_objective
 from dsl_jax.learning.train import learn, learn_sgd
 from dsl_jax.networks.convnet import ConvNet
 from dsl_jax.presets import get_preset
-from dsl_jax.runs import folder, saved
+from dsl_jax.runs import saved
 
 KEY = jax.random.key(0)
 # 5 steps an epoch: 10 in all.
@@ -250,7 +250,6 @@ def test_the_most_devices_that_divide_a_batch_are_used_and_fewer_are_told_of_onc
 @pytest.mark.parametrize(("first", "then"), [(8, 8), (8, None), (None, 8)])
 def test_a_training_goes_on_with_another_number_of_devices(first, then, tmp_path, monkeypatch):
     whole = train("learn_sgd", first)
-    run = folder.RunFolder(tmp_path / "run", get_preset("smoke", "digits"))
     save = saved.Checkpoints.save
 
     def stop_after_first(self, epoch, *rest):
@@ -261,8 +260,8 @@ def test_a_training_goes_on_with_another_number_of_devices(first, then, tmp_path
         patch.setattr(saved, "CHECKPOINT_SECONDS", 0)
         patch.setattr(saved.Checkpoints, "save", stop_after_first)
         with pytest.raises(KeyboardInterrupt):
-            train("learn_sgd", first, checkpoints=run.checkpoints("t"))
-    resumed = train("learn_sgd", then, checkpoints=run.checkpoints("t"))
+            train("learn_sgd", first, checkpoints=saved.Checkpoints(tmp_path / "t"))
+    resumed = train("learn_sgd", then, checkpoints=saved.Checkpoints(tmp_path / "t"))
     assert [epoch["epoch"] for epoch in resumed.history] == [1, 2]
     (assert_same if first == then else assert_close)(resumed.network, whole.network)
 

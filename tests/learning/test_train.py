@@ -1,6 +1,7 @@
 """Learning: who gets which gradient, the same loop for both, and nothing by chance."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from dsl_jax.config import LearnConfig
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.evolution.image import SearchResult
 from dsl_jax.learning import objectives, train
+from dsl_jax.learning.batches import plan_batches
 from dsl_jax.learning.evaluation import (
     Evaluation,
     evaluate,
@@ -20,8 +22,9 @@ from dsl_jax.learning.evaluation import (
     representations_of,
     with_training_statistics,
 )
+from dsl_jax.learning.objectives import head_loss, regression_loss
 from dsl_jax.learning.optimizer import learning_rate, make_optimizer
-from dsl_jax.learning.train import head_loss, learn, learn_sgd, plan_batches, regression_loss
+from dsl_jax.learning.train import learn, learn_sgd
 from dsl_jax.networks.convnet import ConvNet
 
 KEY = jax.random.key(0)
@@ -238,6 +241,7 @@ def test_the_network_kept_is_the_best_epochs_by_validation(monkeypatch):
 
     monkeypatch.setattr(train, "evaluate_images", scripted)
     result = learn_sgd(KEY, make(), DATASET, CONFIG)
+    assert result.best_epoch == result.history[1]
     for kept, best in zip(leaves(result.network, nnx.Param), seen[1], strict=True):
         np.testing.assert_array_equal(kept, best)
 
@@ -260,6 +264,15 @@ def test_a_measure_sees_each_validated_epochs_network_and_joins_its_record():
         assert record["accuracy_again"] == record["validation_accuracy"]
     assert [h.shape for h in seen[0]] == [(16, 5, 5, 4), (16, 2, 2, 4), (16, 1, 1, 4), (16, 3)]
     assert np.abs(seen[0][0] - seen[1][0]).max() > 0
+
+
+def test_each_epochs_record_is_given_once_in_plain_numbers():
+    records = []
+    options = {"measure": lambda network: {"m": jnp.float32(2), "n": np.ones(2)}}
+    result = learn_sgd(KEY, make(), DATASET, CONFIG, on_epoch=records.append, **options)
+    assert records == result.history and [r["epoch"] for r in records] == [1, 2, 3]
+    assert records[-1]["m"] == 2 and records[-1]["n"] == [1, 1]
+    assert json.loads(json.dumps(records)) == records
 
 
 class Memory:

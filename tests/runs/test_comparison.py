@@ -4,9 +4,11 @@ import dataclasses
 
 import pytest
 
+from dsl_jax.files import write_json
 from dsl_jax.presets import get_preset
 from dsl_jax.runs.comparison import compared
 from dsl_jax.runs.folder import RunFolder
+from dsl_jax.runs.results import Trained
 
 CONFIG = dataclasses.replace(
     get_preset("smoke", "digits"), variants=("sgd",), learner_groups=3, sgd_groups=(1, 2, 3)
@@ -31,9 +33,9 @@ def test_the_best_g_has_the_best_accuracy_or_of_equal_ones_the_lowest_loss(
     run = RunFolder(tmp_path / "run", CONFIG)
     for groups, score in scores.items():
         name = f"seed_0/sgd_g{groups}"
-        run.training(name)
         history = [epoch(0.1, 0.0), epoch(*score), epoch(1.0, 0.0, best_so_far=False)]
-        run.write(f"{name}/result", {"validation_accuracy": score[0], "history": history})
-    chosen = compared(run, range(1))
+        trained = Trained("sgd", groups, 1, {}, 2, score[0], 0, 1.0, history)
+        write_json(run.folder / name / "result.json", dataclasses.asdict(trained))
+    chosen = compared(run)
     assert [training.name for training, _ in chosen] == kept
     assert [training.name for training, is_best in chosen if is_best] == [best]

@@ -21,7 +21,7 @@ def test_a_run_that_took_another_dataset_is_not_the_run_with_the_real_one(tmp_pa
     substitute = dataclasses.replace(real, dataset="mnist_5k")
     run = RunFolder(tmp_path / "run", substitute, requested="mnist")
     (run.folder / "report.md").write_text("done")
-    run.write("results", {})
+    run.keep_results({})
     assert finished_report(run.folder, real) is None
     assert finished_report(run.folder, substitute) is None  # asked for by its own name
     assert finished_report(run.folder, substitute, "mnist") == run.folder / "report.md"
@@ -55,7 +55,7 @@ def test_epochs_that_are_trained_again_are_forgotten_and_no_other_line(tmp_path)
 def test_checkpoints_give_back_the_last_state_that_was_written(tmp_path, monkeypatch):
     run = RunFolder(tmp_path / "run", CONFIG)
     like = {"w": jnp.zeros(3), "inner": [jnp.zeros((), jnp.int32)]}
-    assert run.checkpoints("t").restore(like) is None
+    assert run.checkpoints("t").last_epoch == 0 and run.checkpoints("t").restore(like) is None
     monkeypatch.setattr(saved, "CHECKPOINT_SECONDS", 0)
     checkpoints = run.checkpoints("t")
     history = []
@@ -65,6 +65,7 @@ def test_checkpoints_give_back_the_last_state_that_was_written(tmp_path, monkeyp
         checkpoints.save(epoch, state, history, last=False)
     monkeypatch.setattr(saved, "CHECKPOINT_SECONDS", 1000)
     checkpoints.save(3, state, [*history, {"epoch": 3}], last=False)  # too soon to be written
+    assert run.checkpoints("t").last_epoch == 2
     state, told = run.checkpoints("t").restore(like)
     assert told == history
     np.testing.assert_array_equal(state["w"], np.full(3, 2 / 3, np.float32))
@@ -99,13 +100,13 @@ def test_a_run_that_another_process_just_begins_is_not_refused(tmp_path, monkeyp
 
 def test_of_two_runs_that_begin_at_once_the_one_that_came_first_is_refused(tmp_path, monkeypatch):
     """Both have seen an empty folder; the second to write its configuration keeps it."""
-    write = folder.write_text
+    write = folder.write_json
 
-    def then_overwritten(path, text):
-        write(path, text)
-        write(path, text.replace('"seed": 0', '"seed": 7'))
+    def then_overwritten(path, values):
+        write(path, values)
+        write(path, values | {"config": values["config"] | {"seed": 7}})
 
-    monkeypatch.setattr(folder, "write_text", then_overwritten)
+    monkeypatch.setattr(folder, "write_json", then_overwritten)
     with pytest.raises(ValueError, match="seed: 7 there, 0 here"):
         RunFolder(tmp_path / "run", CONFIG)
 

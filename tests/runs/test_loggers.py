@@ -3,13 +3,10 @@
 import io
 import json
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
-import dsl_jax as dsl
 from dsl_jax.runs import loggers
 
 EPOCHS = [
@@ -104,21 +101,3 @@ def test_an_unknown_logger_or_a_missing_package_is_said(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
     with pytest.raises(ValueError, match=r"pip install tensorboardX"):
         loggers.make_loggers(["tensorboard"], tmp_path)
-
-
-def test_learning_logs_every_epoch():
-    dataset = dsl.load_dataset("digits", num_train=40, validation_size=10)
-    layers = [lambda x: x.reshape(len(x), -1), nnx.Linear(784, 10, rngs=nnx.Rngs(0)), nnx.relu]
-    network = dsl.StagedNetwork(layers, ends=(1,))
-    records = []
-
-    class Keep:
-        def log(self, record):
-            records.append(record)
-
-    config = dsl.LearnConfig(epochs=3, batch_size=10)
-    options = {"logger": Keep(), "measure": lambda network: {"m": jnp.float32(2), "n": np.ones(2)}}
-    result = dsl.learn_sgd(jax.random.key(0), network, dataset, config, **options)
-    assert json.loads(json.dumps(records[-1])) == records[-1]
-    assert records[-1]["m"] == 2 and records[-1]["n"] == [1, 1]
-    assert records == [{"training": "training", **epoch} for epoch in result.history]

@@ -1,0 +1,77 @@
+"""What comes out of a run, and its way to JSON and back: result.json and results.json."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dsl_jax.files import read_json
+from dsl_jax.learning.train import Record, best_epoch
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a finished training keeps beside its network; variant, ...: see `steps.Training`."""
+
+    variant: str
+    groups: int
+    cycle: int
+    network: dict[str, Any]  # what its `ConvNet` is built with
+    best_epoch: int  # counted from 1; its network is kept
+    validation_accuracy: float  # the best epoch's
+    images_left_out: int  # training images in no batch
+    seconds: float  # of all epochs
+    history: list[Record]  # a record an epoch; see `LearnResult`
+
+    @property
+    def best(self) -> Record:
+        """The record of the best epoch."""
+        return best_epoch(self.history)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row of the results, of a training or of a linear probe: results.json.
+
+    Attributes:
+      test_accuracy, test_loss, validation_accuracy: a number a seed.
+      seconds: of training, all seeds together, with the trainings that this one goes on from.
+      kind, role, variant, groups, cycle: see `steps.Training`; a probe is a "reference", and has
+        no variant and no groups.
+      best_by_validation: whether it is the SGD with the best G by validation.
+      candidates, search_seconds: what was searched for it, all seeds together.
+    """
+
+    test_accuracy: tuple[float, ...]
+    test_loss: tuple[float, ...]
+    validation_accuracy: tuple[float, ...]
+    seconds: float
+    kind: str = "probe"
+    role: str = "reference"
+    variant: str | None = None
+    groups: int | None = None
+    cycle: int = 1
+    best_by_validation: bool = False
+    candidates: int = 0
+    search_seconds: float = 0.0
+
+
+def read_trained(folder: Path) -> Trained | None:
+    """The result of a training from its folder; None: it is not finished."""
+    values = read_json(folder / "result.json")
+    return None if values is None else Trained(**values)
+
+
+def to_json(results: Mapping[str, Result]) -> dict[str, dict[str, Any]]:
+    """Results by name, as plain data."""
+    return {name: dataclasses.asdict(result) for name, result in results.items()}
+
+
+def from_json(values: Mapping[str, Mapping[str, Any]]) -> dict[str, Result]:
+    """The results that `to_json` made, also after a way through JSON."""
+    found: dict[str, Result] = {}
+    for name, row in values.items():
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+        found[name] = Result(**fields)
+    return found

@@ -1,0 +1,59 @@
+"""The pipeline and those who are told of it."""
+
+import dataclasses
+import json
+
+import pytest
+
+import dsl_jax
+from dsl_jax import pipeline
+from dsl_jax.presets import get_preset
+from dsl_jax.runs import saved
+
+pytestmark = pytest.mark.usefixtures("one_device")
+
+
+class Memory:
+    """A logger that keeps its records, and stops the run at an epoch, once."""
+
+    def __init__(self, stop_at=None):
+        self.records, self.stop_at = [], stop_at
+
+    def log(self, record):
+        self.records.append(record)
+        if record.get("epoch") == self.stop_at:
+            raise KeyboardInterrupt
+
+    def close(self):
+        pass
+
+
+def epochs(records):
+    return [(record["training"], record["epoch"]) for record in records if "epoch" in record]
+
+
+def test_every_epoch_is_told_and_in_the_end_stands_in_the_metrics_once(tmp_path, monkeypatch):
+    """Killed after epoch 3 is told of and before its state is kept."""
+    preset = get_preset("smoke", "digits")
+    config = dataclasses.replace(
+        preset,
+        widths=(4, 4, 4),
+        variants=("sgd",),
+        sgd_groups=(1,),
+        learner_groups=1,
+        sgd=dataclasses.replace(preset.sgd, epochs=4),
+    )
+    dataset = dsl_jax.load_dataset("digits", num_train=60, validation_size=20)
+    monkeypatch.setattr(saved, "CHECKPOINT_SECONDS", 0)
+    killed, again = Memory(stop_at=3), Memory()
+    options = {"phase": "learn", "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(config, tmp_path / "run", dataset, loggers=[killed], **options)
+    assert pipeline.run(config, tmp_path / "run", dataset, loggers=[again], **options) == {}
+    name = "seed_0/sgd_g1"
+    assert epochs(killed.records) == [(name, 1), (name, 2), (name, 3)]
+    assert epochs(again.records) == [(name, 3), (name, 4)]
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert epochs(map(json.loads, lines)) == [(name, epoch) for epoch in (1, 2, 3, 4)]
+    history = pipeline.RunFolder(tmp_path / "run", config).finished(name).history
+    assert [{"training": name, **record} for record in history] == [*map(json.loads, lines)]
