@@ -63,7 +63,7 @@ def _with_leaves(*leaves: str) -> Callable[[type], type]:
             return [getattr(config, n) for n in leaves], tuple(getattr(config, n) for n in static)
 
         def unflatten(fixed: tuple, values: Any) -> Any:
-            config = object.__new__(cls)
+            config: Any = object.__new__(cls)
             config.__dict__.update(zip(static, fixed, strict=True))
             config.__dict__.update(zip(leaves, values, strict=True))
             return config
