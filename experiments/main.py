@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 from absl import flags
-from common import command_line
+from common import command_line, plan
 from common.command_line import DATA_DIR, DRY_RUN, OUTPUT_DIR
 
 from dsl_jax import config as configs
@@ -26,7 +26,7 @@ from dsl_jax.data import catalogue
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.data.load import foresee, load_or_substitute
 from dsl_jax.reports import pages, summary
-from dsl_jax.runs import loggers, plan
+from dsl_jax.runs import loggers
 from dsl_jax.runs.folder import RunFolder, check_folder, finished_report, prepare_folder
 from dsl_jax.runs.steps import is_searched
 

@@ -1,1 +1,1 @@
-"""A run: its steps, its folder, what is compared at its end, what it costs."""
+"""A run: its steps, its folder, and what is compared at its end."""

@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from common import sweep_rows, sweeps
+from common import plan, sweep_rows, sweeps
 from dsl_jax import devices, keys, pipeline
 from dsl_jax.config import RunConfig, to_dict
 from dsl_jax.data.dataset import Dataset, Split
 from dsl_jax.evolution.image import SearchResult
 from dsl_jax.evolution.images import choose_chunk_size, search
-from dsl_jax.runs import plan, steps, untrained
+from dsl_jax.runs import steps, untrained
 from dsl_jax.runs.folder import RunFolder
 
 

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import jax
 from matplotlib.figure import Figure
 
-from common import command_line, sweep_rows
+from common import command_line, plan, sweep_rows
 from common.command_line import DATA_DIR, DRY_RUN, OUTPUT_DIR
 from common.overrides import override
 from dsl_jax.config import PRESETS, RunConfig, differences, from_dict, one_of, to_dict
@@ -31,7 +31,6 @@ from dsl_jax.data.dataset import Dataset
 from dsl_jax.data.load import foresee, load_or_substitute
 from dsl_jax.devices import environment
 from dsl_jax.files import read_json, replacing, write_text
-from dsl_jax.runs import plan
 
 CYCLE_FIELDS = ("cycles", "later_cycles", "controls")
 

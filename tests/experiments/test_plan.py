@@ -3,9 +3,10 @@
 import dataclasses
 
 import pytest
+from common import plan
 
 from dsl_jax.presets import get_preset
-from dsl_jax.runs import plan, steps
+from dsl_jax.runs import steps
 
 
 def test_the_plan_counts_what_the_paper_needs():
