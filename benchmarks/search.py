@@ -23,7 +23,8 @@ from flax import nnx
 
 import dsl_jax as dsl
 from dsl_jax.config import PAPER_LAYERS, LayerSchedule
-from dsl_jax.evolution.image import _evolve, evaluate_candidates
+from dsl_jax.evolution.fitness import evaluate_candidates
+from dsl_jax.evolution.image import _evolve, rules_of
 from dsl_jax.evolution.operators import kind_of, noise_basis
 from dsl_jax.keys import philox_key
 
@@ -66,9 +67,8 @@ def layer_times(width: int, image_shape: tuple[int, ...], index: int, trained: b
         @jax.jit
         def evolve(key, rest, population):
             evaluate = partial(evaluate_candidates, rest, LABEL)
-            strengths = layer.mutation_strength, layer.exploration_boost
             kind = kind_of(shape, last=index == len(stages) - 1)
-            return _evolve(key, population, evaluate, changed, *strengths, config, kind)
+            return _evolve(key, population, evaluate, changed, config, kind, rules_of(config))
 
         return lambda: evolve(philox_key(KEY), rest, population)
 
