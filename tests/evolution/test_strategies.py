@@ -10,6 +10,7 @@ from toy_search import CONFIG, KEY, STAGES, data
 
 from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.evolution import strategies
+from dsl_jax.evolution.fitness import Population
 from dsl_jax.evolution.image import search_image
 from dsl_jax.evolution.images import search
 from dsl_jax.evolution.operators import kind_of, noise_basis, normalize, standardize
@@ -56,12 +57,10 @@ def test_as_many_candidates_are_evaluated_as_by_the_papers_algorithm(name):
     with jax.disable_jit():
         kept, trace = strategies.evolve(
             philox_key(KEY),
-            population,
-            jnp.arange(7.0) - 100,
+            strategies.resolve(name),
+            Population(population, jnp.arange(7.0) - 100),
             evaluate,
             layer,
-            jnp.float32(0.3),
-            jnp.float32(2.0),
             with_strategy(name),
             "conv",
         )
@@ -96,14 +95,11 @@ def test_an_algorithm_begins_at_the_best_and_moves_in_smooth_mutations_of_it():
         seen.append(candidates)
         return jnp.zeros(len(candidates))
 
-    config = with_strategy("spy", smoothing="noise_rescaled")
+    config = dataclasses.replace(CONFIG, smoothing="noise_rescaled")
     layer = LayerSchedule(1, 0.3, 2.0, 2)
-    with pytest.MonkeyPatch.context() as patch, jax.disable_jit():
-        patch.setattr(strategies, "resolve", lambda _: Spy)
-        fitness = jnp.array([-3.0, -1.0, jnp.nan, -2.0, -5.0])
-        strategies.evolve(
-            philox_key(KEY), population, fitness, evaluate, layer, 0.3, 2.0, config, "conv"
-        )
+    begun = Population(population, jnp.array([-3.0, -1.0, jnp.nan, -2.0, -5.0]))
+    with jax.disable_jit():
+        strategies.evolve(philox_key(KEY), Spy, begun, evaluate, layer, config, "conv")
     start = population[1]
     np.testing.assert_allclose(seen[0][0], start, atol=1e-5)
     basis = noise_basis((6, 6), 2, True, config.noise_truncation)
