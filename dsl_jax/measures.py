@@ -157,7 +157,7 @@ def cosine_distance(a: Array, b: Array) -> Array:
 
 
 def explained_variance(predictions: Array, targets: Array) -> Array:
-    """The share of the targets' variance that predictions explain (SPEC section 5).
+    """The share of the targets' variance that predictions explain (docs/learnable_targets.md).
 
     1 - (summed squared error) / (summed squared distance of the targets from their mean): 1 for
     perfect predictions, 0 for the mean of the targets, below 0 for worse. Of images that were not

@@ -1,4 +1,4 @@
-"""Figures, from arrays; those of lines in panels are in `curves`.
+"""Figures, from arrays.
 
 Functions return a `matplotlib.figure.Figure` and touch no files. They need no display and no pyplot
 state; save a figure with `figure.savefig(path)`.
