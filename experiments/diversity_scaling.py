@@ -80,36 +80,41 @@ NAMES = {
 Y_LABEL = "different solutions"
 
 
+def sizes_of(config: RunConfig, settings: Settings) -> dict[str, tuple[dict, RunConfig]]:
+    """By the beginning of a point's name: its columns, and the search in this size."""
+    if not (settings.populations or settings.factors):
+        return {"": ({}, config)}  # the preset's
+    sweeps.refuse_overrides(*POPULATION)
+    swept = {settings.population, *settings.populations}, {1.0, *settings.factors} - {0}
+    if max(map(len, swept)) == 1:
+        raise ValueError("one size of the search is no sweep: give more populations or factors")
+    return {
+        f"{size.name}-": (
+            columns(size, config.search),
+            dataclasses.replace(config, search=size.of(config.search)),
+        )
+        for size in sizes(settings.populations, settings.factors, settings.population)
+    }
+
+
+def points_of(config: RunConfig, settings: Settings) -> list[sweeps.Point]:
+    """A point for every size of the search and every few images."""
+    points = []
+    for beginning, (size_columns, sized) in sizes_of(config, settings).items():
+        for start in range(0, settings.num_images, settings.images_a_point):
+            rows = range(start, min(start + settings.images_a_point, settings.num_images))
+            place = {"first_image": rows[0], "last_image": rows[-1], "of_runs": settings.num_runs}
+            name = f"{beginning}images-{rows[0]}-{rows[-1]}"
+            searched = len(rows) * settings.num_runs
+            point = sweep_points.search_point(name, size_columns | place, sized, searched)
+            points.append(point)
+    return points
+
+
 def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     """A point for every few images; a candidate is the best of its run."""
     sweeps.only_one_seed(config, "diversity_scaling")
     config = dataclasses.replace(config, search=dataclasses.replace(config.search, target="best"))
-    chosen = {"": ({}, config)}  # the preset's
-    if settings.populations or settings.factors:
-        sweeps.refuse_overrides(*POPULATION)
-        swept = {settings.population, *settings.populations}, {1.0, *settings.factors} - {0}
-        if max(map(len, swept)) == 1:
-            raise ValueError("one size of the search is no sweep: give more populations or factors")
-        chosen = {
-            f"{size.name}-": (
-                columns(size, config.search),
-                dataclasses.replace(config, search=size.of(config.search)),
-            )
-            for size in sizes(settings.populations, settings.factors, settings.population)
-        }
-    points = []
-    for beginning, (size_columns, sized) in chosen.items():
-        for start in range(0, settings.num_images, settings.images_a_point):
-            rows = range(start, min(start + settings.images_a_point, settings.num_images))
-            place = {"first_image": rows[0], "last_image": rows[-1], "of_runs": settings.num_runs}
-            points.append(
-                sweep_points.search_point(
-                    f"{beginning}images-{rows[0]}-{rows[-1]}",
-                    size_columns | place,
-                    sized,
-                    len(rows) * settings.num_runs,
-                )
-            )
 
     def measure(point, dataset, _):
         split = sweep_points.first_images(
@@ -138,7 +143,8 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
             )
         ]
 
-    return sweeps.Sweep(points, measure, functools.partial(draw, settings.population), table)
+    drawn = functools.partial(draw, settings.population)
+    return sweeps.Sweep(points_of(config, settings), measure, drawn, table)
 
 
 def measure_runs(candidates: np.ndarray, fitness: np.ndarray) -> sweep_rows.Rows:

@@ -14,6 +14,7 @@ it: with noise smoothed and 240 candidates 1.98 to 0.31 nats in layer 0 (docs/re
 """
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,35 +64,32 @@ def alone(config: SearchConfig, layer: int, generations: int) -> SearchConfig:
     return dataclasses.replace(config, layers=layers)
 
 
-def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
+def points_of(config: RunConfig, settings: Settings) -> list[sweeps.Point]:
     """A point for every smoothing, layer and population."""
+    points = []
+    for smoothing, layer, population in itertools.product(
+        settings.smoothings, settings.layers, settings.populations
+    ):
+        search = with_population(alone(config.search, layer, settings.generations), population)
+        search = dataclasses.replace(search, smoothing=smoothing)
+        columns = {
+            "smoothing": smoothing,
+            "layer": layer,
+            "population": population,
+            "images": settings.num_images,
+        }
+        chosen = dataclasses.replace(config, search=search)
+        name = f"{smoothing}-layer{layer}-{population}"
+        points.append(sweep_points.search_point(name, columns, chosen, settings.num_images))
+    return points
+
+
+def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
+    """The sweep of these points; those of one smoothing share their stages."""
     sweeps.only_one_seed(config, "fitness_scaling")
     for layer in settings.layers:
         if not 0 <= layer < len(config.search.layers):
             raise ValueError(f"sweep.layers: {layer} is not among 0 to {len(config.widths)}")
-    points = []
-    for smoothing in settings.smoothings:
-        for layer in settings.layers:
-            for population in settings.populations:
-                chosen = alone(config.search, layer, settings.generations)
-                chosen = dataclasses.replace(
-                    with_population(chosen, population), smoothing=smoothing
-                )
-                columns = {
-                    "smoothing": smoothing,
-                    "layer": layer,
-                    "population": population,
-                    "images": settings.num_images,
-                }
-                points.append(
-                    sweep_points.search_point(
-                        f"{smoothing}-layer{layer}-{population}",
-                        columns,
-                        dataclasses.replace(config, search=chosen),
-                        settings.num_images,
-                    )
-                )
-
     last_stages = {}
 
     def stages_of(point, dataset):
@@ -122,7 +120,7 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
             for generation in generations_shown(settings.generations)
         ]
 
-    return sweeps.Sweep(points, measure, draw, table)
+    return sweeps.Sweep(points_of(config, settings), measure, draw, table)
 
 
 def generations_shown(most: int) -> list[int]:

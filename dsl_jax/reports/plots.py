@@ -190,19 +190,8 @@ def plot_representations(
     Raises:
       ValueError: the shapes do not fit together, or there are no layers.
     """
-    images = np.asarray(image)
-    natural, searched = [np.asarray(h) for h in natural], [np.asarray(h) for h in searched]
-    if images.ndim == 3:
-        images, labels = images[None], None if labels is None else [labels]
-        natural, searched = [h[None] for h in natural], [h[None] for h in searched]
-    shapes = [h.shape for h in natural], [h.shape for h in searched]
-    if images.ndim != 4 or not natural or shapes[0] != shapes[1]:
-        raise ValueError(
-            f"image has shape {images.shape}, natural {shapes[0]}, searched {shapes[1]}: expected "
-            "[H, W, C] or [M, H, W, C], and the same shapes in natural and searched"
-        )
-    if any(not 2 <= h.ndim <= 4 or len(h) != len(images) for h in natural):
-        raise ValueError(f"natural has shapes {shapes[0]}: expected {len(images)} of rank 1 to 3")
+    images, natural, searched = _galleries(image, natural, searched)
+    labels = None if labels is None else np.atleast_1d(labels)
     names = _layer_names(len(natural)) if layer_names is None else list(layer_names)
     columns = 1 + len(natural)
     figure = Figure(figsize=(1.7 * columns, 0.5 + 3.2 * len(images)), dpi=150, layout="constrained")
@@ -232,6 +221,25 @@ def plot_representations(
     if title:
         figure.suptitle(title)
     return figure
+
+
+def _galleries(
+    image: Any, natural: Sequence[Any], searched: Sequence[Any]
+) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
+    """Arrays of M images and their layers. Raises ValueError where they do not fit together."""
+    images = np.asarray(image)
+    ours, theirs = [np.asarray(h) for h in natural], [np.asarray(h) for h in searched]
+    if images.ndim == 3:
+        images, ours, theirs = images[None], [h[None] for h in ours], [h[None] for h in theirs]
+    shapes = [h.shape for h in ours], [h.shape for h in theirs]
+    if images.ndim != 4 or not ours or shapes[0] != shapes[1]:
+        raise ValueError(
+            f"image has shape {images.shape}, natural {shapes[0]}, searched {shapes[1]}: expected "
+            "[H, W, C] or [M, H, W, C], and the same shapes in natural and searched"
+        )
+    if any(not 2 <= h.ndim <= 4 or len(h) != len(images) for h in ours):
+        raise ValueError(f"natural has shapes {shapes[0]}: expected {len(images)} of rank 1 to 3")
+    return images, ours, theirs
 
 
 # --------------------------------------------------------------------------------------------
