@@ -5,9 +5,14 @@ rest, so that a mean over a batch is one over all of it. A mesh of None is one d
 as and where they are.
 """
 
+import contextlib
+import datetime
 import functools
 import logging
 import os
+import platform
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -116,13 +121,35 @@ def largest_divisor(number: int, most: int) -> int:
 
 
 def environment() -> dict[str, str]:
-    """Device and versions, for the report."""
+    """Day, device, versions and, in a clone, the commit: for the report."""
     from importlib.metadata import version
 
     packages = ("dsl_jax", "jax", "flax", "optax", "evosax", "numpy")
     devices = jax.devices()
+    commit = _commit()
     return {
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
-        "CPU cores": str(num_cores()),
+        "CPU": f"{_processor()}, {num_cores()} cores",
         **{name: version(name) for name in packages},
+        **({"commit": commit} if commit else {}),
     }
+
+
+def _processor() -> str:
+    """The processor's name, as well as the system tells it."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str:
+    """The commit of the clone that this package lies in, marked if changed; "": there is none."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()

@@ -20,7 +20,7 @@ from dsl_jax import pipeline
 from dsl_jax.config import RunConfig
 from dsl_jax.reports import plots
 from dsl_jax.reports.pages import mean_and_deviation
-from dsl_jax.reports.summary import training_title
+from dsl_jax.reports.titles import training_title
 
 KNOWN = ("kind", "variant", "groups", "cycle")
 COSTS = ("candidates", "search_seconds", "seconds")

@@ -45,6 +45,7 @@ class Dataset:
       mean: of each channel over the training split, pixels scaled to 0..1.
       std: likewise its standard deviation; 1 for a channel that never changes.
       title: the name for people.
+      class_names: of the classes in order; not given: their numbers.
       train: the images to search and to train on.
       test: read once, at the end.
       validation: held out from the source's training images, and never trained on (paper 4.2).
@@ -58,9 +59,17 @@ class Dataset:
     validation: Split = field(repr=False)
     test: Split = field(repr=False)
     title: str = ""
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "title", self.title or self.name)
+        names = tuple(self.class_names) or tuple(map(str, range(self.num_classes)))
+        if len(names) != self.num_classes:
+            raise ValueError(
+                f"{self.name}: {len(names)} class_names for {self.num_classes} classes: give one "
+                "for each, or none"
+            )
+        object.__setattr__(self, "class_names", names)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

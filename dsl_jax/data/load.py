@@ -44,7 +44,7 @@ def load_dataset(
         num_train=num_train,
         seed=seed,
     )
-    return replace(dataset, title=facts.title)
+    return replace(dataset, title=facts.title, class_names=facts.class_names)
 
 
 class Prospect(NamedTuple):

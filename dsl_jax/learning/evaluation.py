@@ -125,6 +125,22 @@ def logits_of(network: nnx.Module, dataset: Dataset, split: Split) -> np.ndarray
     return in_batches(lambda images: outputs(images)[-1], split.images)
 
 
+def predictions_of(
+    network: nnx.Module,
+    dataset: Dataset,
+    split: Split,
+    statistics: str = "train",
+    batch_size: int = BATCH_SIZE,
+) -> np.ndarray:
+    """The class that a network gives each image, as `evaluate` counts it: int32 [N]."""
+    graph, state = nnx.split(in_mode(network, training=statistics == "batch"))
+    parts = []
+    for start in range(0, len(split.images), batch_size):
+        images = dataset.normalize(split.images[start : start + batch_size])
+        parts.append(np.argmax(_outputs(graph, state, images)[-1], axis=-1))
+    return np.concatenate(parts).astype(np.int32)
+
+
 def in_batches(function: Callable, images: np.ndarray, batch_size: int = BATCH_SIZE) -> Any:
     """What a function makes of many images, which it is given in batches of one shape.
 

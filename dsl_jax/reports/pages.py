@@ -8,7 +8,7 @@ import base64
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from importlib import resources
@@ -33,6 +33,7 @@ class Row:
     seconds: time that its training took, all seeds together.
     candidates, search_seconds: what was searched for it, all seeds together.
     is_reference: a number to compare with, not one of this run's subjects.
+    interval: where the test accuracy of one seed lies over other test images; None: not known.
 
     Raises:
       ValueError: an accuracy that is not a fraction, or values for different numbers of seeds.
@@ -48,6 +49,7 @@ class Row:
     is_reference: bool = False
     candidates: int = 0
     search_seconds: float = 0.0
+    interval: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         for what in ("test_accuracy", "validation_accuracy"):
@@ -74,9 +76,11 @@ class Report:
     """What a run did and what came out.
 
     notices: what a reader must not miss, such as a dataset that was put in another's place.
+    finding: what came out and how sure it is, in a sentence or two.
     command: the command line that repeats the run.
     summary: (label, value) pairs: dataset, sizes, preset, number of candidates, ...
-    figures: (caption, file name of a PNG in the report's folder) pairs.
+    figures: (caption, file name of a PNG in the report's folder) pairs; beside NAME.png there may
+      be a NAME-dark.png, for dark screens.
     timings: (stage, seconds) pairs.
     settings: the configuration, nested plain data.
     environment: versions, device, ...; plain data.
@@ -84,6 +88,7 @@ class Report:
 
     title: str
     notices: tuple[str, ...] = ()
+    finding: str = ""
     command: str = ""
     summary: tuple[tuple[str, Any], ...] = ()
     rows: tuple[Row, ...] = ()
@@ -114,21 +119,25 @@ def to_markdown(report: Report) -> str:
     """The report as GitHub-flavoured Markdown; figures are links to files beside it."""
     blocks = [f"# {_md(report.title)}"]
     blocks += [f"> [!WARNING]\n> **Notice:** {_md(notice)}" for notice in report.notices]
-    if report.command:
-        blocks.append(_md_fence(report.command, "sh"))
-    if report.summary:
-        blocks.append(markdown_table(("", ""), report.summary))
+    if report.finding:
+        blocks.append(_md(report.finding))
     blocks.append("## Results")
     if report.rows:
-        cells = [_result_cells(row) for row in report.rows]
-        named = [(f"{name}: {text}" if text else name, *rest) for name, text, *rest in cells]
-        blocks += [markdown_table(_RESULT_COLUMNS, named), _md(_explain(report.rows))]
+        header, lines = _results(report.rows)
+        named = [(f"{name}: {text}" if text else name, *rest) for name, text, *rest in lines]
+        blocks += [markdown_table(header, named), _md(_explain(report.rows))]
     else:
         blocks.append("No results yet.")
     if report.figures:
         blocks.append("## Figures")
         for caption, name in report.figures:
             blocks.append(f"![{_md(caption)}]({quote(name)})\n\n{_md(caption)}")
+    if report.command or report.summary:
+        blocks.append("## Run")
+    if report.command:
+        blocks.append(_md_fence(report.command, "sh"))
+    if report.summary:
+        blocks.append(markdown_table(("", ""), report.summary))
     if report.timings:
         blocks += ["## Time", markdown_table(("stage", "time"), _timing_cells(report.timings))]
     for heading, values in (("Settings", report.settings), ("Environment", report.environment)):
@@ -153,11 +162,8 @@ def to_html(report: Report, folder: str | os.PathLike) -> str:
         f'<p class="notice" role="note"><strong>Notice:</strong> {escape(notice)}</p>'
         for notice in report.notices
     ]
-    if report.command:
-        words = (f"<span>{escape(word)}</span>" for word in report.command.split(" "))
-        parts.append(f'<pre class="command"><code>{" ".join(words)}</code></pre>')
-    if report.summary:
-        parts.append(_html_table((), report.summary))
+    if report.finding:
+        parts.append(f'<p class="finding">{escape(report.finding)}</p>')
     parts.append("<h2>Results</h2>")
     if report.rows:
         parts.append(_html_results(report.rows))
@@ -167,15 +173,7 @@ def to_html(report: Report, folder: str | os.PathLike) -> str:
     if report.figures:
         parts.append("<h2>Figures</h2>")
         parts += [_html_figure(caption, Path(folder) / name) for caption, name in report.figures]
-    if report.timings:
-        parts.append("<h2>Time</h2>")
-        parts.append(_html_table(("stage", "time"), _timing_cells(report.timings)))
-    for heading, values in (("Settings", report.settings), ("Environment", report.environment)):
-        if values:
-            parts.append(
-                f"<details><summary>{heading}</summary>"
-                f"<pre><code>{escape(_json(values))}</code></pre></details>"
-            )
+    parts += [_html_folded(heading, body) for heading, body in _html_details(report) if body]
     page = Template((resources.files(__package__) / "page.html").read_text(encoding="utf-8"))
     return page.substitute(title=escape(report.title), body="\n".join(parts))
 
@@ -184,33 +182,43 @@ def to_html(report: Report, folder: str | os.PathLike) -> str:
 # Cells, the same in both pages
 # --------------------------------------------------------------------------------------------
 
-_RESULT_COLUMNS = (
-    "method",
-    "G",
-    "test accuracy",
-    "validation accuracy",
-    "test loss",
-    "seeds",
-    "training",
-    "candidates searched",
-    "search",
-)
+_NOTHING = ("n/a", "none", "1 seed")  # a column that says nothing else is left out
 
 
-def _result_cells(row: Row) -> tuple[str, ...]:
-    """Name, description, and a text for each of the columns after the first."""
-    return (
-        f"{row.name} (reference)" if row.is_reference else row.name,
-        row.description,
-        "n/a" if row.groups is None else str(row.groups),
-        mean_and_deviation([100 * a for a in row.test_accuracy], 2, " %"),
-        mean_and_deviation([100 * a for a in row.validation_accuracy], 2, " %"),
-        mean_and_deviation(row.test_loss, 4),
-        f"{row.num_seeds} seed{'' if row.num_seeds == 1 else 's'}" if row.num_seeds else "n/a",
-        _duration(row.seconds),
-        f"{row.candidates:,}" if row.candidates else "none",
-        _duration(row.search_seconds) if row.candidates else "none",
-    )
+def _results(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """The header, and for each row name, description, and a text for each further column."""
+    cells = [_result_cells(row) for row in rows]
+    kept = [name for name in cells[0] if any(row[name] not in _NOTHING for row in cells)]
+    lines = [
+        (
+            f"{row.name} (reference)" if row.is_reference else row.name,
+            row.description,
+            *(texts[name] for name in kept),
+        )
+        for row, texts in zip(rows, cells, strict=True)
+    ]
+    return ("method", *kept), lines
+
+
+def _result_cells(row: Row) -> dict[str, str]:
+    """From a column's heading to its text."""
+    accuracy = mean_and_deviation([100 * a for a in row.test_accuracy], 2, " %")
+    if row.interval is not None:
+        accuracy += " ({:.2f} to {:.2f})".format(*(100 * x for x in row.interval))
+    return {
+        "test accuracy": accuracy,
+        "training": _duration(row.seconds),
+        "search": _duration(row.search_seconds) if row.candidates else "none",
+        "candidates": f"{row.candidates:,}" if row.candidates else "none",
+        "G": "n/a" if row.groups is None else str(row.groups),
+        "validation accuracy": mean_and_deviation(
+            [100 * a for a in row.validation_accuracy], 2, " %"
+        ),
+        "test loss": mean_and_deviation(row.test_loss, 4),
+        "seeds": f"{row.num_seeds} seed{'' if row.num_seeds == 1 else 's'}"
+        if row.num_seeds
+        else "n/a",
+    }
 
 
 def mean_and_deviation(values: Sequence[float], digits: int, unit: str = "") -> str:
@@ -231,6 +239,8 @@ def _explain(rows: Sequence[Row]) -> str:
         text = f"G: ConvGroups in a block. {text}"
     if any(row.num_seeds > 1 for row in rows):
         text += " ±: sample standard deviation over the seeds."
+    if any(row.interval is not None for row in rows):
+        text += " In brackets: 95 % interval over other test images (Wilson), for this one seed."
     return text
 
 
@@ -289,13 +299,28 @@ def _html_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def _html_results(rows: Sequence[Row]) -> str:
     """The table of results, a description under its name."""
+    header, cells = _results(rows)
     lines = []
-    for row in rows:
-        name, description, *rest = map(escape, _result_cells(row))
-        below = f'<br><span class="small">{description}</span>' if description else ""
+    for row, (name, description, *rest) in zip(rows, cells, strict=True):
+        below = f'<br><span class="small">{escape(description)}</span>' if description else ""
         mark = ' class="reference"' if row.is_reference else ""
-        lines.append((mark, name + below, *rest))
-    return _html_grid(_RESULT_COLUMNS, lines)
+        lines.append((mark, escape(name) + below, *map(escape, rest)))
+    return _html_grid(header, lines)
+
+
+def _html_details(report: Report) -> Iterator[tuple[str, str]]:
+    """What is folded away: headings and HTML, which may be empty."""
+    words = (f"<span>{escape(word)}</span>" for word in report.command.split(" "))
+    command = f'<pre class="command"><code>{" ".join(words)}</code></pre>' if report.command else ""
+    yield "Run", command + (_html_table((), report.summary) if report.summary else "")
+    timings = _timing_cells(report.timings)
+    yield "Time", _html_table(("stage", "time"), timings) if timings else ""
+    for heading, values in (("Settings", report.settings), ("Environment", report.environment)):
+        yield heading, f"<pre><code>{escape(_json(values))}</code></pre>" if values else ""
+
+
+def _html_folded(heading: str, body: str) -> str:
+    return f"<details><summary>{heading}</summary>{body}</details>"
 
 
 def _html_grid(header: Sequence[str], lines: Sequence[tuple[str, ...]]) -> str:
@@ -310,6 +335,18 @@ def _html_grid(header: Sequence[str], lines: Sequence[tuple[str, ...]]) -> str:
 
 
 def _html_figure(caption: str, path: Path) -> str:
+    light, text = _html_image(caption, path), escape(caption)
+    picture, dark = f'<img alt="{text}" src="{light}">', path.with_stem(f"{path.stem}-dark")
+    if dark.is_file():
+        source = (
+            f'<source media="(prefers-color-scheme: dark)" srcset="{_html_image(caption, dark)}">'
+        )
+        picture = f"<picture>{source}{picture}</picture>"
+    return f"<figure>{picture}<figcaption>{text}</figcaption></figure>"
+
+
+def _html_image(caption: str, path: Path) -> str:
+    """A PNG file as a data: URL."""
     if not path.is_file():
         raise FileNotFoundError(
             f"figure {path.name!r} ({caption}) is not in {path.parent}: save it there before the "
@@ -318,9 +355,4 @@ def _html_figure(caption: str, path: Path) -> str:
     data = path.read_bytes()
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         raise ValueError(f"figure {path} is not a PNG file: save it as PNG")
-    image = base64.b64encode(data).decode("ascii")
-    text = escape(caption)
-    return (
-        f'<figure><img alt="{text}" src="data:image/png;base64,{image}">'
-        f"<figcaption>{text}</figcaption></figure>"
-    )
+    return f"data:image/png;base64,{base64.b64encode(data).decode('ascii')}"

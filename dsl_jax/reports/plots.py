@@ -117,11 +117,12 @@ def plot_accuracy(rows: Sequence[Any], split: str = "test") -> Figure:
     """Accuracy of every row: a dot at the mean, a bar of one sample standard deviation.
 
     Dots and not bars, since the axis does not start at 0; its label says where it does. With
-    several seeds each is drawn as a faint mark, too. Reference rows are grey and hollow.
+    several seeds each is drawn as a faint mark, too; with one the bar is the row's interval, if it
+    has one. Reference rows are grey and hollow.
 
     Args:
-      rows: `report.Row`s, or anything with name, test_accuracy (fractions, one a seed) and
-        is_reference. Rows without a test accuracy are left out.
+      rows: `pages.Row`s, or anything with name, test_accuracy (fractions, one a seed),
+        is_reference and perhaps interval. Rows without a test accuracy are left out.
       split: whose accuracy it is, for the axis.
 
     Raises:
@@ -140,6 +141,10 @@ def plot_accuracy(rows: Sequence[Any], split: str = "test") -> Figure:
             text += f" ± {spread:.2f}"
             axes.errorbar(mean, height, xerr=spread, color=color, capsize=4)
             axes.plot(percent, np.full(len(percent), height), "|", color=color, alpha=0.6)
+        elif (interval := getattr(row, "interval", None)) is not None:
+            low, high = (100 * x for x in interval)
+            sides = [[mean - low], [high - mean]]
+            axes.errorbar(mean, height, xerr=sides, color=color, capsize=4)
         face = "white" if row.is_reference else color
         axes.plot(mean, height, "o", color=color, markerfacecolor=face, markersize=7)
         axes.annotate(
@@ -155,6 +160,8 @@ def plot_accuracy(rows: Sequence[Any], split: str = "test") -> Figure:
     notes = []
     if any(len(row.test_accuracy) > 1 for row in rows):
         notes.append("bars: one standard deviation over seeds")
+    elif any(getattr(row, "interval", None) for row in rows):
+        notes.append("bars: 95 % interval over other test images")
     if any(row.is_reference for row in rows):
         notes.append("hollow: reference")
     axes.set_xlabel(f"{split} accuracy, %{cut}\n{'; '.join(notes)}".rstrip())
@@ -168,13 +175,14 @@ def plot_representations(
     title: str = "",
     *,
     labels: Any = None,
+    class_names: Sequence[str] | None = None,
     layer_names: Sequence[str] | None = None,
 ) -> Figure:
     """A gallery: an image, and what the network gives for it against what search found.
 
     A layer [h, w, c] is shown as a map: the projection of its channels on the direction in which
     the natural representation varies most (its first principal component over the positions),
-    each less its mean. Both maps of a layer use that direction and one colour scale. Vectors,
+    each less its mean. Both maps of a layer use that direction, each its own colour scale. Vectors,
     such as the logits, are shown as bars; [tokens, c] is projected to one bar a token.
 
     Args:
@@ -185,6 +193,7 @@ def plot_representations(
       title: of the whole figure.
       labels: the true class of the image, or [M] of them, whose bar is then coloured; None: not
         shown.
+      class_names: of all classes; None: their numbers.
       layer_names: one for each layer; None: "layer 0", ..., "logits".
 
     Raises:
@@ -199,7 +208,7 @@ def plot_representations(
     for i, picture in enumerate(images):
         top, bottom = grid[2 * i : 2 * i + 2]
         _show_image(top[0], picture)
-        top[0].set_title("image" if labels is None else f"image of class {int(labels[i])}")
+        top[0].set_title("image" if labels is None else _class_name(labels[i], class_names))
         bottom[0].set_axis_off()
         for column, name in enumerate(names, start=1):
             pair = natural[column - 1][i], searched[column - 1][i]
@@ -215,11 +224,74 @@ def plot_representations(
     if any(h.ndim > 2 for h in natural):
         figure.supxlabel(
             "maps: projection on the first principal component of the natural channels, "
-            "one colour scale a layer and image",
+            "each on its own colour scale",
             fontsize="x-small",
         )
     if title:
         figure.suptitle(title)
+    return figure
+
+
+def plot_confusion(labels: Any, predictions: Any, class_names: Sequence[str]) -> Figure:
+    """How often each class [row] is taken for each other [column], in percent of the row.
+
+    Args:
+      labels, predictions: integers [N], the true classes and the given ones.
+      class_names: C names. Of more than 20 classes no number or name is written.
+    """
+    count = len(class_names)
+    table = np.zeros((count, count))
+    np.add.at(table, (np.asarray(labels), np.asarray(predictions)), 1)
+    percent = 100 * table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    wrong = percent * (1 - np.eye(count))  # the diagonal would outshine all else
+    size = min(9.0, 3.0 + 0.45 * count)
+    figure = Figure(figsize=(size, size - 0.4), dpi=150, layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(wrong, cmap="Oranges", vmin=0, vmax=max(wrong.max(), 1e-9))
+    axes.set(xlabel="given class", ylabel="true class")
+    if count > 20:
+        figure.colorbar(image, label="images of the true class, % (right ones left out)")
+        return figure
+    axes.set_xticks(range(count), class_names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(count), class_names)
+    for (row, column), value in np.ndenumerate(percent):
+        if table[row, column]:
+            is_dark = wrong[row, column] > 0.6 * wrong.max()
+            color = GREY if row == column else "white" if is_dark else "black"
+            style = {"ha": "center", "va": "center", "fontsize": "x-small"}
+            axes.text(column, row, f"{value:.1f}", color=color, **style)
+    return figure
+
+
+def plot_mistakes(
+    images: Any, labels: Any, predictions: Any, class_names: Sequence[str], most: int = 12
+) -> Figure:
+    """The first images that are classified wrong, each with its true and its given class.
+
+    Args:
+      images: uint8 [N, H, W, C].
+      labels, predictions: integers [N].
+      class_names: C names.
+      most: how many images are shown.
+
+    Raises:
+      ValueError: no image is classified wrong.
+    """
+    labels, predictions = np.asarray(labels), np.asarray(predictions)
+    wrong = np.flatnonzero(labels != predictions)[:most]
+    if not len(wrong):
+        raise ValueError("no image is classified wrong: there is nothing to show")
+    columns = min(6, len(wrong))
+    rows = -(-len(wrong) // columns)
+    figure = Figure(figsize=(1.5 * columns, 1.9 * rows), dpi=150, layout="constrained")
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in grid:
+        axes.set_axis_off()
+    for axes, i in zip(grid, wrong, strict=False):
+        axes.set_axis_on()
+        _show_image(axes, np.asarray(images[i]))
+        given, true = class_names[predictions[i]], class_names[labels[i]]
+        axes.set_title(f"{given}\n(true: {true})", fontsize="small")
     return figure
 
 
@@ -261,6 +333,10 @@ def tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def _class_name(label: Any, names: Sequence[str] | None) -> str:
+    return f"class {int(label)}" if names is None or names[int(label)].isdigit() else names[label]
+
+
 def _layer_names(count: int) -> list[str]:
     return [*(f"layer {i}" for i in range(count - 1)), "logits"]
 
@@ -294,8 +370,8 @@ def _show_pair(pair_axes, pair, label: int | None, bar_name: str) -> None:
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axes.spines[["top", "right"]].set_visible(False)
         return
-    limit = max(np.abs(pair[0]).max(), np.abs(pair[1]).max()) or 1
     for axes, values in zip(pair_axes, pair, strict=True):
+        limit = np.abs(values).max() or 1
         axes.imshow(values, cmap=mpl.colormaps["PuOr"], vmin=-limit, vmax=limit)
         axes.set_xticks([])
         axes.set_yticks([])

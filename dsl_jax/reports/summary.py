@@ -12,31 +12,20 @@ from dsl_jax.config import RunConfig, to_dict
 from dsl_jax.data.dataset import Dataset, rows_of
 from dsl_jax.devices import environment
 from dsl_jax.reports import plots
+from dsl_jax.reports.dark import in_dark
+from dsl_jax.reports.finding import best_method, finding
+from dsl_jax.reports.intervals import of_accuracy
 from dsl_jax.reports.pages import Report, Row
-from dsl_jax.runs.folder import find_targets, search_seconds
+from dsl_jax.reports.titles import KINDS, ROWS, training_title
+from dsl_jax.runs.folder import find_targets, read_predictions, search_seconds
 from dsl_jax.runs.results import Result, read_trained
-from dsl_jax.runs.steps import Training, is_searched, searches, trainings
+from dsl_jax.runs.steps import is_searched, searches, trainings
 from dsl_jax.runs.untrained import make_stages
 from dsl_jax.targets.store import TargetStore
 
 GALLERY_IMAGES = 3
 
 NOTES = {"smoke": "The preset smoke only checks that all works: its accuracies say nothing else."}
-
-ROWS = {
-    "all_layers": ("searched targets, all layers", "learned from the searched representations"),
-    "skip_block_0": ("searched targets, skip block 0", "the same, without targets for block 0"),
-    "linear_on_pixels": ("linear classifier on pixels", "no network"),
-    "head_on_untrained_network": ("head on the untrained network", "nothing learned but the head"),
-}
-# By `steps.Training.kind`, for what stands in later cycles: after the variant, and a sentence.
-KINDS = {
-    "cycle": ("", "searched again from the network before, and trained further"),
-    "first_targets": (", the first targets again", "as many epochs, but nothing searched again"),
-    "natural_targets": (", no search of blocks", "its own representations as targets"),
-    "fresh_network": (", a fresh network", "trained for as many epochs on the last targets"),
-    "long_sgd": ("", "as many as all cycles together"),
-}
 
 
 def summarize(
@@ -65,10 +54,12 @@ def summarize(
         for step in trainings(config)
         if (done := read_trained(first / step.name)) is not None
     }
-    rows = [_row(name, result, config) for name, result in results.items()]
+    rows = [_row(name, result, config, dataset) for name, result in results.items()]
+    rows += _rows_without_test(config, folder, results)
     histories = {title: done.history for title, done in trained.items()}
+    trained_rows = [row for row in rows if row.groups is not None]  # a probe would take the axis
     figures = {
-        "accuracy": (plots.plot_accuracy(rows), "Test accuracy."),
+        "accuracy": (plots.plot_accuracy(trained_rows), "Test accuracy."),
         "learning": (
             plots.plot_learning(histories),
             "Learning: training loss and validation accuracy.",
@@ -82,12 +73,15 @@ def summarize(
         searched = _searched(config, folder, targets)
         seconds = sum(search_seconds(folder, seed) for seed in config.seeds)
         timings.insert(0, ("search, compilation included, all seeds", seconds))
+    figures |= _mistakes(config, folder, dataset, results)
     for name, (figure, _) in figures.items():
         figure.savefig(folder / f"{name}.png")
+        in_dark(figure).savefig(folder / f"{name}-dark.png")
     left_out = max(done.images_left_out for done in trained.values())
     return Report(
         title=f"{dataset.title}: searched representations against SGD ({config.name})",
         notices=tuple(filter(None, (notice, NOTES.get(config.name)))),
+        finding=finding(config, folder, dataset, results),
         command=command,
         summary=(
             ("dataset", dataset.title),
@@ -95,7 +89,7 @@ def summarize(
             ("validation images", f"{len(dataset.validation.images):,}"),
             ("test images", f"{len(dataset.test.images):,}"),
             ("preset", config.name),
-            ("seeds", str(config.num_seeds)),
+            ("seeds", ", ".join(map(str, config.seeds))),
             ("network", f"widths {'-'.join(map(str, config.widths))}, G = {config.learner_groups}"),
             ("training images in no batch, since all are of one size", str(left_out)),
             *searched,
@@ -106,6 +100,52 @@ def summarize(
         settings=to_dict(config),
         environment=environment(),
     )
+
+
+def _rows_without_test(config: RunConfig, folder: Path, results: dict[str, Result]) -> list[Row]:
+    """What was trained and not compared: an SGD whose G is neither the learner's nor the best."""
+    rows = []
+    for step in trainings(config):
+        done = [read_trained(folder / f"seed_{seed}" / step.name) for seed in config.seeds]
+        found = [one for one in done if one is not None]
+        if step.name not in results and found:
+            row = Row(
+                training_title(step.name, step, config.cycles),
+                "not the best by validation: its test images were not looked at",
+                groups=step.groups,
+                test_accuracy=(),
+                validation_accuracy=tuple(one.validation_accuracy for one in found),
+                test_loss=(),
+                seconds=sum(one.seconds for one in found),
+                is_reference=True,
+            )
+            rows.append(row)
+    return rows
+
+
+def _mistakes(
+    config: RunConfig, folder: Path, dataset: Dataset, results: dict[str, Result]
+) -> dict[str, tuple[Any, str]]:
+    """What the best method by validation takes for what, with the first seed."""
+    name = best_method(results)
+    path = folder / f"seed_{config.seed}" / str(name)
+    predictions = None if name is None else read_predictions(path)
+    if name is None or predictions is None:  # SGD alone, or a run from before they were kept
+        return {}
+    title = training_title(name, results[name], config.cycles)
+    labels, names = dataset.test.labels, dataset.class_names
+    figures = {
+        "confusion": (
+            plots.plot_confusion(labels, predictions, names),
+            f"{title}, seed {config.seed}: how often a class is taken for another, in percent.",
+        )
+    }
+    if (predictions != labels).any():
+        figures["mistakes"] = (
+            plots.plot_mistakes(dataset.test.images, labels, predictions, names),
+            f"{title}, seed {config.seed}: the first test images that it gets wrong.",
+        )
+    return figures
 
 
 def _search_figures(
@@ -136,17 +176,6 @@ def _searched(config: RunConfig, folder: Path, targets: TargetStore) -> tuple[tu
     )
 
 
-def training_title(name: str, training: Training | Result, cycles: int) -> str:
-    """What tables call a training."""
-    if name in ROWS:
-        return ROWS[name][0]
-    if training.variant == "sgd":
-        long = f", {cycles} times the epochs" if training.kind == "long_sgd" else ""
-        return f"SGD, G = {training.groups}{long}"
-    title = ROWS[str(training.variant)][0] + KINDS[training.kind][0]
-    return title if training.kind == "fresh_network" else f"{title}, cycle {training.cycle}"
-
-
 def _description(name: str, result: Result, config: RunConfig) -> str:
     """A sentence for the report's readers."""
     if name in ROWS:
@@ -160,7 +189,10 @@ def _description(name: str, result: Result, config: RunConfig) -> str:
     )
 
 
-def _row(name: str, result: Result, config: RunConfig) -> Row:
+def _row(name: str, result: Result, config: RunConfig, dataset: Dataset) -> Row:
+    interval = None
+    if len(result.test_accuracy) == 1:
+        interval = of_accuracy(result.test_accuracy[0], len(dataset.test.images))[1:]
     return Row(
         name=training_title(name, result, config.cycles),
         description=_description(name, result, config),
@@ -172,6 +204,7 @@ def _row(name: str, result: Result, config: RunConfig) -> Row:
         is_reference=result.role != "method",
         candidates=result.candidates,
         search_seconds=result.search_seconds,
+        interval=interval,
     )
 
 
@@ -190,4 +223,5 @@ def _gallery(config: RunConfig, dataset: Dataset, targets: TargetStore) -> Any:
         natural,
         [np.asarray(r, np.float32) for r in searched.representations],
         labels=dataset.train.labels[rows],
+        class_names=dataset.class_names,
     )

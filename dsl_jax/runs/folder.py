@@ -4,7 +4,8 @@ config.json       what is run, and on which data
 metrics.jsonl     a record an epoch of every training, and one a result
 seed_S/targets    the searched representations; targets_*: those of later cycles
 seed_S/search-*   seconds that a process spent on them
-seed_S/NAME/      a training: checkpoints while it runs, then model/ and result.json
+seed_S/NAME/      a training: checkpoints while it runs, then model/ and result.json, and at the end
+                  of the run the class that it gives each test image, test_predictions.npy
 report.md, report.html, *.png
 """
 
@@ -16,15 +17,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flax import nnx
 
 from dsl_jax.config import RunConfig, differences, to_dict
-from dsl_jax.files import is_temporary, read_json, temporary_name, write_json, write_text
+from dsl_jax.files import is_temporary, read_json, replacing, temporary_name, write_json, write_text
 from dsl_jax.networks.convnet import ConvNet
 from dsl_jax.runs.loggers import JsonlLogger, Logger
 from dsl_jax.runs.results import Result, Trained, from_json, read_trained, to_json
 from dsl_jax.runs.saved import Checkpoints, load_network, save_network
 from dsl_jax.targets.store import TargetStore
+
+PREDICTIONS = "test_predictions.npy"
 
 
 class RunFolder:
@@ -108,6 +112,11 @@ class RunFolder:
         """Where a training keeps its state."""
         return Checkpoints(self.training(name) / "checkpoints")
 
+    def keep_predictions(self, name: str, predictions: np.ndarray) -> None:
+        """Keeps the classes [N] that a trained network gives the test images, in few bytes."""
+        with replacing(self.folder / name / PREDICTIONS) as file:
+            np.save(file, predictions.astype(np.min_scalar_type(predictions.max())))
+
     # ---- the whole run
 
     def note_search(self, seed: int, name: str, process: str, seconds: float) -> None:
@@ -123,6 +132,12 @@ class RunFolder:
     def keep_results(self, results: dict[str, Result]) -> None:
         """Ends the run."""
         write_json(self.folder / "results.json", to_json(results))
+
+
+def read_predictions(training: Path) -> np.ndarray | None:
+    """The classes [N] of the test images that `keep_predictions` kept in a training's folder."""
+    path = training / PREDICTIONS
+    return np.load(path, allow_pickle=False) if path.exists() else None
 
 
 def search_seconds(folder: Path, seed: int, name: str | None = None) -> float:

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
+from dsl_jax.reports import intervals
 from dsl_jax.reports.pages import markdown_table
-from dsl_jax.reports.summary import ROWS
+from dsl_jax.reports.titles import ROWS
 
 Rows = list[dict[str, Any]]
 
@@ -51,24 +51,11 @@ def standard_error(values: Sequence[float]) -> float:
     return deviation(values) / len(values) ** 0.5
 
 
-def paired_interval(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of the mean difference of paired values; NaN for a single pair."""
-    differences = np.subtract(ours, theirs)
-    if len(differences) < 2:
-        return np.nan, np.nan
-    half = stats.t.ppf(0.975, len(differences) - 1) * stats.sem(differences)
-    return differences.mean() - half, differences.mean() + half
-
-
 def difference(ours: Sequence[float], theirs: Sequence[float]) -> str:
     """Of paired accuracies, in points, with its interval if there is more than one pair."""
     if not theirs:
         return ""
-    text = f"{100 * (np.mean(ours) - np.mean(theirs)):+.2f}"
-    if len(ours) > 1:
-        low, high = paired_interval(ours, theirs)
-        text += f" ({100 * low:+.2f} to {100 * high:+.2f})"
-    return text
+    return intervals.in_percent(intervals.of_paired_seeds(ours, theirs), sign=True)
 
 
 def paired_note(rows: Rows) -> str:

@@ -289,7 +289,8 @@ def write_results(sweep: Sweep, folder: Path, name: str) -> Path:
     write_text(folder / "rows.csv", _csv(rows))
     minutes = sum(point["seconds"] for point in points.values()) / 60
     hardware = dict.fromkeys(
-        ", ".join(f"{k} {v}" for k, v in point["environment"].items()) for point in points.values()
+        ", ".join(f"{k} {v}" for k, v in point["environment"].items() if k != "date")
+        for point in points.values()
     )
     lines = [
         f"# {name.replace('_', ' ')}: {', '.join(sweep_rows.values_of(rows, 'dataset'))}",

@@ -6,7 +6,6 @@ import json
 import jax
 import numpy as np
 import pytest
-from scipy import stats
 from sweep_results import rows_of
 from tiny_search import TINY_RUN as TINY
 
@@ -232,15 +231,6 @@ def test_the_trainings_of_an_option_are_told_apart():
 
 
 # ---- tables
-
-
-def test_intervals_are_those_of_the_paired_t_test():
-    from common.sweep_rows import paired_interval
-
-    ours, theirs = [0.91, 0.93, 0.92], [0.90, 0.905, 0.915]
-    expected = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
-    np.testing.assert_allclose(paired_interval(ours, theirs), expected)
-    assert np.isnan(paired_interval([0.9], [0.8])).all()
 
 
 def test_every_dataset_has_its_own_presets_schedule(experiment, monkeypatch):

@@ -15,7 +15,7 @@ from dsl_jax.reports.pages import Report, Row, to_html, to_markdown, write_repor
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
-VOID = {"meta", "br", "img"}
+VOID = {"meta", "br", "img", "source"}
 
 
 class Page(HTMLParser):
@@ -65,6 +65,7 @@ def test_both_pages_give_every_fact(page, folder):
         "4800",
         "all layers",
         "regression",
+        "Searched targets are not distinguishable",
         "97.00 ± 1.00 %",
         "95.00 ± 0.00 %",
         "3 seeds",
@@ -92,20 +93,24 @@ def test_results_stand_in_their_columns():
     assert dict(zip(header, sgd, strict=True)) == {
         "method": "SGD (reference)",
         "G": "n/a",
-        "test accuracy": "98.77 %",
+        "test accuracy": "98.77 % (98.54 to 98.97)",
         "validation accuracy": "90.00 %",
         "test loss": "0.0513",
         "seeds": "1 seed",
         "training": "2 h 03 min",
-        "candidates searched": "none",
-        "search": "none",
-    }
+    }  # nothing was searched: no columns for it
 
 
 def test_notices_come_right_after_the_title(folder):
     assert to_markdown(full_report()).split("\n\n")[1].startswith("> [!WARNING]\n> **Notice:**")
     html = to_html(full_report(), folder)
     assert html.index("</h1>") < html.index('class="notice"') < html.index("<pre")
+
+
+def test_a_dark_figure_is_shown_on_dark_screens(folder):
+    (folder / "accuracy plot-dark.png").write_bytes(PNG)
+    (source,) = [a for a in Page(to_html(full_report(), folder)).attributes if a[0] == "source"][:1]
+    assert source[1:] == ("media", "(prefers-color-scheme: dark)")
 
 
 def test_an_empty_report_says_so(tmp_path):
@@ -130,14 +135,15 @@ def evil_report():
     row = Row(EVIL, EVIL, 1, (0.5,), (), (), 1.0)
     return Report(
         EVIL,
-        (EVIL,),
-        EVIL + "```",
-        ((EVIL, EVIL),),
-        (row,),
-        ((EVIL, "accuracy plot.png"),),
-        ((EVIL, 1.0),),
-        {EVIL: EVIL},
-        {EVIL: EVIL},
+        notices=(EVIL,),
+        finding=EVIL,
+        command=EVIL + "```",
+        summary=((EVIL, EVIL),),
+        rows=(row,),
+        figures=((EVIL, "accuracy plot.png"),),
+        timings=((EVIL, 1.0),),
+        settings={EVIL: EVIL},
+        environment={EVIL: EVIL},
     )
 
 
@@ -175,7 +181,7 @@ def test_html_is_one_file_that_loads_nothing(folder):
     assert ("meta", "name", "viewport") in page.attributes
     for query in ("prefers-color-scheme: dark", "@media print", "max-width"):
         assert query in html
-    assert page.tags.count("details") == 2
+    assert page.tags.count("details") == 4  # the run, its time, settings and environment
 
 
 def test_markdown_links_figures_beside_it():

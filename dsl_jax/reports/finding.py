@@ -1,0 +1,70 @@
+"""What came out of a run and how sure it is, in two or three sentences."""
+
+from pathlib import Path
+
+import numpy as np
+
+from dsl_jax.config import RunConfig
+from dsl_jax.data.dataset import Dataset
+from dsl_jax.reports.intervals import Interval, in_percent, of_paired_images, of_paired_seeds
+from dsl_jax.reports.titles import training_title
+from dsl_jax.runs.folder import read_predictions
+from dsl_jax.runs.results import Result
+
+
+def best_method(results: dict[str, Result]) -> str | None:
+    """The name of the method's training that is best by validation; None in a run of SGD alone."""
+    methods = [name for name, result in results.items() if result.role == "method"]
+    return max(methods, key=lambda name: sum(results[name].validation_accuracy), default=None)
+
+
+def finding(config: RunConfig, folder: Path, dataset: Dataset, results: dict[str, Result]) -> str:
+    """The best method by validation against SGD of the same network, on the test images."""
+    ours = best_method(results)
+    if ours is None:
+        return ""
+    mean = 100 * sum(results[ours].test_accuracy) / config.num_seeds
+    title = training_title(ours, results[ours], config.cycles)
+    count = f"{len(dataset.test.images):,} test images"
+    text = f"{title[0].upper()}{title[1:]}: {mean:.2f} % of {count} right"
+    longer = f"sgd_g{config.learner_groups}_long"  # as many epochs as all cycles together
+    is_longer = results[ours].cycle > 1 and longer in results
+    theirs = longer if is_longer else f"sgd_g{config.learner_groups}"
+    if theirs not in results:
+        return f"{text}."
+    mean = 100 * sum(results[theirs].test_accuracy) / config.num_seeds
+    text += (
+        f"; SGD with the same network{' and as many epochs' if is_longer else ''}: {mean:.2f} %."
+    )
+    difference = _difference(config, folder, dataset, results, ours, theirs)
+    if not np.isnan(difference.low):
+        over = "the test images" if config.num_seeds == 1 else f"{config.num_seeds} paired seeds"
+        verdict = "differs significantly" if difference.excludes_0 else "is not distinguishable"
+        text += (
+            f" The difference, {in_percent(difference, sign=True)} points (95 % interval over "
+            f"{over}), {verdict} from 0."
+        )
+    if config.num_seeds == 1:
+        text += " This is one seed: another seed may differ by more than that."
+    return text
+
+
+def _difference(
+    config: RunConfig,
+    folder: Path,
+    dataset: Dataset,
+    results: dict[str, Result],
+    ours: str,
+    theirs: str,
+) -> Interval:
+    """Over seeds; of one seed over its test images, if its predictions were kept."""
+    pair = results[ours].test_accuracy, results[theirs].test_accuracy
+    if config.num_seeds > 1:
+        return of_paired_seeds(*pair)
+    right = []
+    for name in (ours, theirs):
+        predictions = read_predictions(folder / f"seed_{config.seed}" / name)
+        if predictions is None:
+            return of_paired_seeds(*pair)  # a number without an interval
+        right.append(np.equal(predictions, dataset.test.labels))
+    return of_paired_images(*right)

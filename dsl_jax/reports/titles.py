@@ -1,0 +1,30 @@
+"""What tables and figures call the trainings of a run."""
+
+from dsl_jax.runs.results import Result
+from dsl_jax.runs.steps import Training
+
+ROWS = {
+    "all_layers": ("searched targets, all layers", "learned from the searched representations"),
+    "skip_block_0": ("searched targets, skip block 0", "the same, without targets for block 0"),
+    "linear_on_pixels": ("linear classifier on pixels", "no network"),
+    "head_on_untrained_network": ("head on the untrained network", "nothing learned but the head"),
+}
+# By `steps.Training.kind`, for what stands in later cycles: after the variant, and a sentence.
+KINDS = {
+    "cycle": ("", "searched again from the network before, and trained further"),
+    "first_targets": (", the first targets again", "as many epochs, but nothing searched again"),
+    "natural_targets": (", no search of blocks", "its own representations as targets"),
+    "fresh_network": (", a fresh network", "trained for as many epochs on the last targets"),
+    "long_sgd": ("", "as many as all cycles together"),
+}
+
+
+def training_title(name: str, training: Training | Result, cycles: int) -> str:
+    """What tables call a training."""
+    if name in ROWS:
+        return ROWS[name][0]
+    if training.variant == "sgd":
+        long = f", {cycles} times the epochs" if training.kind == "long_sgd" else ""
+        return f"SGD, G = {training.groups}{long}"
+    title = ROWS[str(training.variant)][0] + KINDS[training.kind][0]
+    return title if training.kind == "fresh_network" else f"{title}, cycle {training.cycle}"
