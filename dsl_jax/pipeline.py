@@ -209,11 +209,9 @@ def train(
         network = run_folder.network(f"seed_{seed}/{step.start}")
     num_images, learning = len(dataset.train.images), step.config
     batch_size = exact_batch_size(num_images, learning.batch_size, learning.batch_multiple)
-    checkpoints = run_folder.checkpoints(name)
-    run_folder.forget(name, after_epoch=checkpoints.last_epoch)
     options: dict[str, Any] = {
         "mesh": device_mesh(batch_size),
-        "checkpoints": checkpoints,
+        "checkpoints": run_folder.checkpoints(name),
         "measure": measure,
         "on_epoch": lambda record: run_folder.log({"training": name, **record}),
         "progress": f"{step.name} (G={step.groups})" if progress else None,
