@@ -13,6 +13,7 @@ from dsl_jax.data.dataset import Dataset, rows_of
 from dsl_jax.devices import environment
 from dsl_jax.reports import plots
 from dsl_jax.reports.pages import Report, Row
+from dsl_jax.runs.data import check_identity
 from dsl_jax.runs.folder import find_targets, search_seconds
 from dsl_jax.runs.results import Result, read_trained
 from dsl_jax.runs.steps import Training, is_searched, searches, trainings
@@ -57,8 +58,12 @@ def summarize(
       results: what `pipeline.run` returned.
       notice: what a reader must not miss.
       command: what repeats the run.
+
+    Raises:
+      ValueError: the run is on other data; what differs is named.
     """
     folder = Path(folder)
+    check_identity(folder, dataset)
     first = folder / f"seed_{config.seed}"
     trained = {
         training_title(step.name, step, config.cycles): done
