@@ -13,6 +13,7 @@ from dsl_jax.networks.check import check_stages
 from dsl_jax.networks.convnet import ConvNet
 from dsl_jax.networks.frozen import frozen_stages
 from dsl_jax.presets import get_preset
+from dsl_jax.reports.run import run
 from dsl_jax.runs.load import LoadedRun, load_run
 from dsl_jax.targets.fill import search_to_store
 from dsl_jax.targets.overlay import Overlay
@@ -46,6 +47,7 @@ __all__ = [
     "load_dataset",
     "load_run",
     "measures",
+    "run",
     "search",
     "search_image",
     "search_to_store",

@@ -267,6 +267,8 @@ class RunConfig:
     """Everything that a run is made of, from the data to the seeds.
 
     Attributes:
+      name: the preset that it began with.
+      dataset: the data's name: one of `data.catalogue`, or any for one's own.
       num_train: training images, before the validation images are taken from them; None: all.
       validation_size: images held out for validation; None: 8 % of the training images.
       widths, normalize_blocks, representation, norm_epsilon: the network (see `ConvNet`); the

@@ -1,4 +1,7 @@
-"""Files written whole or not at all: a reader, or a run that is killed, never meets half of one."""
+"""Files written whole or not at all: a reader, or a run that is killed, never meets half of one.
+
+What is written is on the disk before it takes its name, so that a power cut leaves no empty file.
+"""
 
 import contextlib
 import json
@@ -12,9 +15,26 @@ from typing import IO, Any
 import jax
 
 
-def read_json(path: Path) -> Any:
-    """The contents of a JSON file, or None where there is none."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+class DamagedFile(ValueError):
+    """A file that is empty, cut short, or else not what was written."""
+
+    def __init__(self, path: Path, reason: Any, remedy: str):
+        super().__init__(f"{path} is damaged ({reason}): {remedy}")
+
+
+def read_json(path: Path, remedy: str = "restore it from a copy") -> Any:
+    """The contents of a JSON file, or None where there is none.
+
+    Raises:
+      DamagedFile: it is empty, or no JSON; the message says so, and the remedy.
+    """
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError
+        reason = error if path.stat().st_size else "it is empty"
+        raise DamagedFile(path, reason, remedy) from error
 
 
 def write_json(path: Path, values: Any) -> None:
@@ -41,9 +61,43 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     try:
         with open(temporary, "xb") as file:
             yield file
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Puts the names of a folder's files on the disk, where the system can."""
+    with contextlib.suppress(OSError):  # some file systems refuse, and Windows opens no folder
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def make_folder(folder: Path) -> Path:
+    """Makes a folder, and those above it, if it is not there; gives it back.
+
+    Raises:
+      ValueError: a file is in its place, or in that of one above it.
+      OSError: it cannot be made.
+    """
+    refuse_file(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def refuse_file(folder: Path) -> None:
+    """Raises ValueError where a file is in a folder's place, or in that of one above it."""
+    for path in (folder, *folder.parents):
+        if path.exists():
+            if not path.is_dir():
+                raise ValueError(f"{path} is a file, where a folder should be: move it away")
+            return
 
 
 def temporary_name(path: Path) -> Path:

@@ -13,7 +13,6 @@ import numpy as np
 
 from dsl_jax.config import CycleConfig, RunConfig, one_of
 from dsl_jax.data.dataset import Dataset, Split
-from dsl_jax.data.load import load_dataset
 from dsl_jax.devices import device_mesh
 from dsl_jax.keys import CHOICE, SEARCH, TRAINING, purpose_key
 from dsl_jax.learning.batches import exact_batch_size
@@ -22,6 +21,7 @@ from dsl_jax.learning.train import Measure, learn, learn_sgd
 from dsl_jax.networks.convnet import ConvNet
 from dsl_jax.networks.frozen import frozen_stages
 from dsl_jax.runs.comparison import evaluate_all
+from dsl_jax.runs.data import check_identity, keep_identity, load_run_data
 from dsl_jax.runs.folder import RunFolder, find_targets
 from dsl_jax.runs.loggers import Logger
 from dsl_jax.runs.results import Result, Trained
@@ -56,7 +56,8 @@ def run(
     Args:
       config: what to run.
       folder: the run's folder.
-      dataset: the data; None: loaded as the configuration says.
+      dataset: the data, which may be one's own; None: loaded as the configuration says. Its folder
+        keeps what they are, and refuses others.
       requested: the dataset that was asked for, where this one took its place.
       phase: "search": the searches that can be done now, the first and those of networks that are
         trained already; "learn": all that comes after the first search, later cycles included, up
@@ -70,16 +71,18 @@ def run(
       The results by name of training; empty after "search" and "learn".
 
     Raises:
-      ValueError: the folder holds another run, or what a phase needs is not there.
+      ValueError: the folder holds another run, or one on other data, or what a phase needs is not
+        there.
     """
     one_of("phase", phase, PHASES)
     run_folder = RunFolder(folder, config, requested, loggers)
     if (results := run_folder.results()) is not None:
+        if dataset is not None:
+            check_identity(run_folder.folder, dataset)
         return results
     if dataset is None:
-        dataset = load_dataset(
-            config.dataset, num_train=config.num_train, validation_size=config.validation_size
-        )
+        dataset = load_run_data(folder, config)
+    keep_identity(run_folder.folder, dataset)
     for seed in config.seeds if phase != "report" else ():
         for step in steps(config):
             if isinstance(step, Search) and is_due(run_folder, seed, step, phase):
@@ -209,11 +212,9 @@ def train(
         network = run_folder.network(f"seed_{seed}/{step.start}")
     num_images, learning = len(dataset.train.images), step.config
     batch_size = exact_batch_size(num_images, learning.batch_size, learning.batch_multiple)
-    checkpoints = run_folder.checkpoints(name)
-    run_folder.forget(name, after_epoch=checkpoints.last_epoch)
     options: dict[str, Any] = {
         "mesh": device_mesh(batch_size),
-        "checkpoints": checkpoints,
+        "checkpoints": run_folder.checkpoints(name),
         "measure": measure,
         "on_epoch": lambda record: run_folder.log({"training": name, **record}),
         "progress": f"{step.name} (G={step.groups})" if progress else None,

@@ -15,27 +15,103 @@ from dsl_jax.config import (
     one_of,
 )
 from dsl_jax.data import catalogue
+from dsl_jax.data.dataset import Dataset, split_sizes
 
 
-def get_preset(name: str, dataset: str) -> RunConfig:
+def get_preset(name: str, dataset: str | Dataset) -> RunConfig:
     """The preset `name` ("smoke", "laptop" or "paper") for a dataset.
+
+    Args:
+      name: the preset's.
+      dataset: a name, or data of one's own. These are taken as they are (`num_train` and
+        `validation_size` are None), by as many blocks as their images are large enough for, and
+        are trained on for as many steps as the preset usually takes.
 
     Raises:
       ValueError: either name is unknown; the message lists those that there are.
     """
     one_of("preset", name, PRESETS)
-    catalogue.facts(dataset)
-    return {"smoke": _smoke, "laptop": _laptop, "paper": _paper}[name](dataset)
+    make = {"smoke": _smoke, "laptop": _laptop, "paper": _paper}[name]
+    if isinstance(dataset, Dataset):
+        return _suited(make(dataset.name, dataset.image_shape[-1] == 1), dataset)
+    facts = catalogue.facts(dataset)
+    config = make(dataset, facts.is_grey)
+    if config.num_train is None:
+        return config
+    return dataclasses.replace(config, num_train=min(config.num_train, facts.train_images))
 
 
 def with_augmentation(config: RunConfig) -> RunConfig:
-    """The preset with augmented training; mirror images only where they keep their class."""
-    flip = catalogue.facts(config.dataset).may_mirror
+    """The preset with augmented training.
+
+    Mirror images only where they are known to keep their class, which of one's own data they are
+    not: set `flip` in both trainings.
+    """
+    facts = catalogue.CATALOGUE.get(config.dataset)
+    flip = facts is not None and facts.may_mirror
     return dataclasses.replace(
         config,
         learn=dataclasses.replace(config.learn, augment=True, flip=flip),
         sgd=dataclasses.replace(config.sgd, augment=True, flip=flip),
     )
+
+
+# --------------------------------------------------------------------------------------------
+# Data of one's own
+# --------------------------------------------------------------------------------------------
+
+STEPS_AN_EPOCH = 4  # at least, where there are so many images
+
+
+def _suited(config: RunConfig, dataset: Dataset) -> RunConfig:
+    """A preset for data of its name, as it suits them."""
+    images = len(dataset.train.images)
+    known = catalogue.facts("mnist" if dataset.image_shape[-1] == 1 else "cifar10").train_images
+    taken, held_out = split_sizes(dataset.name, known, config.num_train, config.validation_size)
+    later = [
+        dataclasses.replace(cycle, search=_for_blocks(cycle.search, dataset))
+        for cycle in config.later_cycles
+    ]
+    return dataclasses.replace(
+        config,
+        num_train=None,
+        validation_size=None,
+        widths=config.widths[: _num_blocks(dataset)],
+        search=_for_blocks(config.search, dataset),
+        later_cycles=tuple(later),
+        learn=_as_many_steps(config.learn, images, taken - held_out),
+        sgd=_as_many_steps(config.sgd, images, taken - held_out),
+    )
+
+
+def _num_blocks(dataset: Dataset) -> int:
+    """As many as halve the images, less a row for the stem, to no less than a pixel; 1 to 3."""
+    smaller_side = min(dataset.image_shape[:2]) - 1
+    return max(1, min(3, smaller_side.bit_length() - 1))
+
+
+def _for_blocks(search: SearchConfig, dataset: Dataset) -> SearchConfig:
+    """The schedules of so many blocks, and the logits'."""
+    *blocks, logits = search.layers
+    return dataclasses.replace(search, layers=(*blocks[: _num_blocks(dataset)], logits))
+
+
+def _as_many_steps(learn: LearnConfig, images: int, usual: int) -> LearnConfig:
+    """Training on few images for as many steps as on the usual number, in more epochs."""
+    batch_size = min(learn.batch_size, max(1, images // STEPS_AN_EPOCH))
+    longer = max(1.0, (usual // learn.batch_size) / max(1, images // batch_size))
+    return dataclasses.replace(
+        learn,
+        batch_size=batch_size,
+        epochs=round(longer * learn.epochs),
+        stem_bias_epochs=round(longer * learn.stem_bias_epochs),
+        validate_every=round(longer * learn.validate_every),
+    )
+
+
+# --------------------------------------------------------------------------------------------
+# The presets
+# --------------------------------------------------------------------------------------------
 
 
 def _layers(
@@ -76,7 +152,7 @@ def _small_search(
     )
 
 
-def _smoke(dataset: str) -> RunConfig:
+def _smoke(dataset: str, is_grey: bool) -> RunConfig:
     search = _small_search((10, 5, 5, 5), 8, 16, 24)
     return RunConfig(
         name="smoke",
@@ -94,13 +170,12 @@ def _smoke(dataset: str) -> RunConfig:
     )
 
 
-def _laptop(dataset: str) -> RunConfig:
-    facts = catalogue.facts(dataset)
+def _laptop(dataset: str, is_grey: bool) -> RunConfig:
     search = _small_search((20, 10, 10, 10), 12, 34, 42)
     return RunConfig(
         name="laptop",
         dataset=dataset,
-        num_train=min(8000 if facts.is_grey else 6000, facts.train_images),
+        num_train=8000 if is_grey else 6000,
         widths=(32, 32, 32),
         normalize_blocks=True,
         learner_groups=2,
@@ -111,8 +186,7 @@ def _laptop(dataset: str) -> RunConfig:
     )
 
 
-def _paper(dataset: str) -> RunConfig:
-    is_grey = catalogue.facts(dataset).is_grey
+def _paper(dataset: str, is_grey: bool) -> RunConfig:
     strengths = (0.1, 0.1, 0.1, 0.1) if is_grey else (0.3, 0.2, 0.1, 0.1)
     # What the paper leaves open is airbench's: its decay of 0.0153 and its rate of 4.0, in units of
     # the mean loss 0.0153 / 4.0 and 1.0; SGD's biases 64 times as fast. Without normalised blocks

@@ -13,19 +13,19 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from absl import flags
 from common import command_line, plan
 from common.command_line import DATA_DIR, DRY_RUN, OUTPUT_DIR
 
+import dsl_jax
 from dsl_jax import config as configs
 from dsl_jax import pipeline, presets
 from dsl_jax.data import catalogue
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.data.load import foresee, load_or_substitute
-from dsl_jax.reports import pages, summary
 from dsl_jax.runs import loggers
 from dsl_jax.runs.folder import RunFolder, check_folder, finished_report, prepare_folder
 from dsl_jax.runs.steps import is_searched
@@ -227,10 +227,12 @@ def compute(run: Resolved) -> None:
     several = jax.process_count() > 1
     phase = "search" if several else _PHASE.value
     with make_loggers(run) as receivers:
-        results = pipeline.run(
+        results = dsl_jax.run(
             run.config,
             run.folder,
             run.dataset,
+            notice=run.notice,
+            command=command_line.command(),
             requested=run.asked.dataset,
             phase=phase,
             repair=_REPAIR.value,
@@ -238,7 +240,7 @@ def compute(run: Resolved) -> None:
             loggers=receivers,
         )
     if results:
-        show(write_report(run, results))
+        show(run.folder / "report.md")
         return
     print(f"--phase={phase} is done; the folder is {run.folder}")
     if several and _PHASE.value == "all":
@@ -255,20 +257,6 @@ def make_loggers(run: Resolved) -> Iterator[list[loggers.Logger]]:
     finally:
         for logger in made:
             logger.close()
-
-
-def write_report(run: Resolved, results: dict[str, Any]) -> Path:
-    """The report in its folder, as Markdown."""
-    report = summary.summarize(
-        run.config,
-        run.folder,
-        run.dataset,
-        results,
-        notice=run.notice,
-        command=command_line.command(),
-    )
-    page, _ = pages.write_report(report, run.folder)
-    return page
 
 
 def show_finished(page: Path) -> None:

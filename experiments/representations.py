@@ -27,6 +27,7 @@ from dsl_jax import measures, pipeline
 from dsl_jax.config import RunConfig
 from dsl_jax.learning.evaluation import representations_of, with_training_statistics
 from dsl_jax.runs import steps, untrained
+from dsl_jax.runs.data import keep_identity
 from dsl_jax.runs.folder import RunFolder
 
 MOST_IMAGES = 1000  # measured at most, for the memory of the Gram matrices
@@ -68,6 +69,7 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
 def epoch_rows(config: RunConfig, dataset, folder) -> sweep_rows.Rows:
     """Searches and trains; a row for every training, epoch and layer."""
     run_folder, seed = RunFolder(folder, config), config.seed
+    keep_identity(run_folder.folder, dataset)
     (search,) = steps.searches(config)
     pipeline.search_targets(run_folder, dataset, seed, search, repair=False, progress=True)
     split, searched = sweep_points.search_validation(config, dataset, seed, MOST_IMAGES)

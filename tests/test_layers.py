@@ -16,7 +16,8 @@ LEVELS = (
     {"networks", "presets"},
     {"learning", "targets"},
     {"runs"},
-    {"pipeline", "reports"},
+    {"pipeline"},
+    {"reports"},
 )
 LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 

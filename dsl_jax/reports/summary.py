@@ -17,6 +17,7 @@ from dsl_jax.reports.finding import best_method, finding
 from dsl_jax.reports.intervals import of_accuracy
 from dsl_jax.reports.pages import Report, Row
 from dsl_jax.reports.titles import KINDS, ROWS, training_title
+from dsl_jax.runs.data import check_identity
 from dsl_jax.runs.folder import find_targets, read_predictions, search_seconds
 from dsl_jax.runs.results import Result, read_trained
 from dsl_jax.runs.steps import is_searched, searches, trainings
@@ -46,8 +47,12 @@ def summarize(
       results: what `pipeline.run` returned.
       notice: what a reader must not miss.
       command: what repeats the run.
+
+    Raises:
+      ValueError: the run is on other data; what differs is named.
     """
     folder = Path(folder)
+    check_identity(folder, dataset)
     first = folder / f"seed_{config.seed}"
     trained = {
         training_title(step.name, step, config.cycles): done

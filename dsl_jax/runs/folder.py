@@ -1,6 +1,7 @@
 """A run's folder. The folder IS the run: what is in it is done, running again does the rest.
 
-config.json       what is run, and on which data
+config.json       what is run
+data.json         on which data; see `runs.data`
 metrics.jsonl     a record an epoch of every training, and one a result
 seed_S/targets    the searched representations; targets_*: those of later cycles
 seed_S/search-*   seconds that a process spent on them
@@ -11,6 +12,7 @@ report.md, report.html, *.png
 
 import dataclasses
 import json
+import logging
 import os
 import shutil
 from collections.abc import Sequence
@@ -20,8 +22,18 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from dsl_jax.config import RunConfig, differences, to_dict
-from dsl_jax.files import is_temporary, read_json, replacing, temporary_name, write_json, write_text
+from dsl_jax.config import RunConfig, differences, from_dict, to_dict
+from dsl_jax.files import (
+    DamagedFile,
+    is_temporary,
+    make_folder,
+    read_json,
+    refuse_file,
+    replacing,
+    temporary_name,
+    write_json,
+    write_text,
+)
 from dsl_jax.networks.convnet import ConvNet
 from dsl_jax.runs.loggers import JsonlLogger, Logger
 from dsl_jax.runs.results import Result, Trained, from_json, read_trained, to_json
@@ -29,6 +41,8 @@ from dsl_jax.runs.saved import Checkpoints, load_network, save_network
 from dsl_jax.targets.store import TargetStore
 
 PREDICTIONS = "test_predictions.npy"
+
+logger = logging.getLogger(__name__)
 
 
 class RunFolder:
@@ -87,9 +101,7 @@ class RunFolder:
 
     def training(self, name: str) -> Path:
         """The folder of a training, such as "seed_0/all_layers"."""
-        path = self.folder / name
-        path.mkdir(parents=True, exist_ok=True)
-        return path
+        return make_folder(self.folder / name)
 
     def finished(self, name: str) -> Trained | None:
         """The result of a training that is done, or None."""
@@ -109,8 +121,11 @@ class RunFolder:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
     def checkpoints(self, name: str) -> Checkpoints:
-        """Where a training keeps its state."""
-        return Checkpoints(self.training(name) / "checkpoints")
+        """Where a training keeps its state; when it begins, epochs to come are forgotten."""
+        return Checkpoints(
+            self.training(name) / "checkpoints",
+            on_begin=lambda epoch: self.forget(name, after_epoch=epoch),
+        )
 
     def keep_predictions(self, name: str, predictions: np.ndarray) -> None:
         """Keeps the classes [N] that a trained network gives the test images, in few bytes."""
@@ -125,8 +140,15 @@ class RunFolder:
         write_json(path, {"seconds": seconds})
 
     def results(self) -> dict[str, Result] | None:
-        """The results by name of training, or None if the run is not finished."""
-        values = read_json(self.folder / "results.json")
+        """The results by name of training, or None if the run is not finished.
+
+        A damaged file is none, with a warning: what it held can be evaluated again.
+        """
+        try:
+            values = read_json(self.folder / "results.json", "evaluating again")
+        except DamagedFile as error:
+            logger.warning("%s", error)
+            return None
         return None if values is None else from_json(values)
 
     def keep_results(self, results: dict[str, Result]) -> None:
@@ -143,10 +165,18 @@ def read_predictions(training: Path) -> np.ndarray | None:
 def search_seconds(folder: Path, seed: int, name: str | None = None) -> float:
     """Seconds that all processes together spent on a search, interrupted ones included.
 
-    None: on all searches of the seed.
+    None: on all searches of the seed. A damaged note counts as none, with a warning.
     """
     notes = (folder / f"seed_{seed}").glob(f"search-{name}-*.json" if name else "search-*.json")
-    return sum(read_json(path)["seconds"] for path in notes)
+    return sum(map(_noted_seconds, notes))
+
+
+def _noted_seconds(path: Path) -> float:
+    try:
+        return read_json(path, "its seconds are not counted")["seconds"]
+    except DamagedFile as error:
+        logger.warning("%s", error)
+        return 0.0
 
 
 def find_targets(folder: Path, seed: int, name: str) -> TargetStore | None:
@@ -163,7 +193,7 @@ def prepare_folder(folder: str | os.PathLike) -> None:
     """
     folder = Path(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         probe = temporary_name(folder / "probe")
         probe.touch()
         probe.unlink()
@@ -185,6 +215,8 @@ def check_folder(
     """
     folder = Path(folder)
     _refuse_what_is_no_run(folder)
+    for seed in config.seeds:
+        refuse_file(folder / f"seed_{seed}")
     theirs = _read_config(folder)
     if theirs is not None and (changed := differences(_plain(config, requested), theirs)):
         raise ValueError(
@@ -207,7 +239,7 @@ def finished_report(
     """The report of this run if it is finished, found without loading any data."""
     folder = Path(folder)
     page = folder / "report.md"
-    if not (page.exists() and (folder / "results.json").exists()):
+    if not all(path.exists() and path.stat().st_size for path in (page, folder / "results.json")):
         return None
     return None if differences(_plain(config, requested), _read_config(folder)) else page
 
@@ -219,10 +251,9 @@ def _plain(config: RunConfig, requested: str | None) -> dict[str, Any]:
 
 
 def _read_config(folder: Path) -> dict[str, Any] | None:
-    path = folder / "config.json"
+    """What config.json holds, fields that are newer than it with their defaults."""
+    saved = read_json(folder / "config.json", "restore it, or choose another folder")
     try:
-        return read_json(path)
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path} is damaged ({error}): restore it, or choose another folder"
-        ) from error
+        return saved and _plain(from_dict(saved["config"]), saved["requested_dataset"])
+    except (AttributeError, KeyError, TypeError, ValueError):  # of another version: as it is
+        return saved

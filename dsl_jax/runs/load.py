@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from dsl_jax.config import RunConfig, from_dict
 from dsl_jax.data.dataset import Dataset
-from dsl_jax.data.load import load_dataset
+from dsl_jax.data.identity import DataIdentity
 from dsl_jax.files import read_json
 from dsl_jax.learning.train import Record
 from dsl_jax.networks.convnet import ConvNet
+from dsl_jax.runs.data import load_data, read_identity
 from dsl_jax.runs.results import read_trained
 from dsl_jax.runs.saved import load_network
 from dsl_jax.targets.store import TargetStore
@@ -23,26 +24,38 @@ class LoadedRun(NamedTuple):
       networks: by training, such as "seed_0/all_layers".
       targets: "seed_0", and those of later cycles: "seed_0/targets_all_layers_cycle_2".
       history: an epoch's records, by training.
+      data: what the folder keeps of its data; None: it was begun before that was kept.
     """
 
     config: RunConfig
     networks: dict[str, ConvNet]
     targets: dict[str, TargetStore]
     history: dict[str, list[Record]]
+    data: DataIdentity | None = None
 
-    def dataset(self, data_dir: str | os.PathLike | None = None) -> Dataset:
+    def dataset(
+        self, mine: Dataset | None = None, *, data_dir: str | os.PathLike | None = None
+    ) -> Dataset:
         """The data that it ran on: same images, splits and normalisation.
 
         Args:
-          data_dir: as the run had it, which is not recorded; see `load_dataset`. For one's own
-            data, given to `pipeline.run`, there is nothing to load.
+          mine: one's own data, which nothing can load; given back if they are those of the run.
+          data_dir: as the run had it, which is not recorded; see `load_dataset`.
+
+        Raises:
+          ValueError: they are other data (what differs is named), or one's own and not given; or
+            as `load_dataset`.
         """
-        sizes = {name: getattr(self.config, name) for name in ("num_train", "validation_size")}
-        return load_dataset(self.config.dataset, data_dir=data_dir, **sizes)
+        if mine is None:
+            return load_data(self.config, self.data, data_dir)
+        if self.data is not None and (changed := self.data.differences(mine)):
+            raise ValueError(f"the run is on other data than these: {'; '.join(changed)}")
+        return mine
 
     def __repr__(self) -> str:
+        name = self.config.dataset if self.data is None else self.data.name
         return (
-            f"LoadedRun({self.config.name} on {self.config.dataset}; networks "
+            f"LoadedRun({self.config.name} on {name}; networks "
             f"{sorted(self.networks)}; targets {sorted(self.targets)})"
         )
 
@@ -51,7 +64,7 @@ def load_run(folder: str | os.PathLike) -> LoadedRun:
     """Config, trained networks, targets and histories of a run, as far as it has come.
 
     Raises:
-      ValueError: the folder holds no run.
+      ValueError: the folder holds no run, or a file of it is damaged.
     """
     folder = Path(folder)
     saved = read_json(folder / "config.json")
@@ -68,4 +81,4 @@ def load_run(folder: str | os.PathLike) -> LoadedRun:
     for path in sorted(folder.glob("seed_*/targets*")):
         name = path.parent.name if path.name == "targets" else str(path.relative_to(folder))
         targets[name] = TargetStore.open(path)
-    return LoadedRun(config, networks, targets, history)
+    return LoadedRun(config, networks, targets, history, read_identity(folder))

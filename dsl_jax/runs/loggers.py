@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from dsl_jax.config import one_of
-from dsl_jax.files import plain
+from dsl_jax.files import plain, write_text
 
 LOGGERS = ("console", "tensorboard", "wandb")
 
@@ -135,8 +135,8 @@ class WandbLogger:
     def _begin(self) -> Any:
         self._folder.mkdir(parents=True, exist_ok=True)
         note = self._folder / "wandb-id"
-        if not note.exists():
-            note.write_text(uuid.uuid4().hex[:12])
+        if not (note.exists() and note.read_text()):
+            write_text(note, uuid.uuid4().hex[:12])
         return self._wandb.init(
             dir=str(self._folder), id=note.read_text(), resume="allow", **self._options
         )

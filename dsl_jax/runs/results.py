@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dsl_jax.files import read_json
+from dsl_jax.files import DamagedFile, read_json
 from dsl_jax.learning.train import Record, best_epoch
+
+TRAIN_AGAIN = "restore it from a copy, or delete it, and the network is trained again"
 
 
 @dataclass(frozen=True)
@@ -58,9 +60,18 @@ class Result:
 
 
 def read_trained(folder: Path) -> Trained | None:
-    """The result of a training from its folder; None: it is not finished."""
-    values = read_json(folder / "result.json")
-    return None if values is None else Trained(**values)
+    """The result of a training from its folder; None: it is not finished.
+
+    Raises:
+      ValueError: the file is damaged. Nothing is trained again unasked: it may have a copy.
+    """
+    path = folder / "result.json"
+    if (values := read_json(path, TRAIN_AGAIN)) is None:
+        return None
+    try:
+        return Trained(**values)
+    except TypeError as error:
+        raise DamagedFile(path, error, TRAIN_AGAIN) from error
 
 
 def to_json(results: Mapping[str, Result]) -> dict[str, dict[str, Any]]:

@@ -72,7 +72,7 @@ class Claims:
     def _list(self) -> set[int]:
         """The chunks that have a claim."""
         names = self._kvstore.list(ts.KvStore.KeyRange(CLAIMS, CLAIMS[:-1] + "0")).result()
-        return {int(name.removeprefix(CLAIMS.encode())) for name in names}
+        return layout.chunks_named(CLAIMS, names)
 
     def _look(self, chunks: Sequence[int]) -> None:
         """Notes which of these chunks others have claimed, and since when they have."""

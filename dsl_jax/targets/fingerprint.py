@@ -85,7 +85,7 @@ def check_same_search(ours: dict, theirs: dict, path: Any) -> None:
     Raises:
       ValueError: the fingerprints differ; the fields that do are named.
     """
-    lines = differences(ours["fingerprint"], theirs["fingerprint"])
+    lines = differences(ours["fingerprint"], _completed(theirs["fingerprint"]))
     if lines:
         raise ValueError(
             f"{path} holds the targets of another search. These differ:\n  "
@@ -98,6 +98,14 @@ def check_same_search(ours: dict, theirs: dict, path: Any) -> None:
             path,
             "; ".join(lines),
         )
+
+
+def _completed(fingerprint: dict[str, Any]) -> dict[str, Any]:
+    """A fingerprint; fields of its configuration that are newer than it have their defaults."""
+    try:
+        return fingerprint | {"config": to_dict(search_from_dict(fingerprint["config"]))}
+    except (KeyError, TypeError, ValueError):  # of another version: as it is
+        return fingerprint
 
 
 def config_of(manifest: dict[str, Any]) -> SearchConfig:

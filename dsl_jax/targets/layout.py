@@ -9,14 +9,16 @@ import errno
 import json
 import math
 import os
+import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorstore as ts
 
+from dsl_jax.files import refuse_file
 from dsl_jax.targets.fingerprint import FORMAT, hash_rows
 
 MANIFEST = "manifest.json"
@@ -43,8 +45,8 @@ def read_manifest(kvstore: ts.KvStore, path: Any) -> dict | None:
       ValueError: there is something else, or it is damaged, or of another format.
     """
     folder = _local_folder(kvstore)
-    if folder is not None and folder.exists() and not folder.is_dir():
-        raise ValueError(f"{path} is a file, not a folder of targets: give another path")
+    if folder is not None:
+        refuse_file(folder)
     read = kvstore.read(MANIFEST).result()
     if read.state == "missing":
         if not (names := kvstore.list().result()):
@@ -206,7 +208,13 @@ def is_committed(kvstore: ts.KvStore, chunk: int) -> bool:
 def committed_chunks(kvstore: ts.KvStore) -> set[int]:
     """All chunks that are complete."""
     markers = ts.KvStore.KeyRange(MARKERS, MARKERS[:-1] + "0")  # "0" comes after "/"
-    return {int(name.removeprefix(MARKERS.encode())) for name in kvstore.list(markers).result()}
+    return chunks_named(MARKERS, kvstore.list(markers).result())
+
+
+def chunks_named(folder: str, names: Iterable[bytes]) -> set[int]:
+    """The chunks that keys in `folder` are named after; file managers and disks leave others."""
+    numbers = (name.removeprefix(folder.encode()) for name in names)
+    return {int(number) for number in numbers if re.fullmatch(rb"\d{8,}", number)}
 
 
 def _marker(chunk: int) -> str:

@@ -50,8 +50,11 @@ def test_four_libraries_models_are_searched_and_learned(capsys):
 
 
 @pytest.mark.slow
-def test_ones_own_data_and_fitness_are_searched(capsys):
+def test_ones_own_data_and_fitness_are_searched(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     names = run_blocks(ROOT / "docs" / "your_own_data.md")
+    assert names["results"]["all_layers"].test_accuracy[0] > 0.8  # chance is 0.5
+    assert (tmp_path / "runs" / "darker" / "report.html").exists()
     assert names["dataset"].image_shape == (16, 16, 3)
     assert names["test"].accuracy > 0.8  # chance is 0.5
     margins = ast.literal_eval(capsys.readouterr().out.splitlines()[-1])

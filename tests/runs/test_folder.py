@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ from dsl_jax.files import temporary_name
 from dsl_jax.presets import get_preset
 from dsl_jax.runs import folder, saved
 from dsl_jax.runs.folder import RunFolder, finished_report, prepare_folder, search_seconds
+from dsl_jax.runs.results import Result
 
 CONFIG = get_preset("smoke", "digits")
 
@@ -55,7 +57,7 @@ def test_epochs_that_are_trained_again_are_forgotten_and_no_other_line(tmp_path)
 def test_checkpoints_give_back_the_last_state_that_was_written(tmp_path, monkeypatch):
     run = RunFolder(tmp_path / "run", CONFIG)
     like = {"w": jnp.zeros(3), "inner": [jnp.zeros((), jnp.int32)]}
-    assert run.checkpoints("t").last_epoch == 0 and run.checkpoints("t").restore(like) is None
+    assert run.checkpoints("t").restore(like) is None
     monkeypatch.setattr(saved, "CHECKPOINT_SECONDS", 0)
     checkpoints = run.checkpoints("t")
     history = []
@@ -65,11 +67,102 @@ def test_checkpoints_give_back_the_last_state_that_was_written(tmp_path, monkeyp
         checkpoints.save(epoch, state, history, last=False)
     monkeypatch.setattr(saved, "CHECKPOINT_SECONDS", 1000)
     checkpoints.save(3, state, [*history, {"epoch": 3}], last=False)  # too soon to be written
-    assert run.checkpoints("t").last_epoch == 2
     state, told = run.checkpoints("t").restore(like)
     assert told == history
     np.testing.assert_array_equal(state["w"], np.full(3, 2 / 3, np.float32))
     assert int(state["inner"][0]) == 2
+
+
+def cut(path):
+    """What a power cut, or a full disk, may leave of a file."""
+    path.write_bytes(path.read_bytes()[:10])
+
+
+DAMAGES = {
+    "all files are cut": lambda step: [cut(p) for p in step.rglob("*") if p.is_file()],
+    "the history is cut": lambda step: cut(step / "history" / "metadata"),
+    "the data are gone": lambda step: [shutil.rmtree(p) for p in [*step.glob("state/**/d")][::-1]],
+    "the state is gone": lambda step: shutil.rmtree(step / "state"),
+    "all is gone": lambda step: [shutil.rmtree(p) for p in step.iterdir() if p.is_dir()],
+}
+
+
+@pytest.fixture
+def two_checkpoints(tmp_path, monkeypatch):
+    """A run with the checkpoints of two epochs, which it has logged, and the state's structure."""
+    monkeypatch.setattr(saved, "CHECKPOINT_SECONDS", 0)
+    run, like = RunFolder(tmp_path / "run", CONFIG), {"w": jnp.zeros(300)}
+    checkpoints, history = run.checkpoints("t"), []
+    for epoch in (1, 2):
+        history = [*history, {"epoch": epoch, "numbers": [1.0] * 9}]
+        run.log({"training": "t", "epoch": epoch})
+        checkpoints.save(epoch, {"w": jnp.full(300, epoch)}, history, last=False)
+    return run, like
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_of_two_checkpoints_the_older_one_is_taken_if_the_newest_is_damaged(
+    two_checkpoints, damage, caplog
+):
+    run, like = two_checkpoints
+    damage(run.folder / "t" / "checkpoints" / "2")
+    checkpoints = run.checkpoints("t")
+    state, history = checkpoints.restore(like)
+    assert state["w"][0] == 1 and [record["epoch"] for record in history] == [1]
+    (told,) = [r.getMessage() for r in caplog.records if r.name == saved.__name__]
+    assert "checkpoints/2 is damaged: training goes on from the checkpoint of epoch 1" in told
+    lines = (run.folder / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1]  # the second comes again
+    checkpoints.save(2, {"w": jnp.full(300, 2)}, [*history, {"epoch": 2}], last=True)
+    assert run.checkpoints("t").restore(like)[0]["w"][0] == 2
+
+
+def test_without_a_checkpoint_that_can_be_read_it_is_said_what_to_do(two_checkpoints):
+    run, like = two_checkpoints
+    folder = run.folder / "t" / "checkpoints"
+    for epoch in ("1", "2"):
+        cut(folder / epoch / "history" / "metadata")
+    with pytest.raises(ValueError, match=r"no checkpoint in .*t/checkpoints can be read: .*delete"):
+        run.checkpoints("t").restore(like)
+    assert {path.name for path in folder.iterdir()} == {"1", "2"}
+
+
+@pytest.mark.parametrize("name", ("seed_0", "seed_0/sgd_g1", "seed_0/sgd_g1/checkpoints"))
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path, name):
+    run = RunFolder(tmp_path / "run", CONFIG)
+    (run.folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (run.folder / name).touch()
+    with pytest.raises(ValueError, match=f"{run.folder / name} is a file, where a folder"):
+        RunFolder(run.folder, CONFIG).checkpoints("seed_0/sgd_g1")
+
+
+def test_a_run_from_before_a_setting_existed_is_this_run_with_its_default(tmp_path):
+    run = RunFolder(tmp_path / "run", CONFIG)
+    saved_config = json.loads((run.folder / "config.json").read_text())
+    for part, name in (("search", "num_searches"), ("sgd", "batch_multiple")):
+        del saved_config["config"][part][name]
+    del saved_config["config"]["chunk_size"]
+    (run.folder / "config.json").write_text(json.dumps(saved_config))
+    RunFolder(run.folder, CONFIG)
+    (run.folder / "report.md").write_text("done")
+    run.keep_results({"a": Result((0.5,), (1.0,), (0.5,), 1.0)})
+    assert finished_report(run.folder, CONFIG) is not None
+    other = dataclasses.replace(CONFIG, search=dataclasses.replace(CONFIG.search, num_searches=2))
+    with pytest.raises(ValueError, match=r"config.search.num_searches: 1 there, 2 here"):
+        RunFolder(run.folder, other)
+    saved_config["config"]["search"]["of_the_future"] = 3
+    (run.folder / "config.json").write_text(json.dumps(saved_config))
+    with pytest.raises(ValueError, match="of_the_future: 3 there, None here"):
+        RunFolder(run.folder, CONFIG)
+
+
+def test_damaged_results_are_evaluated_again(tmp_path, caplog):
+    run = RunFolder(tmp_path / "run", CONFIG)
+    (run.folder / "report.md").write_text("done")
+    (run.folder / "results.json").touch()
+    assert run.results() is None
+    assert "results.json is damaged (it is empty): evaluating again" in caplog.text
+    assert finished_report(run.folder, CONFIG) is None
 
 
 def test_what_a_killed_process_was_writing_is_in_nobodys_way(tmp_path):
@@ -120,3 +213,11 @@ def test_seconds_of_all_processes_count(tmp_path):
     run.note_search(1, "targets", "a", 100.0)
     assert search_seconds(run.folder, 0, "targets") == 6.0
     assert search_seconds(run.folder, 0) == 16.0
+
+
+def test_a_damaged_note_of_a_search_loses_its_seconds_alone(tmp_path, caplog):
+    run = RunFolder(tmp_path / "run", CONFIG)
+    run.note_search(0, "targets", "a", 1.0)
+    (run.folder / "seed_0" / "search-targets-b.json").touch()
+    assert search_seconds(run.folder, 0) == 1.0
+    assert "search-targets-b.json is damaged (it is empty): its seconds are not" in caplog.text

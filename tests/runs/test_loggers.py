@@ -88,6 +88,10 @@ def test_wandb_logs_offline(tmp_path, monkeypatch):
     log_all(logger)
     first = (tmp_path / "run" / "wandb-id").read_text()
     assert loggers.WandbLogger(tmp_path / "run")._begin().id == first  # goes on with the same
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "wandb-id").touch()  # as a power cut leaves it
+    loggers.WandbLogger(tmp_path / "cut")._begin()
+    assert len((tmp_path / "cut" / "wandb-id").read_text()) == 12
     tmp_path /= "run"
     files = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     data = b"".join(path.read_bytes() for path in files)

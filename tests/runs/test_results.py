@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from dsl_jax.runs.results import Result, Trained, from_json, read_trained, to_json
 
 TRAINED = Result(
@@ -64,3 +66,11 @@ def test_a_trainings_result_is_read_back_with_its_best_epoch(tmp_path):
     trained = read_trained(tmp_path)
     assert trained == Trained(**values)
     assert trained.best["epoch"] == trained.best_epoch == 2
+
+
+@pytest.mark.parametrize("content", ("", '{"variant": "sgd"', '{"variant": "sgd"}', "[]"))
+def test_a_damaged_result_is_named_and_says_what_to_do(tmp_path, content):
+    """Nothing is trained again unasked, since the file may have a copy."""
+    (tmp_path / "result.json").write_text(content)
+    with pytest.raises(ValueError, match=r"result.json is damaged .* or delete it, and"):
+        read_trained(tmp_path)

@@ -221,3 +221,16 @@ def test_processes_of_one_job_begin_with_their_own_range(monkeypatch):
     assert working_order([0, 1, 3, 4, 5], 6) == [0, 1, 5, 4, 3]
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     assert working_order([0, 1, 3, 4, 5], 6) == [3, 4, 5, 1, 0]
+
+
+def test_files_that_others_leave_among_the_claims_are_passed_over(undisturbed, tmp_path):
+    path = tmp_path / "store"
+    shutil.copytree(undisturbed, path)
+    TargetStore.open(path, "a").discard(2)
+    for name in (".DS_Store", ".nfs000000000123", "00000002.tmp"):
+        (path / CLAIMS).mkdir(exist_ok=True)
+        (path / CLAIMS / name).write_text("theirs")
+    assert run(path).is_complete
+    for name in (".DS_Store", ".nfs000000000123", "00000002.tmp"):
+        (path / CLAIMS / name).unlink()
+    assert files(path) == files(undisturbed)

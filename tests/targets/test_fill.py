@@ -1,5 +1,7 @@
 """Targets on disk: a search that was interrupted or killed goes on where it was."""
 
+import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -8,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from toy_targets import CHUNK, IDS, IMAGES, LABELS, equal, files, run
+from toy_targets import CHUNK, CONFIG, IDS, IMAGES, LABELS, equal, files, run
 
 from dsl_jax.targets import fill, layout, store
 from dsl_jax.targets.store import TargetStore
@@ -119,3 +121,17 @@ def test_of_two_searches_that_begin_at_once_one_is_refused(tmp_path, monkeypatch
     with pytest.raises(ValueError, match="dataset: 'other' there, 'toy' here"):
         run(path)
     assert TargetStore.open(path).manifest["fingerprint"]["dataset"] == "other"
+
+
+def test_a_store_from_before_a_setting_existed_is_that_of_its_default(folder, searched):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["fingerprint"]["config"]["num_searches"]
+    del manifest["fingerprint"]["config"]["layers"][0]["smoothing_passes"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert run(folder).is_complete and searched == []
+    with pytest.raises(ValueError, match=r"config.num_searches: 1 there, 2 here"):
+        run(folder, config=dataclasses.replace(CONFIG, num_searches=2))
+    manifest["fingerprint"]["config"]["of_the_future"] = 3
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="of_the_future: 3 there, None here"):
+        run(folder)

@@ -123,3 +123,26 @@ def test_disk_space_is_needed_for_absent_chunks_only(folder, monkeypatch):
     needed = estimated_bytes(SHAPES, 1, [2, 0, 0]) + 7 * 4096
     with pytest.raises(OSError, match=f"need {needed} bytes"):
         run(folder)
+
+
+LEFT = (".DS_Store", ".nfs000000000123", "._00000001", "00000001.tmp", "Thumbs.db", "1")
+
+
+def test_files_that_others_leave_among_the_markers_are_passed_over(undisturbed, folder):
+    for name in LEFT:
+        (folder / layout.MARKERS / name).write_text("theirs")
+    store = TargetStore.open(folder, "a")
+    assert store.is_complete and store.verify() == []
+    store.discard(1)
+    assert store.missing_chunks() == [1]
+    assert run(folder).is_complete
+    for name in LEFT:
+        (folder / layout.MARKERS / name).unlink()
+    assert files(folder) == files(undisturbed)
+
+
+def test_a_file_in_the_place_of_a_folder_above_is_named(tmp_path):
+    (tmp_path / "seed_0").touch()
+    for begin in (TargetStore.open, run):
+        with pytest.raises(ValueError, match="seed_0 is a file, where a folder should be"):
+            begin(tmp_path / "seed_0" / "targets")

@@ -1,0 +1,65 @@
+"""Presets for data of one's own: settings that suit them."""
+
+import dataclasses
+import json
+
+import pytest
+from some_images import some_arrays
+
+from dsl_jax.config import PRESETS, from_dict, to_dict
+from dsl_jax.data.dataset import Dataset
+from dsl_jax.networks.convnet import representation_shapes
+from dsl_jax.presets import get_preset, with_augmentation
+
+
+def own(side=16, channels=3, num=100):
+    shape = (side, side + 1, channels)
+    return Dataset.from_arrays("own", some_arrays(num, shape), some_arrays(20, shape))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(("side", "blocks"), [(3, 1), (5, 2), (8, 2), (9, 3), (32, 3)])
+def test_there_are_as_many_blocks_as_the_images_bear(name, side, blocks):
+    dataset = own(side)
+    config = get_preset(name, dataset)
+    assert len(config.widths) == blocks
+    usual = get_preset(name, "cifar10")
+    assert config.search.layers == (*usual.search.layers[:blocks], usual.search.layers[-1])
+    assert len(config.later_cycles[0].search.layers) == blocks + 1
+    dataclasses.replace(config, cycles=2)  # later cycles fit as well
+    shapes = representation_shapes(dataset.image_shape, config.widths, dataset.num_classes)
+    assert min(map(min, shapes)) >= 1
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_data_are_taken_as_they_are_and_the_settings_are_kept_as_json(name):
+    config = get_preset(name, own())
+    assert (config.name, config.dataset) == (name, "own")
+    assert config.num_train is None and config.validation_size is None
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+
+
+@pytest.mark.parametrize("channels", (1, 3))
+@pytest.mark.parametrize("name", PRESETS)
+def test_few_images_are_trained_on_for_as_many_steps_as_usual(name, channels):
+    usual = get_preset(name, "mnist" if channels == 1 else "cifar10").learn
+    images = {"smoke": 400, "laptop": {1: 7360, 3: 5520}, "paper": {1: 55_200, 3: 46_000}}[name]
+    images = images if isinstance(images, int) else images[channels]
+    dataset = own(channels=channels)
+    learn = get_preset(name, dataset).learn
+    steps = len(dataset.train.images) // learn.batch_size * learn.epochs
+    assert steps == pytest.approx(images // usual.batch_size * usual.epochs, rel=0.02)
+    assert learn.batch_size == min(usual.batch_size, 92 // 4)
+    longer = learn.epochs / usual.epochs
+    assert learn.stem_bias_epochs == pytest.approx(longer * usual.stem_bias_epochs, abs=0.5)
+    assert learn.validate_every == max(1, round(longer))
+
+
+def test_many_images_are_trained_on_for_the_usual_epochs():
+    learn = get_preset("smoke", own(num=2000)).learn
+    assert learn == get_preset("smoke", "cifar10").learn
+
+
+def test_images_of_ones_own_are_not_mirrored():
+    config = with_augmentation(get_preset("smoke", own()))
+    assert config.learn.augment and not config.learn.flip and not config.sgd.flip
