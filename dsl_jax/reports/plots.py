@@ -258,7 +258,7 @@ def plot_confusion(labels: Any, predictions: Any, class_names: Sequence[str]) ->
         if table[row, column]:
             is_dark = wrong[row, column] > 0.6 * wrong.max()
             color = GREY if row == column else "white" if is_dark else "black"
-            style = {"ha": "center", "va": "center", "fontsize": "x-small"}
+            style: Any = {"ha": "center", "va": "center", "fontsize": "x-small"}
             axes.text(column, row, f"{value:.1f}", color=color, **style)
     return figure
 
