@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from dsl_jax.config import LearnConfig
 from dsl_jax.data.dataset import Dataset, rows_of
 from dsl_jax.learning.batches import exact_batch_size
-from dsl_jax.networks.interface import check_learner, learner_shapes
+from dsl_jax.networks.interface import check_fits, check_learner, learner_shapes
 
 
 def check_arguments(
@@ -18,6 +18,7 @@ def check_arguments(
 ) -> None:
     """Raises ValueError for what cannot be learned with, TypeError for what is no network."""
     check_learner(network)
+    check_fits(network, dataset.image_shape, dataset.num_classes)
     if not len(dataset.validation.images):
         raise ValueError("the dataset has no validation images: they choose the epoch")
     side = min(dataset.image_shape[:2])
@@ -50,10 +51,6 @@ def target_arrays(targets: Any, ids: np.ndarray) -> tuple[np.ndarray, ...]:
 def check_targets(network: nnx.Module, dataset: Dataset, arrays: Sequence[np.ndarray]) -> None:
     """Raises ValueError unless there is a target of the network's shapes for every image."""
     expected = learner_shapes(network, dataset.image_shape)
-    if expected[-1] != (dataset.num_classes,):
-        raise ValueError(
-            f"the network has logits {expected[-1]}, but there are {dataset.num_classes} classes"
-        )
     found = [array.shape[1:] for array in arrays]
     if expected != found:
         raise ValueError(
