@@ -16,6 +16,7 @@ from flax import nnx
 from dsl_jax.config import EVALUATION_STATISTICS, one_of
 from dsl_jax.data.dataset import Dataset, Split
 from dsl_jax.devices import mesh_of, replicate, take
+from dsl_jax.inputs import check_labels
 from dsl_jax.networks.interface import batch_norms, check_fits, check_network, in_mode
 
 BATCH_SIZE = 500
@@ -75,6 +76,7 @@ def evaluate_images(
     count = len(split.images)
     if not count:
         raise ValueError("there are no images to evaluate")
+    check_labels(split.labels, count, dataset.num_classes)
     graph, state = nnx.split(in_mode(network, training=statistics == "batch"))
     mesh = mesh_of((state, split.images))
     state = replicate(state, mesh)

@@ -238,14 +238,17 @@ def test_devices_change_no_bit_and_keep_what_they_found():
     ("change", "message"),
     [
         ({"stages": STAGES[:2]}, "2 stages but 3 layer schedules"),
-        ({"labels": np.zeros(2, int)}, "3 images and 2 labels"),
+        ({"labels": np.zeros(2, int)}, r"labels are \(2,\): 3 images need one each"),
+        ({"labels": np.array([0, 0.7, 1])}, "labels are float64: they must be integers"),
+        ({"labels": np.array([0, np.nan, 1])}, "labels are float64: they must be integers"),
+        ({"labels": np.array([0, 1, 2**63 + 1], np.uint64)}, f"labels go from 0 to {2**63 + 1}"),
         ({"images": np.zeros((0, 4, 4, 3)), "labels": np.zeros(0, int)}, "0 images"),
         ({"ids": [0, 1, 2**32]}, "ids go from 0 to 4294967296"),
         ({"ids": [0, 1, -1]}, "ids go from -1"),
         ({"ids": [0, 1]}, "need 3 integers"),
         ({"ids": [0.5, 1.5, 2.5]}, "need 3 integers"),
         ({"chunk_size": 0}, "chunk_size is 0"),
-        ({"labels": np.array([0, 5, 1])}, "labels go from 0 to 5, but the last stage returns 5"),
+        ({"labels": np.array([0, 5, 1])}, r"from 0 to 5: .*0 and 4 \(the last stage returns 5"),
     ],
 )
 def test_what_does_not_fit_is_refused(change, message):
@@ -253,6 +256,32 @@ def test_what_does_not_fit_is_refused(change, message):
     arguments = {"stages": STAGES, "images": images, "labels": labels, "config": CONFIG}
     with pytest.raises(ValueError, match=message):
         search(KEY, **(arguments | change))
+
+
+@pytest.mark.parametrize("as_array", [np.asarray, jnp.asarray])
+def test_images_that_are_not_finite_are_named_by_their_ids(as_array, tmp_path):
+    images, labels = data(4)
+    images[1, 0, 0, 0], images[3] = np.inf, np.nan
+    message = r"not finite in 2 of 4, ids \[7, 9\]: mend them"
+    options = {"ids": [6, 7, 8, 9]}
+    with pytest.raises(ValueError, match=message):
+        search(KEY, STAGES, as_array(images), labels, CONFIG, **options)
+    with pytest.raises(ValueError, match=message):
+        search_to_store(tmp_path / "store", KEY, STAGES, images, labels, CONFIG, **options)
+
+
+def test_a_store_takes_an_id_and_a_label_once_and_right(tmp_path):
+    images, labels = data(4)
+    with pytest.raises(ValueError, match=r"ids has 2 ids more than once, \[0, 1\]: an id is one"):
+        search_to_store(tmp_path, KEY, STAGES, images, labels, CONFIG, ids=[0, 1, 0, 1])
+    for wrong in (labels + 0.7, labels + np.nan):
+        with pytest.raises(ValueError, match="labels are float64: they must be integers"):
+            search_to_store(tmp_path, KEY, STAGES, images, wrong, CONFIG)
+    with pytest.raises(ValueError, match=r"labels go from .*the last stage returns 5 logits"):
+        search_to_store(tmp_path, KEY, STAGES, images, labels + 5, CONFIG)
+    with pytest.raises(ValueError, match=r"labels are \(3,\): 4 images need one each"):
+        search_to_store(tmp_path, KEY, STAGES, images, labels[:3], CONFIG)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_fitness_of_ones_own_takes_the_place_of_the_log_probability(tmp_path):
