@@ -70,6 +70,7 @@ def search(
     ids = check_ids(ids, len(images))
     images = images if isinstance(images, jax.Array) else np.asarray(images)
     check_images(images, ids)
+    images = images.astype(np.float32)
     labels = check_task(stages, images.shape[1:], labels, len(images), config)
     if chunk_size is None:
         chunk_size = min(choose_chunk_size(stages, images.shape[1:], config), len(images))

@@ -241,7 +241,7 @@ def _begin(
     # Copies: a step gives its state's memory away, and the network passed in keeps its own.
     params, best_params = (jax.tree.map(jnp.copy, states[0]) for _ in range(2))
     optimizer = make_optimizer(config, len(batches)).init(params)
-    state = TrainState(params, optimizer, best_params, jnp.full(2, -jnp.inf))
+    state = TrainState(params, optimizer, best_params, jnp.full(2, -jnp.inf, jnp.float32))
     program = Program(graph, objective, config, len(batches), dataset.mean, dataset.std)
     task = Task(program, dataset, batches, answers, replicate(states[1], mesh), mesh)
     return task, replicate(state, mesh)

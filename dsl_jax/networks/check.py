@@ -188,7 +188,8 @@ def _call(name: str, stage: Any, h: jax.Array) -> Any:
 def _check_mutated(number: int, stages: Stages, h: jax.Array, strength: float) -> None:
     """Raises ValueError unless children of H(number - 1) come through the later stages finite."""
     kind = kind_of(h.shape[1:], last=False)
-    children = reproduce(jax.random.key(0, impl="philox4x32"), h, len(h), strength, kind=kind)
+    key = jax.random.key(0, impl="philox4x32")
+    children = reproduce(key, h.astype(jnp.float32), len(h), strength, kind=kind).astype(h.dtype)
     for later in range(number, len(stages)):
         children = stages[later](children)
         fine = np.isfinite(np.asarray(children, np.float32)).reshape(len(h), -1).all(axis=1)

@@ -179,8 +179,8 @@ class ConvNet(nnx.Module):
         self.representation = representation
         self.normalize_blocks = normalize_blocks
         stem_width = STEM_FILTERS * channels
-        self.stem_kernel = Frozen(jnp.zeros((2, 2, channels, stem_width)))
-        self.stem_bias = nnx.Param(jnp.zeros(stem_width))
+        self.stem_kernel = Frozen(jnp.zeros((2, 2, channels, stem_width), jnp.float32))
+        self.stem_bias = nnx.Param(jnp.zeros(stem_width, jnp.float32))
         self.blocks = nnx.List(
             Block(
                 in_features,

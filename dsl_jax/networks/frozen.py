@@ -292,13 +292,13 @@ def _explorers(key: jax.Array, x: jax.Array, layer: LayerSchedule, config: Searc
     def explorer(key, h):
         return reproduce(
             key,
-            h[None],
+            h.astype(jnp.float32)[None],
             1,
             layer.mutation_strength * layer.exploration_boost,
             layer.smoothing_passes,
             smoothing=config.smoothing,
             kind=kind_of(h.shape, last=False),
             truncation=config.noise_truncation,
-        )[0]
+        )[0].astype(h.dtype)
 
     return jax.vmap(explorer)(jax.random.split(key, len(x)), x)
