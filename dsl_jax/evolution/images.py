@@ -15,12 +15,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dsl_jax.config import SearchConfig
-from dsl_jax.devices import Array, join, num_cores
+from dsl_jax.devices import Array, check_mesh, join, num_cores
 from dsl_jax.evolution.dead import check_layers_change
 from dsl_jax.evolution.fitness import Stages
 from dsl_jax.evolution.image import SearchResult, check_schedules, rules_of, search_image
 from dsl_jax.inputs import check_ids, check_images, check_labels
-from dsl_jax.keys import philox_key
+from dsl_jax.keys import check_key, philox_key
 from dsl_jax.progress import progress_bar
 
 
@@ -61,12 +61,14 @@ def search(
       A `SearchResult` of N images.
 
     Raises:
-      TypeError: stages that are no functions.
+      TypeError: stages that are no functions, or a key or mesh that is none.
       ValueError: sizes that do not fit, no images, or images that are not floating or not finite,
         labels or ids out of range, or a layer that could not change (see `dead`).
       FloatingPointError: no image of the first chunk has a finite fitness.
     """
     check_schedules(stages, config)
+    check_key(key)
+    check_mesh(mesh)
     ids = check_ids(ids, len(images))
     images = images if isinstance(images, jax.Array) else np.asarray(images)
     check_images(images, ids)

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from dsl_jax.config import LearnConfig
 from dsl_jax.data.dataset import Dataset, rows_of
+from dsl_jax.devices import check_mesh
 from dsl_jax.inputs import check_distinct, check_labels
 from dsl_jax.learning.batches import exact_batch_size
 from dsl_jax.networks.interface import check_fits, check_learner, learner_shapes
@@ -21,6 +22,7 @@ def check_arguments(
     network: nnx.Module, dataset: Dataset, config: LearnConfig, mesh: Mesh | None
 ) -> None:
     """Raises ValueError for what cannot be learned with, TypeError for what is no network."""
+    check_mesh(mesh)
     check_learner(network)
     check_fits(network, dataset.image_shape, dataset.num_classes)
     for name, split in (("training", dataset.train), ("validation", dataset.validation)):

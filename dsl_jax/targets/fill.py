@@ -15,9 +15,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dsl_jax.config import SearchConfig
+from dsl_jax.devices import check_mesh
 from dsl_jax.evolution.image import Stages, check_schedules
 from dsl_jax.evolution.images import check_task, choose_chunk_size, search
 from dsl_jax.inputs import check_distinct, check_ids, check_images
+from dsl_jax.keys import check_key
 from dsl_jax.progress import progress_bar
 from dsl_jax.targets import layout
 from dsl_jax.targets.claims import Claims
@@ -75,9 +77,11 @@ def search_to_store(
         image is not finite (all are read before the first is searched), or arguments do not fit.
       OSError: not enough free space on a local disk; it is checked before the search.
     """
+    check_schedules(stages, config)
+    check_key(key)
+    check_mesh(mesh)
     kvstore = layout.open_kvstore(path)
     there = layout.read_manifest(kvstore, path)
-    check_schedules(stages, config)
     ids = check_ids(ids, len(images))
     check_distinct(ids, "the argument ids")
     take = functools.partial(_take, images, ids, preprocess)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import own_fitness
 import pytest
+from flax import nnx
 from toy_search import CONFIG, KEY, STAGES, data, image_stage, logits_stage, vector_stage
 
 from dsl_jax.evolution.image import search_image
@@ -311,6 +312,56 @@ def test_a_wrong_fitness_is_named():
         dataclasses.replace(CONFIG, fitness="own_fitness:one_for_all", stop_probability=0.9)
     with pytest.raises(ValueError, match=r"fitness is <function .*lambda.*not found by a name"):
         dataclasses.replace(CONFIG, fitness=lambda logits, label: logits[:, 0])
+
+
+def test_a_fitness_with_a_python_if_is_told_what_is_traced():
+    images, labels = data(2)
+    config = dataclasses.replace(CONFIG, fitness=own_fitness.by_if)
+    with pytest.raises(TypeError, match=r"label in Python .an if.*traced by JAX: use jnp.where"):
+        search(KEY, STAGES, images, labels, config)
+
+
+@pytest.mark.parametrize(
+    "key", [0, nnx.Rngs(0), np.int32(0), jnp.zeros(3), jax.random.split(KEY)], ids=str
+)
+def test_what_is_no_key_is_named(key, tmp_path):
+    images, labels = data(2)
+    with pytest.raises(TypeError, match=r"the key is a .*give one key, such as jax.random.key"):
+        search(key, STAGES, images, labels, CONFIG)
+    with pytest.raises(TypeError, match=r"the key is a .*give one key, such as jax.random.key"):
+        search_to_store(tmp_path / "store", key, STAGES, images, labels, CONFIG)
+
+
+def test_what_is_no_mesh_of_one_axis_is_named(tmp_path):
+    images, labels = data(2)
+    two_axes = jax.sharding.Mesh(np.array(jax.devices()).reshape(2, 4), ("a", "b"))
+    for mesh, error, message in (
+        (two_axes, ValueError, r"mesh has the axes \('a', 'b'\): it must have one"),
+        (jax.devices(), TypeError, r"mesh is a list: give jax.make_mesh"),
+    ):
+        with pytest.raises(error, match=message):
+            search(KEY, STAGES, images, labels, CONFIG, mesh=mesh)
+        with pytest.raises(error, match=message):
+            search_to_store(tmp_path / "s", KEY, STAGES, images, labels, CONFIG, mesh=mesh)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_stages_may_compute_in_fewer_bits(dtype):
+    def as_given(h):  # a stage is given the type that the one before returned
+        assert h.dtype == dtype
+        return logits_stage(h.astype(jnp.float32)).astype(dtype)
+
+    images, labels = data(2)
+    stages = (
+        lambda images: image_stage(images).astype(dtype),
+        lambda h: vector_stage(h).astype(dtype),
+        as_given,
+    )
+    for strategy in ("representation_ga", "SNES"):
+        config = dataclasses.replace(CONFIG, strategy=strategy)
+        found = search(KEY, stages, images, labels, config)
+        assert {a.dtype for a in jax.tree.leaves(found)} == {jnp.dtype(jnp.float32)}
+        assert (found.fitness[-1][:, -1] > found.fitness[0][:, 0]).all()
 
 
 def test_a_fitness_that_is_defined_anew_is_the_one_that_is_used(monkeypatch):

@@ -139,3 +139,15 @@ def test_a_batch_larger_than_the_training_set_is_told(dataset, caplog):
     with caplog.at_level(logging.WARNING):
         dsl.learn_sgd(KEY, network_for(dataset), dataset, config)
     assert "batch_size is 2000, but there are 40 training images: a batch holds" in caplog.text
+
+
+def test_a_measure_that_returns_no_dict_and_what_is_no_mesh_or_key_are_named(dataset):
+    def learn(key=KEY, **options):
+        dsl.learn_sgd(key, network_for(dataset), dataset, ONE_EPOCH, **options)
+
+    with pytest.raises(TypeError, match="measure returned a float: return a dict"):
+        learn(measure=lambda network: 0.5)
+    with pytest.raises(TypeError, match="mesh is a list: give"):
+        learn(mesh=jax.devices())
+    with pytest.raises(TypeError, match="the key is a int: give one key"):
+        learn(key=0)
