@@ -52,6 +52,15 @@ def _warn_once(message: str) -> None:
     logger.warning(message)
 
 
+def check_mesh(mesh: Mesh | None) -> None:
+    """Raises TypeError for what is no mesh, ValueError for one of several axes."""
+    example = 'jax.make_mesh((4,), ("images",)), dsl_jax.devices.device_mesh() or None'
+    if mesh is not None and not isinstance(mesh, Mesh):
+        raise TypeError(f"mesh is a {type(mesh).__name__}: give {example}")
+    if mesh is not None and len(mesh.axis_names) != 1:
+        raise ValueError(f"mesh has the axes {mesh.axis_names}: it must have one; give {example}")
+
+
 def mesh_of(tree: Any) -> Mesh | None:
     """The mesh over which an array of `tree` lies, the first found; None: there is none."""
     for leaf in jax.tree.leaves(tree):

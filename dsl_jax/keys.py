@@ -2,12 +2,23 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+
+def check_key(key: jax.Array) -> None:
+    """Raises TypeError for what is not one key: a typed one, or a raw one of uint32."""
+    if isinstance(key, jax.Array | np.ndarray):
+        if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.shape == ():
+            return
+        if key.dtype == np.uint32 and key.shape == jax.random.key_data(jax.random.key(0)).shape:
+            return
+    found = f"{key.dtype}{list(key.shape)}" if isinstance(key, jax.Array) else type(key).__name__
+    raise TypeError(f"the key is a {found}: give one key, such as jax.random.key(0)")
 
 
 def is_philox(key: jax.Array) -> bool:
-    """Whether a key is a philox key; a raw uint32 key is not."""
-    if not hasattr(key, "dtype"):
-        raise TypeError(f"the key is {key!r}: give a key, such as jax.random.key(0)")
+    """Whether a key is a philox key; a raw uint32 key is not. Raises TypeError, see `check_key`."""
+    check_key(key)
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         return False
     return "philox" in str(jax.random.key_impl(key))

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dsl_jax.devices import Array
+from dsl_jax.inputs import check_distinct, check_labels, check_num_classes, count_classes
 
 
 class Split(NamedTuple):
@@ -62,7 +63,18 @@ class Dataset:
     class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "title", self.title or self.name)
+        plain = {
+            "title": self.title or self.name,
+            "num_classes": check_num_classes(self.num_classes),
+            "mean": tuple(map(float, self.mean)),
+            "std": tuple(map(float, self.std)),
+        }
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
+        if not (np.isfinite([self.mean, self.std]).all() and min(self.std) > 0):
+            raise ValueError(
+                f"mean {self.mean} and std {self.std}: they must be finite, std above 0"
+            )
         names = tuple(self.class_names) or tuple(map(str, range(self.num_classes)))
         if len(names) != self.num_classes:
             raise ValueError(
@@ -111,7 +123,8 @@ class Dataset:
         Args:
           name: what to call it.
           train, test: (images uint8 [N, H, W, C], integer labels [N] from 0 to num_classes - 1).
-          num_classes: None: the largest label plus one, with a warning if any has no image.
+          num_classes: at least 2; None: the largest label plus one, with a warning if any has no
+            image.
           validation_size: images held out; None: 8 % of those taken, at least 1.
           num_train: images taken from `train`, validation images among them; None: all.
           seed: of the permutation. The images taken are its first num_train, so a smaller number
@@ -120,36 +133,26 @@ class Dataset:
 
         Raises:
           ValueError: shapes, dtypes, labels or sizes that do not fit; the message names the value.
+
+        Warns:
+          UserWarning: a class that no training image has, or all have; images that look like
+            [N, C, H, W].
         """
-        train_images, train_labels = _checked_arrays(f"{name} train", *train)
-        test_images, test_labels = _checked_arrays(f"{name} test", *test)
+        train_images = _checked_images(f"{name} train", train[0])
+        test_images = _checked_images(f"{name} test", test[0])
         if train_images.shape[1:] != test_images.shape[1:]:
             raise ValueError(
                 f"{name}: train images are {train_images.shape[1:]}, "
                 f"test images {test_images.shape[1:]}: they must be of one shape"
             )
-        is_given = num_classes is not None
-        if num_classes is None:
-            num_classes = int(max(train_labels.max(), test_labels.max())) + 1
-        for split, labels in (("train", train_labels), ("test", test_labels)):
-            if labels.min() < 0 or labels.max() >= num_classes:
-                raise ValueError(
-                    f"{name} {split} labels go from {labels.min()} to {labels.max()}: "
-                    f"they must lie between 0 and {num_classes - 1} (num_classes is {num_classes})"
-                )
-        absent = [] if is_given else np.setdiff1d(np.arange(num_classes), train_labels).tolist()
-        if absent:
-            warnings.warn(
-                f"{name}: no training image has the labels {absent[:5]}; labels count from 0. "
-                f"If there are {num_classes} classes all the same: num_classes={num_classes}",
-                stacklevel=2,
-            )
-        num_train, validation_size = split_sizes(
-            name, len(train_images), num_train, validation_size
-        )
+        sizes = len(train_images), len(test_images)
+        labels = {f"{name} train labels": train[1], f"{name} test labels": test[1]}
+        (train_labels, test_labels), num_classes = _checked_labels(name, labels, sizes, num_classes)
+        num_train, validation_size = split_sizes(name, sizes[0], num_train, validation_size)
         taken = np.random.default_rng(seed).permutation(len(train_images))[:num_train]
         validation = _take(train_images, train_labels, taken[:validation_size])
         training = _take(train_images, train_labels, taken[validation_size:])
+        _warn_of_classes(name, train_labels, training.labels, validation.labels)
         mean, std = _channel_statistics(training.images)
         everything = np.arange(len(test_images))
         return cls(
@@ -168,8 +171,9 @@ class Dataset:
 # --------------------------------------------------------------------------------------------
 
 
-def _checked_arrays(what: str, images: Any, labels: Any) -> tuple[np.ndarray, np.ndarray]:
-    images, labels = np.asarray(images), np.asarray(labels)
+def _checked_images(what: str, images: Any) -> np.ndarray:
+    """Images as an array. Raises ValueError unless they are uint8 [N, H, W, C], at least one."""
+    images = np.asarray(images)
     if images.dtype != np.uint8:
         raise ValueError(f"{what} images are {images.dtype}: they must be uint8, 0 to 255")
     if images.ndim != 4 or 0 in images.shape:
@@ -177,13 +181,66 @@ def _checked_arrays(what: str, images: Any, labels: Any) -> tuple[np.ndarray, np
             f"{what} images are {images.shape}: they must be [N, H, W, C] and not empty "
             f"(grey images: images[..., None])"
         )
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"{what} labels are {labels.dtype}: they must be integers")
-    if labels.shape != images.shape[:1]:
-        raise ValueError(
-            f"{what} labels are {labels.shape}: {len(images)} images need ({len(images)},)"
+    _, height, width, channels = images.shape
+    if height in (1, 3) and channels > 4 and width > 4:
+        warnings.warn(
+            f"{what} images are {images.shape}, taken for {channels} channels: if they are "
+            "[N, C, H, W], give images.transpose(0, 2, 3, 1)",
+            stacklevel=3,
         )
-    return images, labels
+    return images
+
+
+def _checked_labels(
+    name: str, labels: dict[str, Any], sizes: tuple[int, int], num_classes: int | None
+) -> tuple[list[np.ndarray], int]:
+    """Labels of train and test images, int32 [N] each, and the number of their classes.
+
+    Raises:
+      ValueError: see `inputs.check_labels`, `inputs.count_classes` and `inputs.check_num_classes`.
+
+    Warns:
+      UserWarning: the number was not given, and a class has no image to train on.
+    """
+    is_given = num_classes is not None
+    if num_classes is None:
+        counts = zip(labels.items(), sizes, strict=True)
+        num_classes = max(count_classes(y, size, what=what) for (what, y), size in counts)
+    num_classes = check_num_classes(num_classes)
+    checked = [
+        check_labels(y, size, num_classes, what=what)
+        for (what, y), size in zip(labels.items(), sizes, strict=True)
+    ]
+    absent = [] if is_given else np.setdiff1d(np.arange(num_classes), checked[0]).tolist()
+    if absent:
+        warnings.warn(
+            f"{name}: no training image has the labels {absent[:5]}; labels count from 0. "
+            f"If there are {num_classes} classes all the same: num_classes={num_classes}",
+            stacklevel=3,
+        )
+    return checked, num_classes
+
+
+def _warn_of_classes(
+    name: str, given: np.ndarray, training: np.ndarray, validation: np.ndarray
+) -> None:
+    """Warns where classes cannot be learned.
+
+    Args:
+      given: the labels of all images that the training and validation images were taken from.
+      training, validation: labels of the splits.
+    """
+    if lost := np.setdiff1d(validation, training).tolist():
+        warnings.warn(
+            f"{name}: all images of the classes {lost[:5]} fell into the validation split, so that "
+            "none is trained on: take another seed or validation_size, or more images",
+            stacklevel=3,
+        )
+    if (given == given[0]).all():
+        warnings.warn(
+            f"{name}: all training images are of class {given[0]}: there is nothing to learn",
+            stacklevel=3,
+        )
 
 
 def split_sizes(
@@ -234,6 +291,11 @@ def _channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[fl
 
 
 def rows_of(ids: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Where each of `wanted` [M] stands in `ids` [N], no two alike; -1 for one that does not."""
+    """Where each of `wanted` [M] stands in `ids` [N]; -1 for one that does not.
+
+    Raises:
+      ValueError: two of `ids` are alike.
+    """
+    check_distinct(ids, "a set of targets")
     row_of = {int(number): row for row, number in enumerate(ids)}
     return np.array([row_of.get(int(number), -1) for number in wanted], np.int64)

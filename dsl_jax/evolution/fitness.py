@@ -62,10 +62,18 @@ def evaluate_candidates(
 
     Raises:
       ValueError: the fitness is not one floating number a candidate.
+      TypeError: the fitness asks Python for a value that is traced.
     """
     for stage in stages:
         candidates = stage(candidates)
-    values: Any = fitness(candidates, label)
+    try:
+        values: Any = fitness(candidates, label)
+    except jax.errors.JAXTypeError as error:
+        raise TypeError(
+            "the fitness needs the value of its logits or label in Python (an if, float() or NumPy "
+            "on them), but both are traced by JAX: use jnp.where and jax.numpy. JAX says: "
+            f"{str(error).splitlines()[0]}"
+        ) from error
     if values.shape != candidates.shape[:1] or not jnp.issubdtype(values.dtype, jnp.floating):
         raise ValueError(
             f"fitness returns {values.dtype}{list(values.shape)} for logits "

@@ -61,7 +61,8 @@ def search_image(
 
     Args:
       key: a `jax.random` key; one that is not philox4x32 has one derived from it.
-      stages: L functions, see the module.
+      stages: L functions, see the module; in bfloat16 or float16 they compute in that, and what
+        lies between them is evolved in float32.
       image: [H, W, C] (or any shape that stage 0 takes), normalised, float32.
       label: the true class, integer scalar.
       config: a `SearchConfig` with L layers.
@@ -76,7 +77,7 @@ def search_image(
     """
     check_schedules(stages, config)
     rules = rules_of(config) if rules is None else rules
-    key = philox_key(key)
+    key, stages = philox_key(key), in_float32(stages, image)
     if config.num_searches == 1:
         return _search_once(key, stages, image, label, config, rules)
     keys = jax.random.split(jax.random.fold_in(key, len(stages) + 1), config.num_searches)
@@ -89,6 +90,24 @@ def search_image(
         for index, h in enumerate(means.representations)
     ]
     return SearchResult(tuple(targets), means.fitness)
+
+
+def in_float32(stages: Stages, image: jax.Array) -> Stages:
+    """Stages that take and give float32 between each other, whatever they compute in themselves.
+
+    Each is given what the one before returned of the image [H, W, C], of the same type.
+    """
+    taken, h = [], jax.ShapeDtypeStruct((1, *image.shape), image.dtype)
+    for stage in stages:
+        taken.append(h.dtype)
+        h = jax.eval_shape(stage, h)
+    if {*taken, h.dtype} == {jnp.dtype(jnp.float32)}:
+        return stages
+
+    def at_the_border(stage: Callable, dtype: jnp.dtype) -> Callable:
+        return lambda h: stage(h.astype(dtype)).astype(jnp.float32)
+
+    return tuple(map(at_the_border, stages, taken))
 
 
 def _search_once(

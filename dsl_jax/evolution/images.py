@@ -15,10 +15,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dsl_jax.config import SearchConfig
-from dsl_jax.devices import Array, join, num_cores
+from dsl_jax.devices import Array, check_mesh, join, num_cores
+from dsl_jax.evolution.dead import check_layers_change
 from dsl_jax.evolution.fitness import Stages
 from dsl_jax.evolution.image import SearchResult, check_schedules, rules_of, search_image
-from dsl_jax.keys import philox_key
+from dsl_jax.inputs import check_ids, check_images, check_labels
+from dsl_jax.keys import check_key, philox_key
 from dsl_jax.progress import progress_bar
 
 
@@ -59,16 +61,19 @@ def search(
       A `SearchResult` of N images.
 
     Raises:
-      TypeError: stages that are no functions.
-      ValueError: sizes that do not fit, no images or not floating, labels or ids out of range.
+      TypeError: stages that are no functions, or a key or mesh that is none.
+      ValueError: sizes that do not fit, no images, or images that are not floating or not finite,
+        labels or ids out of range, or a layer that could not change (see `dead`).
       FloatingPointError: no image of the first chunk has a finite fitness.
     """
     check_schedules(stages, config)
+    check_key(key)
+    check_mesh(mesh)
     ids = check_ids(ids, len(images))
     images = images if isinstance(images, jax.Array) else np.asarray(images)
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(f"images are {images.dtype}: normalise them first (Dataset.normalize)")
-    labels = _check_labels(labels, len(images), output_shapes(stages, images.shape[1:])[-1][-1])
+    check_images(images, ids)
+    images = images.astype(np.float32)
+    labels = check_task(stages, images.shape[1:], labels, len(images), config)
     if chunk_size is None:
         chunk_size = min(choose_chunk_size(stages, images.shape[1:], config), len(images))
     if chunk_size < 1:
@@ -76,7 +81,7 @@ def search(
 
     per_call = chunk_size * (1 if mesh is None else mesh.size)
     shared, rules = (philox_key(key), as_pytrees(stages), config), rules_of(config)
-    each = (images, labels.astype(np.int32), ids.astype(np.uint32))
+    each = (images, labels, ids.astype(np.uint32))
     results: list[SearchResult] = []
     bar = progress_bar(len(images), unit="image", description="search", show=progress)
     with bar:
@@ -171,33 +176,19 @@ def as_pytrees(stages: Stages) -> tuple[jax.tree_util.Partial, ...]:
     )
 
 
-def check_ids(ids: Any, num_images: int) -> np.ndarray:
-    """ids as int64 [N], or 0 .. N-1 for None.
+def check_task(
+    stages: Stages, image_shape: Sequence[int], labels: Any, num_images: int, config: SearchConfig
+) -> np.ndarray:
+    """Labels as int32 [N], where stages, labels and schedules fit each other.
 
     Raises:
-      ValueError: another number than N, not integers, below 0, or from 2**32 on, where
-        `fold_in` would give two images the same random numbers.
+      ValueError: labels that the logits do not have, or a layer that could not change.
     """
-    if ids is None:
-        return np.arange(num_images)
-    ids = np.asarray(ids)
-    if ids.shape != (num_images,) or not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(f"ids {ids.dtype}{list(ids.shape)}: need {num_images} integers")
-    if ids.size and (ids.min() < 0 or ids.max() >= 2**32):
-        raise ValueError(f"ids go from {ids.min()} to {ids.max()}: need 0 to {2**32 - 1}")
-    return ids.astype(np.int64)
-
-
-def _check_labels(labels: Any, num_images: int, num_classes: int) -> np.ndarray:
-    """labels as an array [N]. Raises ValueError for another number than N, or out of range."""
-    labels = np.asarray(labels)
-    if labels.shape != (num_images,) or not labels.size:
-        raise ValueError(f"{num_images} images and {labels.size} labels: need one each, at least 1")
-    if labels.min() < 0 or labels.max() >= num_classes:
-        raise ValueError(
-            f"labels go from {labels.min()} to {labels.max()}, but the last stage returns "
-            f"{num_classes} logits: need 0 to {num_classes - 1}"
-        )
+    shapes = output_shapes(stages, image_shape)
+    classes = shapes[-1][-1]
+    reason = f"the last stage returns {classes} logits"
+    labels = check_labels(labels, num_images, classes, reason=reason)
+    check_layers_change(shapes, config)
     return labels
 
 

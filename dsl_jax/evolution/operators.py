@@ -187,11 +187,11 @@ def smoothed_noise(
       float32 of that shape.
     """
     if not passes or len(shape) == 2:
-        return jax.random.normal(key, shape)
+        return jax.random.normal(key, shape, jnp.float32)
     count, *spatial, channels = shape
     basis = noise_basis(tuple(spatial), passes, smoothing == "noise_rescaled", truncation)
     # One draw and one matrix product for all, positions first: what a CPU does best.
-    white = jax.random.normal(key, (basis.shape[1], count * channels))
+    white = jax.random.normal(key, (basis.shape[1], count * channels), jnp.float32)
     return jnp.moveaxis((basis @ white).reshape(*spatial, count, channels), -2, 0)
 
 
@@ -245,7 +245,7 @@ def reproduce(
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r} is unknown: choose one of {', '.join(KINDS)}")
     pair_key, noise_key = jax.random.split(key)
-    pairs = jax.random.randint(pair_key, (2, num_children), 0, parents.shape[0])
+    pairs = jax.random.randint(pair_key, (2, num_children), 0, parents.shape[0], jnp.int32)
     mothers, fathers = pairs
     sigmas = jax.vmap(spread)(parents)
     sigmas = 0.5 * (sigmas[mothers] + sigmas[fathers])

@@ -124,21 +124,25 @@ def evolve(
         if isinstance(strategy, PopulationBasedAlgorithm):
             # Its first population: the start, and mutations of it; they are the first generation.
             draw_key, init_key = jax.random.split(first_key)
-            us = jax.random.normal(draw_key, (config.num_children, *shape)).at[0].set(0)
+            us = jax.random.normal(draw_key, (config.num_children, *shape), jnp.float32)
+            us = us.at[0].set(0)
             costs, archive = generation_of(us, archive)
             trace.append(archive.fitness[:1])
             state, first = strategy.init(init_key, us, costs, params), 2
         else:
-            state = strategy.init(first_key, jnp.zeros(shape), params)
+            state = strategy.init(first_key, jnp.zeros(shape, jnp.float32), params)
 
     def generation(carry, number):
         state, archive = carry
         ask_key, tell_key = jax.random.split(jax.random.fold_in(key, number))
         with _as_evosax_broadcasts():
-            us, state = strategy.ask(ask_key, state, params)
+            us, asked = strategy.ask(ask_key, state, params)
+        us = us.astype(jnp.float32)
         costs, archive = generation_of(us, archive)
         with _as_evosax_broadcasts():
-            state, _ = strategy.tell(tell_key, us, costs, state, params)
+            told, _ = strategy.tell(tell_key, us, costs, asked, params)
+        # Where JAX may use float64, evosax's numbers become that in between.
+        state = jax.tree.map(lambda new, old: new.astype(old.dtype), told, state)
         return (state, archive), archive.fitness[0]
 
     numbers = jnp.arange(first, layer.generations + 1)

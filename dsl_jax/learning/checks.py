@@ -1,5 +1,6 @@
 """What learning refuses, and why: networks, settings, targets and losses."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,21 +10,37 @@ from jax.sharding import Mesh
 
 from dsl_jax.config import LearnConfig
 from dsl_jax.data.dataset import Dataset, rows_of
+from dsl_jax.devices import check_mesh
+from dsl_jax.inputs import check_distinct, check_labels
 from dsl_jax.learning.batches import exact_batch_size
-from dsl_jax.networks.interface import check_learner, learner_shapes
+from dsl_jax.networks.interface import check_fits, check_learner, learner_shapes
+
+logger = logging.getLogger(__name__)
 
 
 def check_arguments(
     network: nnx.Module, dataset: Dataset, config: LearnConfig, mesh: Mesh | None
 ) -> None:
     """Raises ValueError for what cannot be learned with, TypeError for what is no network."""
+    check_mesh(mesh)
     check_learner(network)
+    check_fits(network, dataset.image_shape, dataset.num_classes)
+    for name, split in (("training", dataset.train), ("validation", dataset.validation)):
+        if len(split.images):
+            what = f"{name} labels"
+            check_labels(split.labels, len(split.images), dataset.num_classes, what=what)
     if not len(dataset.validation.images):
         raise ValueError("the dataset has no validation images: they choose the epoch")
     side = min(dataset.image_shape[:2])
     if config.augment and config.crop_padding >= side:
         raise ValueError(
             f"crop_padding is {config.crop_padding}: it must be below the images' side, {side}"
+        )
+    if config.batch_size > len(dataset.train.images):
+        logger.warning(
+            "batch_size is %d, but there are %d training images: a batch holds all of them",
+            config.batch_size,
+            len(dataset.train.images),
         )
     size = exact_batch_size(len(dataset.train.images), config.batch_size, config.batch_multiple)
     if mesh is not None and size % mesh.size:
@@ -35,8 +52,13 @@ def check_arguments(
 
 
 def target_arrays(targets: Any, ids: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Targets of the images with these ids, on the host; the last are the logits."""
+    """Targets of the images with these ids, on the host; the last are the logits.
+
+    Raises:
+      ValueError: an image has no targets, or an id is that of two images.
+    """
     if hasattr(targets, "read"):
+        check_distinct(ids, "the training split")
         rows = rows_of(targets.ids, ids)
         if missing := ids[rows < 0].tolist():
             raise ValueError(
@@ -48,12 +70,8 @@ def target_arrays(targets: Any, ids: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def check_targets(network: nnx.Module, dataset: Dataset, arrays: Sequence[np.ndarray]) -> None:
-    """Raises ValueError unless there is a target of the network's shapes for every image."""
+    """Raises ValueError unless every image has finite targets of the network's shapes."""
     expected = learner_shapes(network, dataset.image_shape)
-    if expected[-1] != (dataset.num_classes,):
-        raise ValueError(
-            f"the network has logits {expected[-1]}, but there are {dataset.num_classes} classes"
-        )
     found = [array.shape[1:] for array in arrays]
     if expected != found:
         raise ValueError(
@@ -63,6 +81,14 @@ def check_targets(network: nnx.Module, dataset: Dataset, arrays: Sequence[np.nda
     count = len(dataset.train.images)
     if any(len(array) != count for array in arrays):
         raise ValueError(f"{len(arrays[0])} targets for {count} training images: need one each")
+    for number, array in enumerate(arrays):
+        fine = [np.isfinite(one).all() for one in array]
+        if not all(fine):
+            bad = dataset.train.ids[~np.array(fine)]
+            raise ValueError(
+                f"the targets of layer {number} are not finite for {len(bad)} of {count} images, "
+                f"ids {bad[:5].tolist()}: search them again, or leave these images out"
+            )
 
 
 def check_finite(losses: np.ndarray, epoch: int, steps_per_epoch: int) -> None:

@@ -16,7 +16,8 @@ from flax import nnx
 from dsl_jax.config import EVALUATION_STATISTICS, one_of
 from dsl_jax.data.dataset import Dataset, Split
 from dsl_jax.devices import mesh_of, replicate, take
-from dsl_jax.networks.interface import batch_norms, check_network, in_mode
+from dsl_jax.inputs import check_labels
+from dsl_jax.networks.interface import batch_norms, check_fits, check_network, in_mode
 
 BATCH_SIZE = 500
 
@@ -52,12 +53,14 @@ def evaluate(
       batch_size: images at once.
 
     Raises:
-      ValueError: an unknown split or kind of statistics, or a split without images.
+      ValueError: an unknown split or kind of statistics, a split without images, or a network that
+        does not take these images or has not one logit a class.
       TypeError: the network lacks `representations` or `head`.
     """
     check_network(network)
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     one_of("split", split, tuple(splits))
+    check_fits(network, dataset.image_shape, dataset.num_classes)
     return evaluate_images(network, dataset, splits[split], statistics, batch_size)
 
 
@@ -73,6 +76,7 @@ def evaluate_images(
     count = len(split.images)
     if not count:
         raise ValueError("there are no images to evaluate")
+    check_labels(split.labels, count, dataset.num_classes)
     graph, state = nnx.split(in_mode(network, training=statistics == "batch"))
     mesh = mesh_of((state, split.images))
     state = replicate(state, mesh)

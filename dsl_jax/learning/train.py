@@ -241,7 +241,7 @@ def _begin(
     # Copies: a step gives its state's memory away, and the network passed in keeps its own.
     params, best_params = (jax.tree.map(jnp.copy, states[0]) for _ in range(2))
     optimizer = make_optimizer(config, len(batches)).init(params)
-    state = TrainState(params, optimizer, best_params, jnp.full(2, -jnp.inf))
+    state = TrainState(params, optimizer, best_params, jnp.full(2, -jnp.inf, jnp.float32))
     program = Program(graph, objective, config, len(batches), dataset.mean, dataset.std)
     task = Task(program, dataset, batches, answers, replicate(states[1], mesh), mesh)
     return task, replicate(state, mesh)
@@ -317,8 +317,19 @@ def _validate(task: Task, state: TrainState, measure: Measure | None) -> tuple[T
         "validation_accuracy": scores.accuracy,
         "validation_loss": scores.loss,
         "best_so_far": is_best,
-        **(plain(measure(network)) if measure else {}),
+        **(_measured(measure, network) if measure else {}),
     }
+
+
+def _measured(measure: Measure, network: nnx.Module) -> Record:
+    """What a user's measure adds to a record. Raises TypeError where that is no dict."""
+    found = measure(network)
+    if not isinstance(found, dict):
+        raise TypeError(
+            f"measure returned a {type(found).__name__}: return a dict of names and numbers, which "
+            "joins the epoch's record"
+        )
+    return plain(found)
 
 
 @partial(jax.jit, static_argnames="program", donate_argnames=("params", "optimizer_state"))

@@ -11,9 +11,12 @@ import numpy as np
 from flax import errors, nnx
 
 from dsl_jax.config import SearchConfig
+from dsl_jax.evolution.dead import check_layers_change
 from dsl_jax.evolution.image import Stages, check_schedules
 from dsl_jax.evolution.operators import kind_of, reproduce
-from dsl_jax.networks.interface import check_learner, learner_shapes
+from dsl_jax.inputs import check_images
+from dsl_jax.networks.interface import check_learner, check_logits, in_mode, learner_shapes
+from dsl_jax.networks.movement import check_movement
 
 IMAGES = 8
 TOLERANCE = 1e-3
@@ -35,7 +38,8 @@ def check_stages(
 
     Each stage must give for a batch [N, ...] a floating [N, ...] of rank 1 to 3 an image, finite,
     the same in every call, and for an image the same (to 0.1 % of its spread) whatever the others
-    are; the last gives logits [N, C]. Mutated representations must come out finite, too.
+    are; the last gives logits [N, C]. Mutated representations must come out finite, differ from
+    what they were made of, and reach the logits (see `movement`).
 
     Args:
       stages: L functions: stage 0 takes images, the last returns logits.
@@ -52,6 +56,9 @@ def check_stages(
     Raises:
       ValueError: names the stage and what is wrong with it, or what the learner lacks.
       TypeError: stages or a learner that are none.
+
+    Warns:
+      UserWarning: a layer cannot change for many images, or in many channels.
     """
     if len(images) < 2:
         raise ValueError(f"{len(images)} images: give at least 2, to see that they stay apart")
@@ -60,16 +67,16 @@ def check_stages(
     if config is not None:
         check_schedules(stages, config)
     h = jnp.asarray(images[:IMAGES])
-    if not jnp.issubdtype(h.dtype, jnp.floating):
-        raise ValueError(f"images are {h.dtype}: normalise them first (Dataset.normalize)")
+    check_images(h)
     inputs = []
     for number, stage in enumerate(stages):
         inputs.append(h)
-        h = _check_stage(f"stage {number}", stage, h, is_last=number == len(stages) - 1)
-    if num_classes is not None and h.shape[-1] != num_classes:
-        raise ValueError(
-            f"the last stage returns {h.shape[-1]} logits, but there are {num_classes} classes"
-        )
+        classes = num_classes if number == len(stages) - 1 else None
+        h = _check_stage(number, stage, h, is_last=number == len(stages) - 1, classes=classes)
+    outputs = (*inputs[1:], h)
+    shapes = tuple(x.shape[1:] for x in outputs)
+    if config is not None:
+        check_layers_change(shapes, config)
     for number in range(1, len(stages)):
         strength = 1.0
         if config is not None:
@@ -78,22 +85,56 @@ def check_stages(
                 continue
             strength = layer.mutation_strength * max(1.0, layer.exploration_boost)
         _check_mutated(number, stages, inputs[number], strength)
-    shapes = tuple(x.shape[1:] for x in (*inputs[1:], h))
+    check_movement(stages, outputs, config)
     if learner is not None:
-        check_learner(learner)
-        if (theirs := tuple(learner_shapes(learner, images.shape[1:]))) != shapes:
-            raise ValueError(
-                f"the stages' representations and logits have shapes {shapes}, the learner's "
-                f"{theirs}: they must be the same"
-            )
+        _check_beside(learner, inputs[0], shapes)
     return shapes
 
 
-def _check_stage(name: str, stage: Any, h: jax.Array, *, is_last: bool) -> jax.Array:
-    """What the stage makes of a batch, or a ValueError."""
+def _check_beside(
+    learner: nnx.Module, images: jax.Array, shapes: tuple[tuple[int, ...], ...]
+) -> None:
+    """Raises ValueError or TypeError unless the learner could learn what the stages give."""
+    check_learner(learner)
+    if (theirs := tuple(learner_shapes(learner, images.shape[1:]))) != shapes:
+        raise ValueError(
+            f"the stages' representations and logits have shapes {shapes}, the learner's "
+            f"{theirs}: they must be the same"
+        )
+    still: Any = in_mode(learner, training=False)
+    for number, h in enumerate(still.representations(images)):
+        if not np.asarray(h, np.float32).std(axis=0).any():
+            raise ValueError(
+                f"representation {number} of the learner is the same for all images: it is dead, "
+                "and cannot learn what differs between them"
+            )
+
+
+def _check_stage(
+    number: int, stage: Any, h: jax.Array, *, is_last: bool, classes: int | None
+) -> jax.Array:
+    """What the stage makes of a batch, or a ValueError. classes: C, where logits are to have it."""
+    name = f"stage {number}"
     if not callable(stage):
         raise ValueError(f"{name} is a {type(stage).__name__}: it cannot be called")
     out = _call(name, jax.jit(stage), h)  # first: a stage that changes itself is found unchanged
+    _check_form(name, out, h, is_last)
+    if classes is not None:
+        check_logits("the last stage", out.shape[1:], classes)
+    values = np.asarray(out, np.float32)
+    if not np.isfinite(values).all():
+        share = np.mean(~np.isfinite(values))
+        raise ValueError(f"{name} returns {share:.0%} values that are not finite, for real images")
+    if not np.array_equal(np.asarray(stage(h), np.float32), np.asarray(stage(h), np.float32)):
+        raise ValueError(f"{name} gives another result when called again: turn randomness off")
+    if not values.std(axis=0).any():
+        raise ValueError(f"{name} gives all images the same result: no image is left in it")
+    _check_apart(name, stage, h, values)
+    return out
+
+
+def _check_form(name: str, out: Any, h: jax.Array, is_last: bool) -> None:
+    """Raises ValueError for what a stage makes of a batch h, unless it has a form for search."""
     if not isinstance(out, jax.Array):
         raise ValueError(f"{name} returns a {type(out).__name__}: it should return one array")
     if out.ndim < 1 or len(out) != len(h):
@@ -110,16 +151,6 @@ def _check_stage(name: str, stage: Any, h: jax.Array, *, is_last: bool) -> jax.A
         )
     if not jnp.issubdtype(out.dtype, jnp.floating):
         raise ValueError(f"{name} returns {out.dtype}: it should return floating numbers")
-    values = np.asarray(out, np.float32)
-    if not np.isfinite(values).all():
-        share = np.mean(~np.isfinite(values))
-        raise ValueError(f"{name} returns {share:.0%} values that are not finite, for real images")
-    if not np.array_equal(np.asarray(stage(h), np.float32), np.asarray(stage(h), np.float32)):
-        raise ValueError(f"{name} gives another result when called again: turn randomness off")
-    if not values.std(axis=0).any():
-        raise ValueError(f"{name} gives all images the same result: no image is left in it")
-    _check_apart(name, stage, h, values)
-    return out
 
 
 def _check_apart(name: str, stage: Any, h: jax.Array, values: np.ndarray) -> None:
@@ -157,7 +188,8 @@ def _call(name: str, stage: Any, h: jax.Array) -> Any:
 def _check_mutated(number: int, stages: Stages, h: jax.Array, strength: float) -> None:
     """Raises ValueError unless children of H(number - 1) come through the later stages finite."""
     kind = kind_of(h.shape[1:], last=False)
-    children = reproduce(jax.random.key(0, impl="philox4x32"), h, len(h), strength, kind=kind)
+    key = jax.random.key(0, impl="philox4x32")
+    children = reproduce(key, h.astype(jnp.float32), len(h), strength, kind=kind).astype(h.dtype)
     for later in range(number, len(stages)):
         children = stages[later](children)
         fine = np.isfinite(np.asarray(children, np.float32)).reshape(len(h), -1).all(axis=1)

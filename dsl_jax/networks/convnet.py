@@ -14,6 +14,7 @@ from flax import nnx
 
 from dsl_jax.config import REPRESENTATIONS
 from dsl_jax.evolution.operators import normalize
+from dsl_jax.inputs import check_images
 from dsl_jax.networks.convolution import convolve, convolve_same
 
 STEM_FILTERS = 8  # a channel: 2x2 pixels, and the same negated
@@ -141,7 +142,9 @@ class ConvNet(nnx.Module):
       norm_epsilon: added to BatchNorm's variances (airbench has 1e-12).
       rngs: `nnx.Rngs` with "params".
 
-    Call `whiten` before use: until then the stem's kernel is zero.
+    Call `whiten` before use: until then the stem's kernel is zero. With n blocks, images of
+    2**(n + 1) pixels a side or fewer leave the last block one position, which learns but cannot be
+    searched.
 
     Raises:
       ValueError: an unknown representation, no widths or groups, or images too small to pool.
@@ -176,8 +179,8 @@ class ConvNet(nnx.Module):
         self.representation = representation
         self.normalize_blocks = normalize_blocks
         stem_width = STEM_FILTERS * channels
-        self.stem_kernel = Frozen(jnp.zeros((2, 2, channels, stem_width)))
-        self.stem_bias = nnx.Param(jnp.zeros(stem_width))
+        self.stem_kernel = Frozen(jnp.zeros((2, 2, channels, stem_width), jnp.float32))
+        self.stem_bias = nnx.Param(jnp.zeros(stem_width, jnp.float32))
         self.blocks = nnx.List(
             Block(
                 in_features,
@@ -203,8 +206,14 @@ class ConvNet(nnx.Module):
         )
 
     def whiten(self, images: jax.Array) -> None:
-        """Sets the stem from the first 5,000 images [N, H, W, C], normalised floats."""
-        kernel = whitening_kernel(np.asarray(images[:WHITENING_IMAGES]))
+        """Sets the stem from the first 5,000 images [N, H, W, C], normalised floats.
+
+        Raises:
+          ValueError: images that are not floating or not finite.
+        """
+        first = np.asarray(images[:WHITENING_IMAGES])
+        check_images(first)
+        kernel = whitening_kernel(first)
         self.stem_kernel[...] = jnp.asarray(kernel)
 
     def stem_responses(self, images: jax.Array) -> jax.Array:

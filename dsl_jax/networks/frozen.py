@@ -14,12 +14,14 @@ from jax.tree_util import Partial
 
 from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.devices import Array
+from dsl_jax.evolution.dead import check_layers_change
 from dsl_jax.evolution.operators import kind_of, perturb_image, reproduce
+from dsl_jax.inputs import check_images
 from dsl_jax.keys import philox_key
 from dsl_jax.networks.adapters import StagedNetwork
 from dsl_jax.networks.convnet import Block, ConvNet, finish_block, gelu
 from dsl_jax.networks.convolution import convolve, convolve_same
-from dsl_jax.networks.interface import batch_norms, in_mode
+from dsl_jax.networks.interface import batch_norms, check_whitened, in_mode
 
 STATISTICS_IMAGES = 2000
 VARIANCE_FLOOR = 1e-3
@@ -54,8 +56,11 @@ def frozen_stages(
       UserWarning: no images, and a BatchNorm of an untrained network.
 
     Raises:
-      ValueError: a config without a key or images, or with another number of layers.
+      ValueError: a config without a key or images, or with another number of layers; a `ConvNet`
+        that is not whitened; images that are not finite; or a layer that the search could not
+        change (see `evolution.dead`).
     """
+    check_whitened(network)
     parts = _parts(network)
     if images is config is None and any(_is_untouched(norm) for norm in batch_norms(network)):
         warnings.warn(
@@ -64,31 +69,46 @@ def frozen_stages(
             stacklevel=2,
         )
     x = None if images is None else jnp.asarray(images[:STATISTICS_IMAGES], jnp.float32)
+    if x is not None:
+        check_images(x)
     explore: list[Callable] = [lambda x: x] * len(parts)
     if config is not None:
-        if key is None:
-            raise ValueError("frozen_stages needs a key to make candidates as the config says")
-        if len(config.layers) != len(parts):
-            raise ValueError(
-                f"the config has {len(config.layers)} layers: {len(parts) - 1} blocks and the "
-                f"logits need {len(parts)}"
-            )
-        if x is None:
-            raise ValueError("frozen_stages needs images to measure statistics as the config says")
-        *keys, image_key = jax.random.split(philox_key(key), len(parts))
-        each = jax.random.split(image_key, len(x))
-        x = jax.jit(jax.vmap(perturb_image, (0, 0, None)))(each, x, config.initial_noise)
-        for number, layer_key in enumerate(keys):
-            if config.layers[number].generations:
-                layer = config.layers[number]
-                explore[number] = partial(_explorers, layer_key, layer=layer, config=config)
+        x, explore = _as_searched(x, len(parts), config, key)
 
-    stages = []
+    stages: list[Partial] = []
+    shapes: list[Any] = []
     for freeze, explorers_of in zip(parts, explore, strict=True):
         stage, x = freeze(x)
         stages.append(stage)
+        shapes.append(None if x is None else x.shape[1:])
         x = explorers_of(x)
+    if config is not None:
+        check_layers_change(shapes, config)
     return tuple(stages)
+
+
+def _as_searched(
+    x: jax.Array | None, num_stages: int, config: SearchConfig, key: jax.Array | None
+) -> tuple[jax.Array, list[Callable]]:
+    """Noisy images, and for each stage what makes explorers of its outputs, as config says."""
+    if key is None:
+        raise ValueError("frozen_stages needs a key to make candidates as the config says")
+    if len(config.layers) != num_stages:
+        raise ValueError(
+            f"the config has {len(config.layers)} layers: {num_stages - 1} blocks and the "
+            f"logits need {num_stages}"
+        )
+    if x is None:
+        raise ValueError("frozen_stages needs images to measure statistics as the config says")
+    *keys, image_key = jax.random.split(philox_key(key), num_stages)
+    each = jax.random.split(image_key, len(x))
+    x = jax.jit(jax.vmap(perturb_image, (0, 0, None)))(each, x, config.initial_noise)
+    explore: list[Callable] = [lambda x: x] * num_stages
+    for number, layer_key in enumerate(keys):
+        if config.layers[number].generations:
+            layer = config.layers[number]
+            explore[number] = partial(_explorers, layer_key, layer=layer, config=config)
+    return x, explore
 
 
 def _is_untouched(norm: nnx.BatchNorm) -> bool:
@@ -272,13 +292,13 @@ def _explorers(key: jax.Array, x: jax.Array, layer: LayerSchedule, config: Searc
     def explorer(key, h):
         return reproduce(
             key,
-            h[None],
+            h.astype(jnp.float32)[None],
             1,
             layer.mutation_strength * layer.exploration_boost,
             layer.smoothing_passes,
             smoothing=config.smoothing,
             kind=kind_of(h.shape, last=False),
             truncation=config.noise_truncation,
-        )[0]
+        )[0].astype(h.dtype)
 
     return jax.vmap(explorer)(jax.random.split(key, len(x)), x)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from dsl_jax.networks.convnet import ConvNet
+
 
 class Network(Protocol):
     """An `nnx.Module` with these two methods (`ConvNet`, `StagedNetwork`, one's own)."""
@@ -29,7 +31,11 @@ def check_learner(network: nnx.Module) -> None:
 
 
 def learner_shapes(network: nnx.Module, image_shape: Sequence[int]) -> list[tuple[int, ...]]:
-    """Shapes of an image's representations in a network, and of its logits; nothing is computed."""
+    """Shapes of an image's representations in a network, and of its logits; nothing is computed.
+
+    Raises:
+      ValueError: the network fails on images of this shape.
+    """
     still: Any = in_mode(network, training=False)
 
     def all_of(images: jax.Array) -> tuple[jax.Array, ...]:
@@ -37,16 +43,45 @@ def learner_shapes(network: nnx.Module, image_shape: Sequence[int]) -> list[tupl
         return (*representations, still.head(representations[-1]))
 
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    return [h.shape[1:] for h in jax.eval_shape(all_of, image)]
+    try:
+        return [h.shape[1:] for h in jax.eval_shape(all_of, image)]
+    except Exception as error:
+        raise ValueError(
+            f"the network fails on images {list(image_shape)}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def check_logits(what: str, shape: Sequence[int], num_classes: int) -> None:
+    """Raises ValueError unless an image's logits have one number for each class."""
+    if tuple(shape) != (num_classes,):
+        raise ValueError(
+            f"{what} returns logits {list(shape)} an image, but there are {num_classes} classes: "
+            f"make it return [{num_classes}]"
+        )
+
+
+def check_fits(network: nnx.Module, image_shape: Sequence[int], num_classes: int) -> None:
+    """Raises ValueError unless a network makes of such images logits of so many classes."""
+    check_logits("the network", learner_shapes(network, image_shape)[-1], num_classes)
 
 
 def check_network(network: nnx.Module) -> None:
-    """Raises TypeError for what is no network: see `interfaces.Network`."""
+    """Raises TypeError for what is no network (see `Network`), ValueError for one not whitened."""
     if not (hasattr(network, "representations") and hasattr(network, "head")):
         raise TypeError(
             f"a {type(network).__name__} is no network: it needs the methods "
             "representations(images) and head(last); dsl_jax.StagedNetwork gives them to a list of "
             "layers, dsl_jax.PairNetwork to parameters and two functions"
+        )
+    check_whitened(network)
+
+
+def check_whitened(network: nnx.Module) -> None:
+    """Raises ValueError for a `ConvNet` that sees nothing yet."""
+    if isinstance(network, ConvNet) and not network.stem_kernel[...].any():
+        raise ValueError(
+            "the ConvNet is not whitened, so that it sees nothing: call network.whiten(images) "
+            "with normalised training images first"
         )
 
 

@@ -15,8 +15,11 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dsl_jax.config import SearchConfig
-from dsl_jax.evolution.image import Stages
-from dsl_jax.evolution.images import check_ids, choose_chunk_size, search
+from dsl_jax.devices import check_mesh
+from dsl_jax.evolution.image import Stages, check_schedules
+from dsl_jax.evolution.images import check_task, choose_chunk_size, search
+from dsl_jax.inputs import check_distinct, check_ids, check_images
+from dsl_jax.keys import check_key
 from dsl_jax.progress import progress_bar
 from dsl_jax.targets import layout
 from dsl_jax.targets.claims import Claims
@@ -70,23 +73,25 @@ def search_to_store(
 
     Raises:
       ValueError: the store is that of another search (the fields that differ are named), is
-        damaged, or the folder holds something else; or arguments that do not fit each other.
+        damaged, or the folder holds something else; two ids are alike; or, as `search` has it, an
+        image is not finite (all are read before the first is searched), or arguments do not fit.
       OSError: not enough free space on a local disk; it is checked before the search.
     """
+    check_schedules(stages, config)
+    check_key(key)
+    check_mesh(mesh)
     kvstore = layout.open_kvstore(path)
     there = layout.read_manifest(kvstore, path)
-    labels = np.asarray(labels)
-    if len(labels) != len(images) or not len(labels):
-        raise ValueError(
-            f"{len(images)} images and {len(labels)} labels: need one each, at least 1"
-        )
-    ids = check_ids(ids, len(labels))
-    take = functools.partial(_take, images, preprocess)
+    ids = check_ids(ids, len(images))
+    check_distinct(ids, "the argument ids")
+    take = functools.partial(_take, images, ids, preprocess)
+    image_shape = take(slice(0, 1)).shape[1:]
+    labels = check_task(stages, image_shape, labels, len(images), config)
     if chunk_size is None:
         if there is not None:
             chunk_size = there["fingerprint"]["chunk_size"]
         else:
-            chunk_size = choose_chunk_size(stages, take(slice(0, 1)).shape[1:], config)
+            chunk_size = choose_chunk_size(stages, image_shape, config)
     if chunk_size < 1:
         raise ValueError(f"chunk_size is {chunk_size}: it must be at least 1")
     ours = make_manifest(
@@ -127,7 +132,10 @@ def search_to_store(
 
 
 def _take(
-    images: Any, preprocess: Callable[[np.ndarray], Any] | None, rows: slice | np.ndarray
+    images: Any,
+    ids: np.ndarray,
+    preprocess: Callable[[np.ndarray], Any] | None,
+    rows: slice | np.ndarray,
 ) -> np.ndarray:
     """Some images as search wants them, float32. Integers in `rows` are runs of chunks."""
     if isinstance(rows, slice):
@@ -141,7 +149,9 @@ def _take(
         raise ValueError(
             f"images are {taken.dtype}: give normalised floats, or preprocess=dataset.normalize"
         )
-    return taken.astype(np.float32, copy=False)
+    taken = taken.astype(np.float32, copy=False)
+    check_images(taken, ids[rows])
+    return taken
 
 
 PATIENCE = 2.0  # times our slowest chunk

@@ -1,5 +1,8 @@
 """Splits, normalisation and augmentation against independent computations."""
 
+import dataclasses
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -164,11 +167,60 @@ def test_labels_that_do_not_count_from_0_are_told():
         (with_labels(lambda y: y - 1), {}, "-1"),
         (with_labels(lambda y: y), {"num_classes": 5}, "num_classes is 5"),
         (with_labels(lambda y: np.eye(7, dtype=int)[y]), {}, r"\(100, 7\)"),
+        (with_labels(lambda y: y == 1), {}, "bool"),
+        (with_labels(lambda y: y + np.nan), {}, "float64"),
+        (with_labels(lambda y: y + 20230101), {}, "up to 20230107 for 100 images, as ids do"),
+        (with_labels(lambda y: y + 10**12), {}, "up to 1000000000006 for 100 images"),
+        (with_labels(lambda y: y.astype(np.uint64) + 2**63), {}, f"up to {2**63 + 6} for 100"),
+        (with_labels(lambda y: y + 10**12), {"num_classes": 10}, "between 0 and 9"),
+        (with_labels(lambda y: y), {"num_classes": 10**12}, "num_classes is 1000000000000"),
+        (with_labels(lambda y: y), {"num_classes": 1}, "num_classes is 1: it must be at least 2"),
     ],
 )
 def test_from_arrays_names_what_is_wrong(train, options, message):
     with pytest.raises(ValueError, match=message):
         Dataset.from_arrays("own", train, some_arrays(20, seed=1), **options)
+
+
+def test_a_number_of_classes_is_plain_data():
+    images, labels = some_arrays()
+    dataset = some_dataset(num_classes=labels.max() + 1)
+    assert json.dumps(dataset.num_classes) == "7"
+    replaced = dataclasses.replace(dataset, num_classes=np.int64(8), mean=np.array(dataset.mean))
+    assert json.dumps([replaced.num_classes, replaced.mean]) == json.dumps([8, dataset.mean])
+    many = np.arange(len(images)) * 5  # few images of many classes, as one finds in a first try
+    with pytest.warns(UserWarning, match="no training image has the labels"):
+        dataset = Dataset.from_arrays("own", (images, many), (images, many), validation_size=0)
+    assert dataset.num_classes == 496
+
+
+@pytest.mark.parametrize("change", [{"mean": (np.nan, 0, 0)}, {"std": (1, 0, 1)}])
+def test_statistics_that_make_images_nan_are_refused(change):
+    with pytest.raises(ValueError, match="they must be finite, std above 0"):
+        dataclasses.replace(some_dataset(), **change)
+
+
+def test_images_in_another_order_of_axes_are_told():
+    images, labels = some_arrays(shape=(6, 6, 3))
+    own = images.transpose(0, 3, 1, 2), labels
+    with pytest.warns(UserWarning, match=r"\(100, 3, 6, 6\), taken for 6 channels.*transpose"):
+        Dataset.from_arrays("own", own, own)
+
+
+def test_one_class_is_told():
+    images, labels = some_arrays()
+    with pytest.warns(UserWarning, match="all training images are of class 2: there is nothing"):
+        Dataset.from_arrays("own", (images, 0 * labels + 2), (images, labels), num_classes=7)
+    with pytest.raises(ValueError, match="num_classes is 1: it must be at least 2"):
+        Dataset.from_arrays("own", (images, 0 * labels), (images, 0 * labels))
+
+
+def test_a_class_that_is_all_held_out_is_told():
+    images, labels = some_arrays()
+    held_out = some_dataset().validation.ids[0]
+    rare = np.where(np.arange(100) == held_out, 6, labels % 6)
+    with pytest.warns(UserWarning, match=r"all images of the classes \[6\] fell into the valid"):
+        Dataset.from_arrays("own", (images, rare), (images, labels))
 
 
 # --------------------------------------------------------------------------------------------

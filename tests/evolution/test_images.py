@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import own_fitness
 import pytest
+from flax import nnx
 from toy_search import CONFIG, KEY, STAGES, data, image_stage, logits_stage, vector_stage
 
 from dsl_jax.evolution.image import search_image
@@ -238,14 +239,17 @@ def test_devices_change_no_bit_and_keep_what_they_found():
     ("change", "message"),
     [
         ({"stages": STAGES[:2]}, "2 stages but 3 layer schedules"),
-        ({"labels": np.zeros(2, int)}, "3 images and 2 labels"),
+        ({"labels": np.zeros(2, int)}, r"labels are \(2,\): 3 images need one each"),
+        ({"labels": np.array([0, 0.7, 1])}, "labels are float64: they must be integers"),
+        ({"labels": np.array([0, np.nan, 1])}, "labels are float64: they must be integers"),
+        ({"labels": np.array([0, 1, 2**63 + 1], np.uint64)}, f"labels go from 0 to {2**63 + 1}"),
         ({"images": np.zeros((0, 4, 4, 3)), "labels": np.zeros(0, int)}, "0 images"),
         ({"ids": [0, 1, 2**32]}, "ids go from 0 to 4294967296"),
         ({"ids": [0, 1, -1]}, "ids go from -1"),
         ({"ids": [0, 1]}, "need 3 integers"),
         ({"ids": [0.5, 1.5, 2.5]}, "need 3 integers"),
         ({"chunk_size": 0}, "chunk_size is 0"),
-        ({"labels": np.array([0, 5, 1])}, "labels go from 0 to 5, but the last stage returns 5"),
+        ({"labels": np.array([0, 5, 1])}, r"from 0 to 5: .*0 and 4 \(the last stage returns 5"),
     ],
 )
 def test_what_does_not_fit_is_refused(change, message):
@@ -253,6 +257,32 @@ def test_what_does_not_fit_is_refused(change, message):
     arguments = {"stages": STAGES, "images": images, "labels": labels, "config": CONFIG}
     with pytest.raises(ValueError, match=message):
         search(KEY, **(arguments | change))
+
+
+@pytest.mark.parametrize("as_array", [np.asarray, jnp.asarray])
+def test_images_that_are_not_finite_are_named_by_their_ids(as_array, tmp_path):
+    images, labels = data(4)
+    images[1, 0, 0, 0], images[3] = np.inf, np.nan
+    message = r"not finite in 2 of 4, ids \[7, 9\]: mend them"
+    options = {"ids": [6, 7, 8, 9]}
+    with pytest.raises(ValueError, match=message):
+        search(KEY, STAGES, as_array(images), labels, CONFIG, **options)
+    with pytest.raises(ValueError, match=message):
+        search_to_store(tmp_path / "store", KEY, STAGES, images, labels, CONFIG, **options)
+
+
+def test_a_store_takes_an_id_and_a_label_once_and_right(tmp_path):
+    images, labels = data(4)
+    with pytest.raises(ValueError, match=r"ids has 2 ids more than once, \[0, 1\]: an id is one"):
+        search_to_store(tmp_path, KEY, STAGES, images, labels, CONFIG, ids=[0, 1, 0, 1])
+    for wrong in (labels + 0.7, labels + np.nan):
+        with pytest.raises(ValueError, match="labels are float64: they must be integers"):
+            search_to_store(tmp_path, KEY, STAGES, images, wrong, CONFIG)
+    with pytest.raises(ValueError, match=r"labels go from .*the last stage returns 5 logits"):
+        search_to_store(tmp_path, KEY, STAGES, images, labels + 5, CONFIG)
+    with pytest.raises(ValueError, match=r"labels are \(3,\): 4 images need one each"):
+        search_to_store(tmp_path, KEY, STAGES, images, labels[:3], CONFIG)
+    assert not any(tmp_path.iterdir())
 
 
 def test_a_fitness_of_ones_own_takes_the_place_of_the_log_probability(tmp_path):
@@ -282,6 +312,56 @@ def test_a_wrong_fitness_is_named():
         dataclasses.replace(CONFIG, fitness="own_fitness:one_for_all", stop_probability=0.9)
     with pytest.raises(ValueError, match=r"fitness is <function .*lambda.*not found by a name"):
         dataclasses.replace(CONFIG, fitness=lambda logits, label: logits[:, 0])
+
+
+def test_a_fitness_with_a_python_if_is_told_what_is_traced():
+    images, labels = data(2)
+    config = dataclasses.replace(CONFIG, fitness=own_fitness.by_if)
+    with pytest.raises(TypeError, match=r"label in Python .an if.*traced by JAX: use jnp.where"):
+        search(KEY, STAGES, images, labels, config)
+
+
+@pytest.mark.parametrize(
+    "key", [0, nnx.Rngs(0), np.int32(0), jnp.zeros(3), jax.random.split(KEY)], ids=str
+)
+def test_what_is_no_key_is_named(key, tmp_path):
+    images, labels = data(2)
+    with pytest.raises(TypeError, match=r"the key is a .*give one key, such as jax.random.key"):
+        search(key, STAGES, images, labels, CONFIG)
+    with pytest.raises(TypeError, match=r"the key is a .*give one key, such as jax.random.key"):
+        search_to_store(tmp_path / "store", key, STAGES, images, labels, CONFIG)
+
+
+def test_what_is_no_mesh_of_one_axis_is_named(tmp_path):
+    images, labels = data(2)
+    two_axes = jax.sharding.Mesh(np.array(jax.devices()).reshape(2, 4), ("a", "b"))
+    for mesh, error, message in (
+        (two_axes, ValueError, r"mesh has the axes \('a', 'b'\): it must have one"),
+        (jax.devices(), TypeError, r"mesh is a list: give jax.make_mesh"),
+    ):
+        with pytest.raises(error, match=message):
+            search(KEY, STAGES, images, labels, CONFIG, mesh=mesh)
+        with pytest.raises(error, match=message):
+            search_to_store(tmp_path / "s", KEY, STAGES, images, labels, CONFIG, mesh=mesh)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_stages_may_compute_in_fewer_bits(dtype):
+    def as_given(h):  # a stage is given the type that the one before returned
+        assert h.dtype == dtype
+        return logits_stage(h.astype(jnp.float32)).astype(dtype)
+
+    images, labels = data(2)
+    stages = (
+        lambda images: image_stage(images).astype(dtype),
+        lambda h: vector_stage(h).astype(dtype),
+        as_given,
+    )
+    for strategy in ("representation_ga", "SNES"):
+        config = dataclasses.replace(CONFIG, strategy=strategy)
+        found = search(KEY, stages, images, labels, config)
+        assert {a.dtype for a in jax.tree.leaves(found)} == {jnp.dtype(jnp.float32)}
+        assert (found.fitness[-1][:, -1] > found.fitness[0][:, 0]).all()
 
 
 def test_a_fitness_that_is_defined_anew_is_the_one_that_is_used(monkeypatch):

@@ -1,5 +1,8 @@
 """What learning refuses is said so that one knows what to do."""
 
+import dataclasses
+import logging
+
 import jax
 import numpy as np
 import pytest
@@ -22,3 +25,129 @@ def test_a_loss_that_is_not_finite_from_the_first_step_is_not_blamed_on_the_rate
         check_finite(np.array([np.nan, np.nan]), 0, 2)
     with pytest.raises(FloatingPointError, match=r"inf at step 9 \(epoch 3\): try a lower"):
         check_finite(np.array([1.0, np.inf, np.nan, 1.0]), 2, 4)
+
+
+KEY, ONE_EPOCH = jax.random.key(0), dsl.LearnConfig(epochs=1, batch_size=20)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return dsl.load_dataset("digits", num_train=60, validation_size=20)
+
+
+def network_for(dataset, num_classes=10, image_shape=None):
+    network = dsl.ConvNet(image_shape or dataset.image_shape, num_classes, (4,), rngs=nnx.Rngs(0))
+    network.whiten(dataset.normalize(dataset.train.images))
+    return network
+
+
+def targets_for(dataset, num_classes=10):
+    count = len(dataset.train.images)
+    shapes = ((13, 13, 4), (num_classes,))
+    arrays = (np.zeros((count, *shape), np.float32) for shape in shapes)
+    return dsl.SearchResult(tuple(arrays), ())
+
+
+def everything(dataset, network, targets):
+    """What takes a network and a dataset."""
+    yield lambda: dsl.learn(KEY, network, dataset, targets, ONE_EPOCH)
+    yield lambda: dsl.learn_sgd(KEY, network, dataset, ONE_EPOCH)
+    yield lambda: dsl.evaluate(network, dataset)
+
+
+def test_another_number_of_classes_is_named_first_and_alike(dataset):
+    message = r"returns logits \[7\] an image, but there are 10 classes: make it return \[10\]"
+    for call in everything(dataset, network_for(dataset, 7), targets_for(dataset, 7)):
+        with pytest.raises(ValueError, match=message):
+            call()
+    stages = (lambda images: images, lambda h: 0 * h.reshape(len(h), -1)[:, :7])
+    images = dataset.normalize(dataset.train.images)
+    with pytest.raises(ValueError, match=message):
+        dsl.check_stages(stages, images, num_classes=10)
+
+
+def test_images_of_another_shape_are_named(dataset):
+    network = network_for(dataset, image_shape=(20, 20, 1))
+    for call in everything(dataset, network, targets_for(dataset)):
+        with pytest.raises(ValueError, match=r"the network fails on images \[28, 28, 1\]: "):
+            call()
+
+
+def test_a_network_that_was_not_whitened_is_refused(dataset):
+    network = dsl.ConvNet(dataset.image_shape, 10, (4,), rngs=nnx.Rngs(0))
+    images = dataset.normalize(dataset.train.images)
+    calls = [
+        *everything(dataset, network, targets_for(dataset)),
+        lambda: dsl.frozen_stages(network, images),
+        lambda: dsl.frozen_stages(network),
+    ]
+    for call in calls:
+        with pytest.raises(ValueError, match=r"not whitened.*call network.whiten\(images\)"):
+            call()
+    with pytest.raises(ValueError, match=r"not finite in 1 of 40, ids \[2\]"):
+        network.whiten(np.where(np.arange(40)[:, None, None, None] == 2, np.nan, images))
+
+
+def test_labels_that_the_network_cannot_give_are_refused(dataset):
+    def with_labels(split, change):
+        labels = change(getattr(dataset, split).labels)
+        return dataclasses.replace(
+            dataset, **{split: getattr(dataset, split)._replace(labels=labels)}
+        )
+
+    network = network_for(dataset)
+    wrong = with_labels("train", lambda y: y + 0.7)
+    with pytest.raises(ValueError, match="training labels are float64: they must be integers"):
+        dsl.learn_sgd(KEY, network, wrong, ONE_EPOCH)
+    wrong = with_labels("validation", lambda y: y + 1)
+    with pytest.raises(ValueError, match=r"validation labels go from .* between 0 and 9"):
+        dsl.learn(KEY, network, wrong, targets_for(dataset), ONE_EPOCH)
+    with pytest.raises(ValueError, match=r"labels go from .* between 0 and 9"):
+        dsl.evaluate(network, with_labels("test", lambda y: y + 1))
+
+
+def test_targets_that_are_not_finite_are_named_by_their_ids(dataset):
+    targets = targets_for(dataset)
+    targets.representations[0][[3, 5], 0, 0, 0] = np.nan, np.inf
+    names = str(dataset.train.ids[[3, 5]].tolist())[1:-1]
+    with pytest.raises(ValueError, match=rf"layer 0 are not finite for 2 of 40.*\[{names}\]"):
+        dsl.learn(KEY, network_for(dataset), dataset, targets, ONE_EPOCH)
+
+
+def test_ids_of_which_two_are_alike_give_no_image_anothers_targets(dataset):
+    class Store:
+        ids = dataset.train.ids
+
+        def read(self, rows):
+            return jax.tree.map(lambda x: x[rows], targets_for(dataset))
+
+    def learn_from(store, data):
+        dsl.learn(KEY, network_for(dataset), data, store, ONE_EPOCH)
+
+    twice = dataset.train.ids.copy()
+    twice[1] = twice[0]
+    joined = dataclasses.replace(dataset, train=dataset.train._replace(ids=twice))
+    with pytest.raises(ValueError, match="the training split has 1 ids more than once"):
+        learn_from(Store(), joined)
+    Store.ids = twice
+    with pytest.raises(ValueError, match="a set of targets has 1 ids more than once"):
+        learn_from(Store(), dataset)
+
+
+def test_a_batch_larger_than_the_training_set_is_told(dataset, caplog):
+    config = dataclasses.replace(ONE_EPOCH, batch_size=2000)
+    with caplog.at_level(logging.WARNING):
+        dsl.learn_sgd(KEY, network_for(dataset), dataset, config)
+    assert "batch_size is 2000, but there are 40 training images: a batch holds" in caplog.text
+
+
+def test_a_measure_that_returns_no_dict_and_what_is_no_mesh_or_key_are_named(dataset):
+    def learn(key=KEY, **options):
+        dsl.learn_sgd(key, network_for(dataset), dataset, ONE_EPOCH, **options)
+
+    with pytest.raises(TypeError, match="measure returned a float: return a dict"):
+        learn(measure=lambda network: 0.5)
+    with pytest.raises(TypeError, match="mesh is a list: give"):
+        learn(mesh=jax.devices())
+    with pytest.raises(TypeError, match="the key is a int: give one key"):
+        learn(key=0)

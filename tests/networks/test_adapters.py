@@ -278,7 +278,7 @@ def with_batch_norm():
             "stage 0 gives an image another",
         ),
         ((good, lambda h: jnp.sqrt(1.1 - h) @ jnp.eye(6, 10)), "stage 1 returns values .* mutated"),
-        ((good, lambda h: h[:, :5]), "returns 5 logits, but there are 10 classes"),
+        ((good, lambda h: h[:, :5]), r"returns logits \[5\] an image, but there are 10 classes"),
     ],
 )
 def test_what_is_wrong_with_a_stage_is_said(stages, message):

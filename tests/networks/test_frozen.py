@@ -15,7 +15,7 @@ from dsl_jax.networks.convnet import ConvNet
 from dsl_jax.networks.frozen import fold_norm, frozen_stages, is_identity, moments
 
 GENERATOR = np.random.default_rng(0)
-IMAGES = GENERATOR.normal(size=(60, 12, 12, 1)).astype(np.float32)
+IMAGES = GENERATOR.normal(size=(60, 20, 20, 1)).astype(np.float32)
 CONFIG = SearchConfig(
     layers=(
         LayerSchedule(3, 0.3, 5.0, 3),
@@ -31,7 +31,7 @@ KEY = jax.random.key(0)
 
 
 def make(groups=1, **options):
-    network = ConvNet((12, 12, 1), 4, (8, 8, 8), groups, rngs=nnx.Rngs(0), **options)
+    network = ConvNet((20, 20, 1), 4, (8, 8, 8), groups, rngs=nnx.Rngs(0), **options)
     network.whiten(IMAGES)
     return network
 
@@ -115,7 +115,7 @@ def test_the_variance_has_a_floor():
 def test_candidates_stay_in_range_where_clean_statistics_let_them_explode():
     # Most pixels are constant, as in MNIST: nearly dead channels.
     sparse = np.where(GENERATOR.random(IMAGES.shape) < 0.02, 5.0, -0.3).astype(np.float32)
-    network = ConvNet((12, 12, 1), 4, (8, 8, 8), rngs=nnx.Rngs(0))
+    network = ConvNet((20, 20, 1), 4, (8, 8, 8), rngs=nnx.Rngs(0))
     network.whiten(sparse)
     labels = GENERATOR.integers(0, 4, 60)
     strong = dataclasses.replace(CONFIG, layers=(LayerSchedule(0, 0.3), *CONFIG.layers[1:]))

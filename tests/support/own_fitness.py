@@ -16,5 +16,9 @@ def one_for_all(logits, label):
     return logits.max()
 
 
+def by_if(logits, label):
+    return logits[:, 0] if label == 0 else logits[:, 1]
+
+
 def right_or_wrong(logits, label):
     return jnp.argmax(logits, axis=1) == label
