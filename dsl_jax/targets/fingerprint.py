@@ -204,13 +204,13 @@ def _feed(digest: Any, value: Any, seen: set[int]) -> None:
 def _feed_object(digest: Any, value: Any, seen: set[int]) -> None:
     """`_feed` of what is neither plain data nor a function: pytrees, dataclasses, callables."""
     leaves = jax.tree_util.tree_leaves_with_path(value)
-    if leaves and leaves[0][0]:  # a pytree, such as a Flax module
-        _feed(digest, [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves], seen)
-    elif isinstance(value, type) or id(value) in seen:
+    if isinstance(value, type) or id(value) in seen:
         return
-    elif is_dataclass(value):  # with or without a __dict__
+    if is_dataclass(value):  # first, as a pytree may keep some fields beside its leaves
         seen.add(id(value))
         _feed(digest, {field.name: getattr(value, field.name) for field in fields(value)}, seen)
+    elif leaves and leaves[0][0]:  # a pytree, such as a Flax module
+        _feed(digest, [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves], seen)
     elif callable(value):
         seen.add(id(value))
         _feed(digest, getattr(value, "__dict__", None), seen)
