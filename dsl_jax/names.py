@@ -1,6 +1,8 @@
 """One's own functions and classes by name, "module:name", as a configuration holds them."""
 
+import hashlib
 import importlib
+import inspect
 import sys
 from typing import Any
 
@@ -33,3 +35,20 @@ def find(what: str, name: str) -> Any:
         return getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"{what} {name!r} cannot be imported: {error}") from error
+
+
+def source_hash(value: Any) -> str | None:
+    """SHA-256 of the text that defines a function or class; None where there is no text.
+
+    Of a class in a notebook, which Python does not find, the text of its methods is taken; of what
+    has none of its own, such as a `partial`, its module's.
+    """
+    methods = [each for each in getattr(value, "__dict__", {}).values() if inspect.isfunction(each)]
+    for parts in ([value], methods, [sys.modules.get(getattr(value, "__module__", ""))]):
+        try:
+            text = "\n".join(map(inspect.getsource, parts))
+        except (OSError, TypeError):
+            continue
+        if text:
+            return hashlib.sha256(text.encode()).hexdigest()
+    return None

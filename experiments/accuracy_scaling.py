@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from common import command_line, curves, sweep_points, sweep_rows, sweeps
-from common.sizes import POPULATION, columns, sizes
+from common.sizes import POPULATION, Size, columns, sizes
 
 from dsl_jax.config import RunConfig
 
@@ -57,7 +57,7 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     ]
 
     def draw(rows):
-        full = sweep_rows.select(rows, population=settings.population, factor=1.0)[0]["generations"]
+        full = columns(Size(settings.population), config.search)["generations"]
         by_population = sweep_rows.select(rows, factor=1.0)
         by_factor = sweep_rows.select(rows, population=settings.population)
         unsearched = [
@@ -94,7 +94,7 @@ def table(rows: sweep_rows.Rows) -> str:
         means = [
             float(np.mean([row[f"cross_entropy_{layer}"] for row in chosen])) for layer in range(4)
         ]
-        accuracies = ", ".join(f"{row['validation_accuracy']:.2%}" for row in chosen)
+        accuracies = sweep_rows.percentages(chosen, "validation_accuracy", 2)
         lines.append([population, chosen[0]["generations"], *means, accuracies])
     header = ["population", "generations", *map(sweep_rows.layer_name, range(4)), "accuracy"]
     return (

@@ -118,7 +118,8 @@ def table(rows: sweep_rows.Rows) -> str:
     """A row an option, and training if it has several, as with cycles."""
     rows, lines = named(rows), []
     # Of several trainings the first.
-    preset = {row["seed"]: row for row in reversed(sweep_rows.select(rows, option="preset"))}
+    plain = sweep_rows.select(sweep_rows.ended(rows), option="preset")
+    preset = {row["seed"]: row for row in reversed(plain)}
     for name in sweep_rows.values_of(rows, "name"):
         chosen = sweep_rows.select(rows, name=name)
         fitness = "none"
@@ -127,12 +128,12 @@ def table(rows: sweep_rows.Rows) -> str:
             means = [np.mean([row[column] for row in chosen]) for column in layers]
             fitness = ", ".join(f"{mean:.3f}" for mean in means)
         best, last = (
-            ", ".join(f"{row[column]:.1%}" for row in chosen)
+            sweep_rows.percentages(chosen, column)
             for column in ("validation_accuracy", "last_accuracy")
         )
         differences = [
             row["validation_accuracy"] - preset[row["seed"]]["validation_accuracy"]
-            for row in chosen
+            for row in sweep_rows.ended(chosen)
             if row["seed"] in preset and row is not preset[row["seed"]]
         ]
         difference = f"{100 * np.mean(differences):+.1f}" if differences else ""

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from common import command_line, curves, sweep_points, sweep_rows, sweeps
+from common.sweep_failures import run_to_the_end
 
-from dsl_jax import pipeline
 from dsl_jax.config import RunConfig
 from dsl_jax.reports import plots
-from dsl_jax.reports.pages import mean_and_deviation
 from dsl_jax.reports.titles import training_title
 
 KNOWN = ("kind", "variant", "groups", "cycle")
@@ -64,16 +63,23 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
 
 
 def measure(point: sweeps.Point, dataset, folder) -> sweep_rows.Rows:
-    """A whole run: a row a training; where SGD has more than one G, another for the best."""
+    """A whole run: a row a training; where SGD has more than one G, another for the best.
+
+    One that diverged has its `failure` in place of results, and the others go on.
+    """
     config = point.config
-    results = pipeline.run(config, folder, dataset, probes=False)
     rows = []
-    for name, result in results.items():
+    for seed, name, training, result, failure in run_to_the_end(config, folder, dataset):
         row = {
-            "seed": config.seed,
+            "seed": seed,
             "training": name,
-            "title": training_title(name, result, config.cycles),
-            **{column: getattr(result, column) for column in (*KNOWN, *COSTS)},
+            "title": training_title(name, training, config.cycles),
+            **{column: getattr(training, column) for column in KNOWN},
+        }
+        if result is None:
+            rows.append(row | {"failure": failure})
+            continue
+        row |= {column: getattr(result, column) for column in COSTS} | {
             "test_accuracy": result.test_accuracy[0],
             "validation_accuracy": result.validation_accuracy[0],
         }
@@ -102,10 +108,8 @@ def table(rows: sweep_rows.Rows) -> str:
         ]
         if cycles > 1:
             differences.append("" if first in last else less(last, chosen))
-        costs = [float(np.mean([row[name] for row in chosen])) for name in COSTS]
-        percent = mean_and_deviation([100 * row["test_accuracy"] for row in chosen], 2)
-        cost = f"{costs[0] / 1e6:.1f} M", f"{costs[1] / 60:.1f}", f"{costs[2] / 60:.1f}"
-        lines.append([first["title"], percent, *differences, *cost])
+        percent = sweep_rows.mean_percent(chosen, "test_accuracy")
+        lines.append([first["title"], percent, *differences, *costs_of(sweep_rows.ended(chosen))])
     header = ["method", "test accuracy", *baselines.values()]
     header += ["the last cycle's, less this"] if cycles > 1 else []
     header += ["candidates", "search, minutes", "training, minutes"]
@@ -115,13 +119,17 @@ def table(rows: sweep_rows.Rows) -> str:
     )
 
 
+def costs_of(rows: sweep_rows.Rows) -> tuple[str, str, str]:
+    """Candidates, minutes of search and of training, means."""
+    if not rows:
+        return "", "", ""
+    costs = [float(np.mean([row[name] for row in rows])) for name in COSTS]
+    return f"{costs[0] / 1e6:.1f} M", f"{costs[1] / 60:.1f}", f"{costs[2] / 60:.1f}"
+
+
 def less(ours: sweep_rows.Rows, theirs: sweep_rows.Rows) -> str:
     """The difference in test accuracy, seed by seed."""
-    accuracies = {row["seed"]: row["test_accuracy"] for row in theirs}
-    pairs = [
-        (row["test_accuracy"], accuracies[row["seed"]]) for row in ours if row["seed"] in accuracies
-    ]
-    return sweep_rows.difference(*zip(*pairs, strict=True)) if pairs else ""
+    return sweep_rows.difference(*sweep_rows.paired(ours, theirs, "test_accuracy"))
 
 
 LINES = {
@@ -158,6 +166,8 @@ def draw(rows: sweep_rows.Rows):
                 # Seeds may differ by a few candidates, where only some images are searched again.
                 costs = sweep_rows.curve(line, "cycle", "millions")[1]
                 by_cost[name] = (costs, *by_cycle[name][1:])
+        if LINES["cycle"] not in by_cycle:  # all diverged
+            continue
         for lines in (by_cycle, by_cost):
             ends = [lines[LINES["cycle"]][0][i] for i in (0, -1)]
             for title in sweep_rows.values_of(baselines, "title"):

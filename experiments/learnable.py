@@ -95,6 +95,8 @@ def measure(point: sweeps.Point, dataset, folder) -> sweep_rows.Rows:
     """Searches, trains, searches validation images; one row."""
     config, seed = point.config, point.config.seed
     (row,) = sweep_points.validation_rows(point, dataset, folder)
+    if row.get("failure"):
+        return [row]
     split, searched = sweep_points.search_validation(config, dataset, seed, MOST_IMAGES)
     (training,) = steps.trainings(config)
     network = RunFolder(folder, config).network(f"seed_{seed}/{training.name}")
@@ -122,7 +124,8 @@ def table(rows: sweep_rows.Rows) -> str:
         chosen = sweep_rows.select(rows, option=option)
 
         def means(beginning, rows=chosen):
-            names = [name for name in rows[0] if name.startswith(beginning)]
+            rows = [row for row in rows if any(name.startswith(beginning) for name in row)]
+            names = [name for name in rows[0] if name.startswith(beginning)] if rows else []
             return [float(np.mean([row[name] for row in rows])) for name in names]
 
         lines.append(
@@ -131,8 +134,8 @@ def table(rows: sweep_rows.Rows) -> str:
                 describe(option),
                 ", ".join(f"{value:.3f}" for value in means("cross_entropy_")),
                 ", ".join(f"{value:.3f}" for value in means("learnable_")),
-                ", ".join(f"{row['validation_accuracy']:.1%}" for row in chosen),
-                f"{means('search_seconds')[0]:.0f}",
+                sweep_rows.percentages(chosen, "validation_accuracy"),
+                ", ".join(f"{seconds:.0f}" for seconds in means("search_seconds")),
             ]
         )
     header = ["option", "changes", "cross-entropy after each layer", "learnable share of each"]

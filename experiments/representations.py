@@ -67,7 +67,7 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
 
 
 def epoch_rows(config: RunConfig, dataset, folder) -> sweep_rows.Rows:
-    """Searches and trains; a row for every training, epoch and layer."""
+    """Searches and trains; a row for every training, epoch and layer, or one with its failure."""
     run_folder, seed = RunFolder(folder, config), config.seed
     keep_identity(run_folder.folder, dataset)
     (search,) = steps.searches(config)
@@ -88,7 +88,11 @@ def epoch_rows(config: RunConfig, dataset, folder) -> sweep_rows.Rows:
     rows = []
     start = measure_network(untrained_network(config, dataset, seed))  # that of all trainings
     for training in steps.trainings(config):
-        pipeline.train(run_folder, dataset, seed, training, True, measure=measure_network)
+        try:
+            pipeline.train(run_folder, dataset, seed, training, True, measure=measure_network)
+        except FloatingPointError as error:
+            rows.append({"training": training.name, "failure": str(error)})
+            continue
         history = run_folder.finished(f"seed_{seed}/{training.name}").history
         for epoch in [{"epoch": 0, **start}, *history]:
             for layer in range(len(searched)):
@@ -133,8 +137,9 @@ def alignment_rows(config: RunConfig, dataset, points) -> sweep_rows.Rows:
             points / f"seed_{seed}", dataclasses.replace(config, seed=seed, num_seeds=1)
         )
         for training in steps.trainings(config):
-            network = run_folder.network(f"seed_{seed}/{training.name}")
-            outputs[training.name, seed] = representations_of(network, dataset, split)
+            if run_folder.finished(f"seed_{seed}/{training.name}") is not None:  # not diverged
+                network = run_folder.network(f"seed_{seed}/{training.name}")
+                outputs[training.name, seed] = representations_of(network, dataset, split)
     rows = []
     for (first, second), layer in itertools.product(
         itertools.combinations(outputs, 2), range(len(config.search.layers))
@@ -183,7 +188,7 @@ def draw(rows: sweep_rows.Rows):
 
 def table(rows: sweep_rows.Rows) -> str:
     """The quantities before and after learning, and the alignment of networks."""
-    epochs = [row for row in rows if row["seed"] is not None]
+    epochs = [row for row in sweep_rows.ended(rows) if row["seed"] is not None]
     lines = []
     for training, layer in dict.fromkeys((row["training"], row["layer"]) for row in epochs):
         for epoch in (0, max(row["epoch"] for row in epochs)):
@@ -191,8 +196,12 @@ def table(rows: sweep_rows.Rows) -> str:
             means = [float(np.mean([row[name] for row in chosen])) for name in QUANTITIES]
             name = sweep_rows.training_name(training)
             lines.append([name, sweep_rows.layer_name(layer), epoch, *means])
+    failed = [row for row in rows if row.get("failure")]
+    for training in sweep_rows.values_of(failed, "training"):
+        note = sweep_rows.failed_note(sweep_rows.select(failed, training=training))
+        lines.append([sweep_rows.training_name(training), note, "", *[""] * len(QUANTITIES)])
     header = ["method", "layer", "epoch", *(q.replace("\n", " ") for q in QUANTITIES.values())]
-    pairs = [row for row in rows if row["seed"] is None]
+    pairs = [row for row in sweep_rows.ended(rows) if row["seed"] is None]
     layers, alignment = sweep_rows.values_of(pairs, "layer"), []
     for pair, seeds in dict.fromkeys((row["pair"], row["seeds"]) for row in pairs):
         chosen = [sweep_rows.select(pairs, pair=pair, seeds=seeds, layer=layer) for layer in layers]

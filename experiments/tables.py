@@ -16,11 +16,11 @@ on one core: at its best G 97.50 and 47.33 %, augmented 98.13 and 54.55.
 from dataclasses import dataclass
 
 from common import command_line, sweep_points, sweep_rows, sweeps
+from common.sweep_failures import run_to_the_end
 
-from dsl_jax import pipeline, presets
+from dsl_jax import presets
 from dsl_jax.config import RunConfig
 from dsl_jax.reports import plots
-from dsl_jax.reports.pages import mean_and_deviation
 
 
 @dataclass(frozen=True)
@@ -58,21 +58,23 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
 def measure(point: sweeps.Point, dataset, folder) -> sweep_rows.Rows:
     """The whole run of a dataset, its test split read once, at its end: a row a seed and method."""
     sweep_points.open_run(point, folder)
-    results = pipeline.run(point.config, folder, dataset, probes=False)
     rows = []
-    for name, result in results.items():
-        for number, accuracy in enumerate(result.test_accuracy):
-            rows.append(
-                {
-                    "seed": point.config.seed + number,
-                    "training": name,
-                    "groups": result.groups,
-                    "is_same_g": result.groups == point.config.learner_groups,
-                    "is_best_sgd": result.best_by_validation,
-                    "test_accuracy": accuracy,
-                    "validation_accuracy": result.validation_accuracy[number],
-                }
-            )
+    for seed, name, training, result, failure in run_to_the_end(point.config, folder, dataset):
+        row = {
+            "seed": seed,
+            "training": name,
+            "groups": training.groups,
+            "is_same_g": training.groups == point.config.learner_groups,
+            "is_best_sgd": result is not None and result.best_by_validation,
+        }
+        if result is None:
+            rows.append(row | {"failure": failure})
+            continue
+        accuracies = {
+            "test_accuracy": result.test_accuracy[0],
+            "validation_accuracy": result.validation_accuracy[0],
+        }
+        rows.append(row | accuracies)
     return rows
 
 
@@ -81,16 +83,17 @@ def table(rows: sweep_rows.Rows) -> str:
     lines = []
     for dataset, augment, training in dict.fromkeys(map(_key, rows)):
         here = sweep_rows.select(rows, dataset=dataset, augment=augment)
-        ours = _accuracies(sweep_rows.select(here, training=training))
+        ours = sweep_rows.select(here, training=training)
         baselines = ("is_same_g", "is_best_sgd")
         if training.startswith("sgd"):
             differences = [""] * len(baselines)
         else:
             differences = [
-                sweep_rows.difference(ours, _accuracies(_sgd(here, name))) for name in baselines
+                sweep_rows.difference(*sweep_rows.paired(ours, _sgd(here, name), "test_accuracy"))
+                for name in baselines
             ]
-        percent = mean_and_deviation([100 * accuracy for accuracy in ours], 2)
-        name = training_name(sweep_rows.select(here, training=training)[0])
+        percent = sweep_rows.mean_percent(ours, "test_accuracy")
+        name = training_name((sweep_rows.ended(ours) or ours)[0])
         lines.append([dataset, "yes" if augment else "no", name, percent, *differences])
     header = ["dataset", "augmented", "method", "accuracy", "less SGD's, same G", "less best SGD's"]
     return (
@@ -101,10 +104,6 @@ def table(rows: sweep_rows.Rows) -> str:
 
 def _key(row):
     return row["dataset"], row["augment"], row["training"]
-
-
-def _accuracies(rows):
-    return [row["test_accuracy"] for row in rows]
 
 
 def _sgd(rows, baseline):

@@ -72,9 +72,10 @@ def search_to_store(
       The complete store, opened with mode "a".
 
     Raises:
-      ValueError: the store is that of another search (the fields that differ are named), is
-        damaged, or the folder holds something else; two ids are alike; or, as `search` has it, an
-        image is not finite (all are read before the first is searched), or arguments do not fit.
+      ValueError: the store is that of another search (what differs is named, also a stage that
+        computes something else than then), is damaged, or the folder holds something else; two
+        ids are alike; or, as `search` has it, an image is not finite (all are read before the
+        first is searched), or arguments do not fit.
       OSError: not enough free space on a local disk; it is checked before the search.
     """
     check_schedules(stages, config)
@@ -111,12 +112,13 @@ def search_to_store(
     store = TargetStore.open(path, "a")
     if repair and (damaged := store.discard_damaged()):
         logger.warning("%s: searching damaged chunks again: %s", path, damaged)
+    fresh = tuple(map(_compiled_anew, stages))
     search_missing(
         store,
         Claims(kvstore),
         lambda rows: search(
             key,
-            stages,
+            fresh,
             take(rows),
             labels[rows],
             config,
@@ -152,6 +154,16 @@ def _take(
     taken = taken.astype(np.float32, copy=False)
     check_images(taken, ids[rows])
     return taken
+
+
+def _compiled_anew(stage: Callable) -> Callable:
+    """A function as it computes now: `jit` would go on with what the same one took from around it.
+
+    A `Partial` is given what it takes, and stays, so that another network is only other data.
+    """
+    if isinstance(stage, jax.tree_util.Partial):
+        return stage
+    return lambda hidden: stage(hidden)
 
 
 PATIENCE = 2.0  # times our slowest chunk

@@ -1,7 +1,8 @@
 """What tells one search from another: the manifest that is kept beside its targets.
 
 Its fingerprint holds all that decides the result, arrays as hashes: a search that differs in it is
-another one. Its provenance holds what may change a result by rounding, and is only warned of.
+another one, and so is one whose stages compute something else (see `targets.outputs`). Its
+provenance holds what may change a result by rounding, and is only warned of.
 Letters: N images, L layers.
 """
 
@@ -21,12 +22,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsl_jax.config import SearchConfig, differences, search_from_dict, to_dict
-from dsl_jax.evolution.image import Stages, check_schedules
+from dsl_jax.evolution.image import Stages, check_schedules, rules_of
 from dsl_jax.evolution.images import output_shapes
+from dsl_jax.names import source_hash
+from dsl_jax.targets.outputs import (
+    NUM_INPUTS,
+    TOLERANCE,
+    WIDE_TOLERANCE,
+    different_outputs,
+    summarize_outputs,
+)
 
 FORMAT = 1
 ACTIVATION_DTYPE = "float16"
 PACKAGES = ("dsl_jax", "jax", "jaxlib", "numpy")
+LATER_FIELDS = ("strategy_sha256", "fitness_sha256")  # which older fingerprints lack
 
 logger = logging.getLogger(__name__)
 
@@ -52,12 +62,15 @@ def make_manifest(
       chunk_size: images in one chunk.
 
     Returns:
-      {"format": int, "fingerprint": {...}, "provenance": {...}}.
+      {"format": int, "fingerprint": {...}, "provenance": {...}, "outputs": {...}}.
 
     Raises:
       ValueError: the numbers of stages and of layer schedules differ.
     """
     check_schedules(stages, config)
+    shapes = output_shapes(stages, take(slice(0, 1)).shape[1:])
+    rules = rules_of(config)
+    own = [name for name in ("strategy", "fitness") if ":" in getattr(config, name)]
     return {
         "format": FORMAT,
         "fingerprint": {
@@ -71,32 +84,44 @@ def make_manifest(
             "key": [str(jax.random.key_impl(key)), np.asarray(jax.random.key_data(key)).tolist()],
             "dtype": ACTIVATION_DTYPE,
             "chunk_size": int(chunk_size),
-            "layer_shapes": [
-                list(shape) for shape in output_shapes(stages, take(slice(0, 1)).shape[1:])
-            ],
+            "layer_shapes": [list(shape) for shape in shapes],
+            **{f"{name}_sha256": source_hash(getattr(rules, name)) for name in own},
         },
         "provenance": _provenance(),
+        "outputs": summarize_outputs(
+            stages, take(slice(0, NUM_INPUTS)), rules.fitness if "fitness" in own else None
+        ),
     }
 
 
 def check_same_search(ours: dict, theirs: dict, path: Any) -> None:
-    """Compares two manifests; other conditions are only warned of.
+    """Compares two manifests; other conditions, and what an older one lacks, are only warned of.
 
     Raises:
-      ValueError: the fingerprints differ; the fields that do are named.
+      ValueError: the fingerprints differ, or what a stage computes; what differs is named.
     """
-    lines = differences(ours["fingerprint"], _completed(theirs["fingerprint"]))
+    conditions = differences(ours["provenance"], theirs["provenance"])
+    later = {name for name in LATER_FIELDS if name not in theirs["fingerprint"]}
+    known = {name: value for name, value in ours["fingerprint"].items() if name not in later}
+    lines = differences(known, _completed(theirs["fingerprint"]))
+    if not lines and "outputs" in theirs:
+        tolerance = WIDE_TOLERANCE if conditions else TOLERANCE
+        lines = different_outputs(ours["outputs"], theirs["outputs"], tolerance)
     if lines:
         raise ValueError(
             f"{path} holds the targets of another search. These differ:\n  "
             + "\n  ".join(lines)
             + "\nGive another path, or the same arguments as then."
         )
-    if lines := differences(ours["provenance"], theirs["provenance"]):
+    unknown = sorted(later & ours["fingerprint"].keys())
+    unknown += [] if "outputs" in theirs else ["the outputs of its stages"]
+    if unknown:
+        logger.warning("%s is of an older version; not compared: %s", path, ", ".join(unknown))
+    if conditions:
         logger.warning(
             "%s was begun under other conditions; the rest may differ by rounding: %s",
             path,
-            "; ".join(lines),
+            "; ".join(conditions),
         )
 
 
@@ -138,7 +163,7 @@ def hash_stages(stages: Stages) -> str:
     """A hash of the stages' weights, structure and function names, the same in every process.
 
     Arrays are found in `Partial`s, pytrees, closures, defaults and global variables that a
-    function uses. A function whose body changes under the same name goes unnoticed.
+    function uses. What it does not see, such as a changed body, is seen in the stages' outputs.
     """
     digest = hashlib.sha256()
     _feed(digest, tuple(stages), set())
@@ -187,13 +212,13 @@ def _feed(digest: Any, value: Any, seen: set[int]) -> None:
 def _feed_object(digest: Any, value: Any, seen: set[int]) -> None:
     """`_feed` of what is neither plain data nor a function: pytrees, dataclasses, callables."""
     leaves = jax.tree_util.tree_leaves_with_path(value)
-    if leaves and leaves[0][0]:  # a pytree, such as a Flax module
-        _feed(digest, [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves], seen)
-    elif isinstance(value, type) or id(value) in seen:
+    if isinstance(value, type) or id(value) in seen:
         return
-    elif is_dataclass(value):  # with or without a __dict__
+    if is_dataclass(value):  # first, as a pytree may keep some fields beside its leaves
         seen.add(id(value))
         _feed(digest, {field.name: getattr(value, field.name) for field in fields(value)}, seen)
+    elif leaves and leaves[0][0]:  # a pytree, such as a Flax module
+        _feed(digest, [(jax.tree_util.keystr(path), leaf) for path, leaf in leaves], seen)
     elif callable(value):
         seen.add(id(value))
         _feed(digest, getattr(value, "__dict__", None), seen)

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from common import plan, sweep_rows, sweeps
+from common import plan, sweep_failures, sweep_rows, sweeps
 from dsl_jax import devices, keys, pipeline
 from dsl_jax.config import RunConfig, to_dict
 from dsl_jax.data.dataset import Dataset, Split
@@ -124,26 +124,34 @@ def open_run(point: sweeps.Point, folder: Path) -> RunFolder:
 
 
 def validation_rows(point: sweeps.Point, dataset: Dataset, folder: Path) -> sweep_rows.Rows:
-    """Searches and trains a point, and reads no test image: a row a seed and training."""
+    """Searches and trains a point, and reads no test image: a row a seed and training.
+
+    One that diverged has its `failure` in place of accuracies.
+    """
     run_folder = open_run(point, folder)
-    for phase in ("search", "learn"):
-        pipeline.run(point.config, folder, dataset, phase=phase)
+    failures: sweep_failures.Failures = {}
+    try:
+        for phase in ("search", "learn"):
+            pipeline.run(point.config, folder, dataset, phase=phase)
+    except FloatingPointError:
+        failures = sweep_failures.train_what_can_be(run_folder, dataset)
     rows = []
     for seed in point.config.seeds:
-        targets = pipeline.open_targets(run_folder, seed)
+        is_found = (seed, steps.FIRST_TARGETS) not in failures
+        targets = pipeline.open_targets(run_folder, seed) if is_found else None
         found = {} if targets is None else final_cross_entropies(targets.fitness())
         for training in steps.trainings(point.config):
+            row: dict[str, Any] = {"seed": seed, "training": training.name}
+            if failure := failures.get((seed, training.name)):
+                rows.append(row | found | {"failure": failure})
+                continue
             trained = run_folder.finished(f"seed_{seed}/{training.name}")
-            rows.append(
-                {
-                    "seed": seed,
-                    "training": training.name,
-                    "validation_accuracy": trained.validation_accuracy,
-                    "last_accuracy": trained.history[-1]["validation_accuracy"],
-                    "best_epoch": trained.best_epoch,
-                    **found,
-                }
-            )
+            row |= {
+                "validation_accuracy": trained.validation_accuracy,
+                "last_accuracy": trained.history[-1]["validation_accuracy"],
+                "best_epoch": trained.best_epoch,
+            }
+            rows.append(row | found)
     return rows
 
 

@@ -1,5 +1,7 @@
 """The rows of a sweep: how they are chosen, named, and made into curves and tables."""
 
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dsl_jax.reports import intervals
-from dsl_jax.reports.pages import markdown_table
+from dsl_jax.reports.pages import markdown_table, mean_and_deviation
 from dsl_jax.reports.titles import ROWS
 
 Rows = list[dict[str, Any]]
@@ -28,6 +30,45 @@ def training_name(training: str) -> str:
 def select(rows: Rows, **columns: Any) -> Rows:
     """The rows with these values."""
     return [row for row in rows if all(row[name] == value for name, value in columns.items())]
+
+
+def ended(rows: Rows) -> Rows:
+    """The rows that have a result; those of a training that failed have its `failure` instead."""
+    return [row for row in rows if not row.get("failure")]
+
+
+def _in_short(failure: str) -> str:
+    """A failure in a few words, for a table."""
+    step = re.search(r"\bat step (\d+)", failure)
+    return f"diverged at step {step[1]}" if step else "failed"
+
+
+def failed_note(rows: Rows) -> str:
+    """What became of those that did not end, for a table; nothing if there are none."""
+    notes = Counter(_in_short(row["failure"]) for row in rows if row.get("failure"))
+    if len(notes) == 1 and not ended(rows):
+        return next(iter(notes))
+    return ", ".join(f"{count} of {len(rows)} {note}" for note, count in notes.items())
+
+
+def percentages(rows: Rows, column: str, digits: int = 1) -> str:
+    """An accuracy a row, and what became of those that have none."""
+    numbers = [f"{row[column]:.{digits}%}" for row in ended(rows)]
+    return ", ".join(filter(None, [*numbers, failed_note(rows)]))
+
+
+def mean_percent(rows: Rows, column: str) -> str:
+    """Mean and standard deviation of an accuracy, and what became of those that have none."""
+    values = [100 * row[column] for row in ended(rows)]
+    parts = [mean_and_deviation(values, 2)] if values else []
+    return ", ".join(filter(None, [*parts, failed_note(rows)]))
+
+
+def paired(ours: Rows, theirs: Rows, column: str) -> tuple[list[float], list[float]]:
+    """The values of two trainings, seed by seed; a seed that one of them lacks is left out."""
+    values = {row["seed"]: row[column] for row in ended(theirs)}
+    pairs = [(row[column], values[row["seed"]]) for row in ended(ours) if row["seed"] in values]
+    return [mine for mine, _ in pairs], [other for _, other in pairs]
 
 
 def values_of(rows: Rows, column: str) -> list[Any]:

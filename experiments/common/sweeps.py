@@ -64,7 +64,8 @@ class Sweep(NamedTuple):
     """What a script defines; see `run`.
 
     points: all settings. measure: the rows of one, given its folder, which it may use to go on
-    after an interruption. draw: figures by name and caption. table: Markdown, from all rows.
+    after an interruption; of a training that diverged, a row with its `failure`. draw: figures by
+    name and caption, from the rows that have results. table: Markdown, from all rows.
     """
 
     points: Sequence[Point]
@@ -284,7 +285,7 @@ def write_results(sweep: Sweep, folder: Path, name: str) -> Path:
     """Writes rows.csv, the pictures and report.md from the points' files; returns the report."""
     points = {point.name: read_json(_file(folder, point)) for point in sweep.points}
     rows = [row for point in points.values() for row in point["rows"]]
-    if not rows:
+    if not sweep_rows.ended(rows):
         raise ValueError(f"no point of {folder} has a result; the points' files say why")
     write_text(folder / "rows.csv", _csv(rows))
     minutes = sum(point["seconds"] for point in points.values()) / 60
@@ -297,15 +298,25 @@ def write_results(sweep: Sweep, folder: Path, name: str) -> Path:
         f"`{command_line.command()}`",
         f"{minutes:.1f} minutes, without what interruptions lost; {'; '.join(hardware)}",
         *dict.fromkeys(f"**{p['notice']}**" for p in points.values() if p["notice"]),
-        *(f"**{name} failed: {p['failure']}**" for name, p in points.items() if p["failure"]),
+        *(f"**{failure}**" for name, p in points.items() for failure in _failures(name, p)),
         sweep.table(rows),
     ]
-    for picture, (figure, caption) in sweep.draw(rows).items():
+    for picture, (figure, caption) in sweep.draw(sweep_rows.ended(rows)).items():
         with replacing(folder / f"{picture}.png") as file:
             figure.savefig(file, format="png")
         lines.append(f"![{caption}]({picture}.png)")
     write_text(folder / "report.md", "\n\n".join(lines) + "\n")
     return folder / "report.md"
+
+
+def _failures(name: str, point: dict[str, Any]) -> list[str]:
+    """What failed of a point, all of it or single trainings."""
+    lines = [f"{name} failed: {point['failure']}"] if point["failure"] else []
+    return lines + [
+        f"{name}, {row['training']}, seed {row['seed']} failed: {row['failure']}"
+        for row in point["rows"]
+        if row.get("failure")
+    ]
 
 
 def _file(folder: Path, point: Point) -> Path:
