@@ -20,8 +20,8 @@ def darker(name="darker", seed=0):
     """Two classes of small images, of which one is darker above."""
     generator = np.random.default_rng(seed)
     labels = generator.integers(0, 2, 120)
-    images = generator.integers(0, 256, (120, 6, 6, 1)).astype(np.uint8)
-    images[labels == 1, :3] //= 4
+    images = generator.integers(0, 256, (120, 10, 10, 1)).astype(np.uint8)
+    images[labels == 1, :5] //= 4
     train, test = (images[:80], labels[:80]), (images[80:], labels[80:])
     dataset = dsl_jax.Dataset.from_arrays(name, train, test, validation_size=20)
     return dataclasses.replace(dataset, title="Darker & lighter")
