@@ -346,7 +346,12 @@ class RunConfig:
 
 def to_dict(config: Any) -> dict[str, Any]:
     """A config as plain dicts, lists, numbers and strings, for JSON."""
-    return dataclasses.asdict(config)
+    return dataclasses.asdict(config, dict_factory=_plain_fields)
+
+
+def _plain_fields(fields: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The fields of a config as a dict; a strength may be an array of one number."""
+    return {name: value.item() if hasattr(value, "item") else value for name, value in fields}
 
 
 def search_from_dict(values: dict[str, Any]) -> SearchConfig:

@@ -60,15 +60,22 @@ def check_labels(
     return labels.astype(np.int32)
 
 
-def count_classes(labels: Any, num_images: int, *, what: str = "labels") -> int:
+def count_classes(
+    labels: Any, num_images: int, *, most_images: int = 0, what: str = "labels"
+) -> int:
     """The largest of the labels [N] plus one, where that can be meant for a number of classes.
 
+    Args:
+      labels: [N].
+      num_images: N.
+      most_images: of the largest split, if this is another one.
+      what: what errors call the labels.
+
     Raises:
-      ValueError: see `check_labels`; or labels so large that they must be something else, or with
-        gaps.
+      ValueError: see `check_labels`; or labels so large that they must be something else.
     """
     most = int(_integers(labels, num_images, what).max())
-    if most >= max(num_images, MOST_CLASSES_UNASKED):
+    if most >= max(num_images, most_images, MOST_CLASSES_UNASKED):
         raise ValueError(
             f"{what} go up to {most} for {num_images} images, as ids do: number the classes from "
             "0, by numpy.unique(labels, return_inverse=True)[1]; or give num_classes"

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import jax
+import numpy as np
 import pytest
 from common.overrides import override
 
@@ -36,6 +37,8 @@ def test_only_strengths_and_boosts_are_traced_and_what_is_traced_is_not_checked(
     assert doubled.layers[0] == LayerSchedule(300, 0.6, 10.0, 5)
     assert doubled.num_parents == 20 and jax.tree.map(lambda x: x / 2, doubled) == search
     assert jax.tree.map(lambda x: None, search).layers[0].mutation_strength is None
+    arrays = jax.tree.map(np.float64, search)
+    assert json.loads(json.dumps(to_dict(arrays))) == json.loads(json.dumps(to_dict(search)))
 
 
 def test_the_paper_preset_has_the_papers_values():

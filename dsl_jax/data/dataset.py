@@ -205,7 +205,9 @@ def _checked_labels(
     is_given = num_classes is not None
     if num_classes is None:
         counts = zip(labels.items(), sizes, strict=True)
-        num_classes = max(count_classes(y, size, what=what) for (what, y), size in counts)
+        num_classes = max(
+            count_classes(y, size, most_images=max(sizes), what=what) for (what, y), size in counts
+        )
     num_classes = check_num_classes(num_classes)
     checked = [
         check_labels(y, size, num_classes, what=what)

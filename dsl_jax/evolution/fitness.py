@@ -79,4 +79,4 @@ def evaluate_candidates(
             f"fitness returns {values.dtype}{list(values.shape)} for logits "
             f"{list(candidates.shape)}: need one floating number a candidate"
         )
-    return values
+    return values.astype(jnp.float32)

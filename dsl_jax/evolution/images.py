@@ -35,6 +35,7 @@ def search(
     chunk_size: int | None = None,
     mesh: Mesh | None = None,
     progress: bool = False,
+    check_finite: bool = True,
 ) -> SearchResult:
     """Searches many images, each for itself (paper 3.1).
 
@@ -56,6 +57,7 @@ def search(
         where it was found, its first axis over the mesh; it may span the processes of
         `jax.distributed`, each of which calls this with the same arguments. None: one device.
       progress: show a bar with rate and time left.
+      check_finite: see FloatingPointError.
 
     Returns:
       A `SearchResult` of N images.
@@ -64,7 +66,7 @@ def search(
       TypeError: stages that are no functions, or a key or mesh that is none.
       ValueError: sizes that do not fit, no images, or images that are not floating or not finite,
         labels or ids out of range, or a layer that could not change (see `dead`).
-      FloatingPointError: no image of the first chunk has a finite fitness.
+      FloatingPointError: no image of the first chunk has a finite fitness, if `check_finite`.
     """
     check_schedules(stages, config)
     check_key(key)
@@ -92,7 +94,7 @@ def search(
             padded = size if mesh is None and jax.default_backend() == "cpu" else per_call
             rows = np.minimum(np.arange(start, start + padded), len(images) - 1)
             chunk = jax.block_until_ready(_search_chunk(shared, each, rows, rules, mesh))
-            if not results:
+            if check_finite and not results:
                 _check_any_finite(chunk.fitness)
             results.append(chunk if size == len(rows) else jax.tree.map(lambda x: x[:size], chunk))
             bar.update(size)

@@ -44,8 +44,8 @@ def finding(config: RunConfig, folder: Path, dataset: Dataset, results: dict[str
             f" The difference, {in_percent(difference, sign=True)} points (95 % interval over "
             f"{over}), {verdict} from 0."
         )
-    if config.num_seeds == 1:
-        text += " This is one seed: another seed may differ by more than that."
+        if config.num_seeds == 1:
+            text += " This is one seed: another seed may differ by more than that."
     return text
 
 

@@ -77,6 +77,7 @@ def search_to_store(
         ids are alike; or, as `search` has it, an image is not finite (all are read before the
         first is searched), or arguments do not fit.
       OSError: not enough free space on a local disk; it is checked before the search.
+      FloatingPointError: no image of the first chunks has a finite fitness.
     """
     check_schedules(stages, config)
     check_key(key)
@@ -125,6 +126,7 @@ def search_to_store(
             ids=ids[rows],
             chunk_size=chunk_size,
             mesh=mesh,
+            check_finite=not layout.committed_chunks(kvstore),  # of a later chunk it may be so
         ),
         chunks_per_call=1 if mesh is None else mesh.size,
         progress=progress,

@@ -42,7 +42,7 @@ def summarize_outputs(
     with jax.default_matmul_precision("highest"):
         for index, stage in enumerate(stages):
             random = _random(index, (NUM_INPUTS, *hidden.shape[1:]))
-            hidden, others = stage(hidden), stage(jnp.asarray(random))
+            hidden, others = stage(hidden), stage(jnp.asarray(random, hidden.dtype))
             numbers[f"stage {index}"] = _summary([hidden, others])
         if fitness is not None:
             labels = {0, hidden.shape[-1] - 1}

@@ -140,6 +140,8 @@ def validation_rows(point: sweeps.Point, dataset: Dataset, folder: Path) -> swee
         is_found = (seed, steps.FIRST_TARGETS) not in failures
         targets = pipeline.open_targets(run_folder, seed) if is_found else None
         found = {} if targets is None else final_cross_entropies(targets.fitness())
+        if not is_found:  # the columns are there all the same
+            found = {f"cross_entropy_{n}": np.nan for n in range(len(point.config.search.layers))}
         for training in steps.trainings(point.config):
             row: dict[str, Any] = {"seed": seed, "training": training.name}
             if failure := failures.get((seed, training.name)):
