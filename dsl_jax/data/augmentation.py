@@ -41,7 +41,7 @@ def _augment_image(key: jax.Array, image: jax.Array, *, padding: int, flip: bool
     crop_key, flip_key = jax.random.split(key)
     padded = jnp.pad(image, ((padding, padding), (padding, padding), (0, 0)), mode="reflect")
     row, column = jax.random.randint(crop_key, (2,), 0, 2 * padding + 1, jnp.int32)
-    image = jax.lax.dynamic_slice(padded, (row, column, 0), image.shape)
+    image = jax.lax.dynamic_slice(padded, (row, column, jnp.int32(0)), image.shape)
     if flip:
         image = jnp.where(jax.random.bernoulli(flip_key), image[:, ::-1], image)
     return image
