@@ -114,6 +114,7 @@ def points_of(config: RunConfig, settings: Settings) -> list[sweeps.Point]:
 def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     """A point for every few images; a candidate is the best of its run."""
     sweeps.only_one_seed(config, "diversity_scaling")
+    sweep_points.check_first_images(config, settings.num_images)
     config = dataclasses.replace(config, search=dataclasses.replace(config.search, target="best"))
 
     def measure(point, dataset, _):

@@ -19,6 +19,7 @@ import jax
 from absl import flags
 from common import command_line, plan
 from common.command_line import DATA_DIR, DRY_RUN, OUTPUT_DIR
+from common.refusals import absent, check_data, take_away, try_folder
 
 from dsl_jax import config as configs
 from dsl_jax import pipeline, presets
@@ -114,7 +115,7 @@ def resolve(asked: configs.RunConfig) -> Resolved:
         return run
     if DRY_RUN.value:
         seen = foresee(asked.dataset, asked.name, DATA_DIR.value)
-        notice = None if seen.can_be_had else f"{asked.dataset} is {seen.text}"
+        notice = None if seen.name == asked.dataset else f"{asked.dataset} is {seen.text}"
         return on_data(asked, seen.name, notice=notice)
     dataset, notice = load(run)
     return on_data(asked, dataset.name, dataset, notice)
@@ -145,12 +146,12 @@ def choose_folder(asked: configs.RunConfig, dataset: str) -> Path:
     default += command_line.folder_suffix(changed)
     if dataset != asked.dataset:
         default += f"-{dataset}"
-    return Path(OUTPUT_DIR.value or default)
+    return command_line.output_dir(default)
 
 
 def load(run: Resolved) -> tuple[Dataset, str | None]:
     """The data; what is wrong with --output_dir is said before. A refusal leaves no folder."""
-    config, is_new = run.config, not run.folder.exists()
+    config, new = run.config, absent(run.folder)
     if OUTPUT_DIR.value:
         check_phase(run)
         prepare_folder(run.folder)
@@ -164,9 +165,7 @@ def load(run: Resolved) -> tuple[Dataset, str | None]:
             validation_size=config.validation_size,
         )
     except ValueError:
-        if is_new:
-            with contextlib.suppress(OSError):  # not made, or another process has begun in it
-                run.folder.rmdir()
+        take_away(new)
         raise
 
 
@@ -205,16 +204,19 @@ def describe(run: Resolved) -> str:
 
 
 def dry_run(run: Resolved) -> None:
-    """Prints the plan; what would stop it is told, and is no error."""
+    """Prints the plan, and changes nothing.
+
+    Raises:
+      ValueError: what the run would refuse: its phase, its folder, its data.
+    """
     print(describe(run))
     if run.report is not None:
         print("\n*** finished before: nothing would be computed", file=sys.stderr)
         return
-    try:
-        check_phase(run)
-        check_folder(run.folder, run.config, run.asked.dataset)
-    except (ValueError, OSError) as error:
-        print(f"\n*** {error}", file=sys.stderr)
+    check_phase(run)
+    try_folder(run.folder, prepare_folder)
+    check_folder(run.folder, run.config, run.asked.dataset)
+    check_data(run.config.dataset, run.config.name)
 
 
 def compute(run: Resolved) -> None:

@@ -118,6 +118,21 @@ def configure(
     return config
 
 
+def output_dir(default: str) -> Path:
+    """The folder that --output_dir names, or the default one.
+
+    Raises:
+      ValueError: it is the address of a bucket, which cannot hold a run.
+    """
+    given = OUTPUT_DIR.value or default
+    if "://" in given:
+        raise ValueError(
+            f"output_dir is {given}: it must be a folder on a disk. Only targets may be on a "
+            "bucket: dsl_jax.search_to_store takes such an address"
+        )
+    return Path(given).expanduser()
+
+
 def folder_suffix(settings: Iterable[str]) -> str:
     """For a default folder's name: the same for the same settings, nothing if there are none."""
     text = "\n".join(settings)
