@@ -21,10 +21,14 @@ minutes on one core: N_eff falls from 14.7 to 5.8 in layer 1 as the population g
 
 import dataclasses
 import functools
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, curves, sweep_points, sweep_rows, sweeps
 from common.sizes import POPULATION, columns, sizes
 

@@ -15,9 +15,13 @@ it: with noise smoothed and 240 candidates 1.98 to 0.31 nats in layer 0 (docs/re
 
 import dataclasses
 import itertools
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, curves, sweep_points, sweep_rows, sweeps
 from common.sizes import PARTS, with_population
 

@@ -17,6 +17,8 @@ from typing import Any, NamedTuple
 
 import jax
 from absl import flags
+
+sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, plan
 from common.command_line import DATA_DIR, DRY_RUN, OUTPUT_DIR
 from common.refusals import absent, check_data, take_away, try_folder
@@ -31,26 +33,40 @@ from dsl_jax.runs import loggers
 from dsl_jax.runs.folder import RunFolder, check_folder, finished_report, prepare_folder
 from dsl_jax.runs.steps import is_searched
 
-_VARIANTS = flags.DEFINE_list("variants", None, f"Of {','.join(configs.VARIANTS)} (default: all).")
-_AUGMENT = flags.DEFINE_bool("augment", False, "Train on random crops, and flips where allowed.")
-_CYCLES = flags.DEFINE_integer(
-    "cycles", None, "How many times to search and to learn from it (default: once)."
+# A notebook's %run defines them again, and again.
+AGAIN = {"allow_override": True}
+_VARIANTS = flags.DEFINE_list(
+    "variants", None, f"Of {','.join(configs.VARIANTS)} (default: all).", **AGAIN
 )
-_PHASE = flags.DEFINE_string("phase", "all", f"One of {', '.join(pipeline.PHASES)}.")
-_REPAIR = flags.DEFINE_bool("repair", False, "Search damaged parts of the targets again.")
+_AUGMENT = flags.DEFINE_bool(
+    "augment", False, "Train on random crops, and flips where allowed.", **AGAIN
+)
+_CYCLES = flags.DEFINE_integer(
+    "cycles", None, "How many times to search and to learn from it (default: once).", **AGAIN
+)
+_PHASE = flags.DEFINE_string("phase", "all", f"One of {', '.join(pipeline.PHASES)}.", **AGAIN)
+_REPAIR = flags.DEFINE_bool("repair", False, "Search damaged parts of the targets again.", **AGAIN)
 _LOGGERS = flags.DEFINE_list(
-    "loggers", [], f"Also log to {', '.join(loggers.LOGGERS)}; metrics.jsonl is always written."
+    "loggers",
+    [],
+    f"Also log to {', '.join(loggers.LOGGERS)}; metrics.jsonl is always written.",
+    **AGAIN,
 )
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     False,
     "Search as one process of a TPU pod slice, Slurm or Open MPI job.",
+    **AGAIN,
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "HOST:PORT of process 0, for --distributed in no such job."
+    "coordinator", None, "HOST:PORT of process 0, for --distributed in no such job.", **AGAIN
 )
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: this one's number.")
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "With --coordinator: how many.", **AGAIN
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "With --coordinator: this one's number.", **AGAIN
+)
 
 
 def configure() -> configs.RunConfig:

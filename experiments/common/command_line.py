@@ -66,6 +66,7 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
             _assignments.setdefault(group, {})[path] = value
         else:
             rest.append(argument)
+    flags.FLAGS.unparse_flags()  # what an earlier command in this process was given
     try:
         rest = flags.FLAGS(rest)
     except flags.Error as error:
@@ -154,7 +155,8 @@ def guarded(work: Callable[[], None]) -> None:
     """Turns a wrong input into one line and exit code 2, an interruption into what to do next."""
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # not what JAX tells of devices that are not there
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+    if jax.config.jax_compilation_cache_dir is None:  # else it is the user's
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         work()
