@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from dsl_jax.keys import check_seed
 from dsl_jax.names import name_of
 
 PAPERS_STRATEGY = "representation_ga"
@@ -314,6 +315,7 @@ class RunConfig:
         _at_least(1, self, "learner_groups", "num_seeds", "num_train", "validation_size")
         _at_least(1, self, "chunk_size", "widths", "sgd_groups", "cycles")
         _at_least(0, self, "seed", "norm_epsilon")
+        check_seed(self.seeds[-1])
         for variant in self.variants:
             one_of("variant", variant, VARIANTS)
         if "sgd" in self.variants and not self.sgd_groups:

@@ -48,7 +48,14 @@ def threefry_key(key: jax.Array) -> jax.Array:
 SEARCH_NETWORK, STATISTICS, SEARCH, LEARNER, TRAINING, CHOICE = range(6)
 
 
+def check_seed(seed: int) -> None:
+    """Raises ValueError for a seed of which a key would keep the lowest bits alone."""
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed is {seed}: it must be 0 to {2**32 - 1}, num_seeds counted in")
+
+
 def purpose_key(seed: int, purpose: int, cycle: int = 1) -> jax.Array:
-    """The key of a seed for one purpose, in one cycle."""
+    """The key of a seed for one purpose, in one cycle. Raises ValueError as `check_seed`."""
+    check_seed(seed)
     key = jax.random.fold_in(jax.random.key(seed), purpose)
     return key if cycle == 1 else jax.random.fold_in(key, cycle)

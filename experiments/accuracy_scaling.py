@@ -15,9 +15,13 @@ it is 21.1 %, and 34.6 to 45.1 % (docs/reproduction.md).
 """
 
 import dataclasses
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, curves, sweep_points, sweep_rows, sweeps
 from common.sizes import POPULATION, Size, columns, sizes
 

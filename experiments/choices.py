@@ -14,10 +14,14 @@ smoothed matters most, 95.7 % against 81.7 % with the child smoothed (docs/choic
 
 import dataclasses
 import re
+import sys
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, sweep_points, sweep_rows, sweeps
 from common.overrides import override
 

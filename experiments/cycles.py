@@ -11,9 +11,13 @@ at a seed's end. Any field of the method is set by --config, for instance --conf
 """
 
 import dataclasses
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, curves, sweep_points, sweep_rows, sweeps
 from common.sweep_failures import run_to_the_end
 

@@ -21,10 +21,14 @@ minutes on one core: N_eff falls from 14.7 to 5.8 in layer 1 as the population g
 
 import dataclasses
 import functools
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, curves, sweep_points, sweep_rows, sweeps
 from common.sizes import POPULATION, columns, sizes
 
@@ -114,6 +118,7 @@ def points_of(config: RunConfig, settings: Settings) -> list[sweeps.Point]:
 def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     """A point for every few images; a candidate is the best of its run."""
     sweeps.only_one_seed(config, "diversity_scaling")
+    sweep_points.check_first_images(config, settings.num_images)
     config = dataclasses.replace(config, search=dataclasses.replace(config.search, target="best"))
 
     def measure(point, dataset, _):

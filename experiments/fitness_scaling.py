@@ -15,9 +15,13 @@ it: with noise smoothed and 240 candidates 1.98 to 0.31 nats in layer 0 (docs/re
 
 import dataclasses
 import itertools
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, curves, sweep_points, sweep_rows, sweeps
 from common.sizes import PARTS, with_population
 
@@ -87,6 +91,7 @@ def points_of(config: RunConfig, settings: Settings) -> list[sweeps.Point]:
 def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     """The sweep of these points; those of one smoothing share their stages."""
     sweeps.only_one_seed(config, "fitness_scaling")
+    sweep_points.check_first_images(config, settings.num_images)
     for layer in settings.layers:
         if not 0 <= layer < len(config.search.layers):
             raise ValueError(f"sweep.layers: {layer} is not among 0 to {len(config.widths)}")

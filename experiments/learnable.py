@@ -11,10 +11,14 @@ num_train (2500), validation_size (500).
 """
 
 import dataclasses
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, sweep_points, sweep_rows, sweeps
 from common.overrides import override
 from common.sizes import with_generations

@@ -17,8 +17,11 @@ from typing import NamedTuple
 
 import jax
 from absl import flags
+
+sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, plan
 from common.command_line import DATA_DIR, DRY_RUN, OUTPUT_DIR
+from common.refusals import absent, check_data, take_away, try_folder
 
 import dsl_jax
 from dsl_jax import config as configs
@@ -30,26 +33,40 @@ from dsl_jax.runs import loggers
 from dsl_jax.runs.folder import RunFolder, check_folder, finished_report, prepare_folder
 from dsl_jax.runs.steps import is_searched
 
-_VARIANTS = flags.DEFINE_list("variants", None, f"Of {','.join(configs.VARIANTS)} (default: all).")
-_AUGMENT = flags.DEFINE_bool("augment", False, "Train on random crops, and flips where allowed.")
-_CYCLES = flags.DEFINE_integer(
-    "cycles", None, "How many times to search and to learn from it (default: once)."
+# A notebook's %run defines them again, and again.
+AGAIN = {"allow_override": True}
+_VARIANTS = flags.DEFINE_list(
+    "variants", None, f"Of {','.join(configs.VARIANTS)} (default: all).", **AGAIN
 )
-_PHASE = flags.DEFINE_string("phase", "all", f"One of {', '.join(pipeline.PHASES)}.")
-_REPAIR = flags.DEFINE_bool("repair", False, "Search damaged parts of the targets again.")
+_AUGMENT = flags.DEFINE_bool(
+    "augment", False, "Train on random crops, and flips where allowed.", **AGAIN
+)
+_CYCLES = flags.DEFINE_integer(
+    "cycles", None, "How many times to search and to learn from it (default: once).", **AGAIN
+)
+_PHASE = flags.DEFINE_string("phase", "all", f"One of {', '.join(pipeline.PHASES)}.", **AGAIN)
+_REPAIR = flags.DEFINE_bool("repair", False, "Search damaged parts of the targets again.", **AGAIN)
 _LOGGERS = flags.DEFINE_list(
-    "loggers", [], f"Also log to {', '.join(loggers.LOGGERS)}; metrics.jsonl is always written."
+    "loggers",
+    [],
+    f"Also log to {', '.join(loggers.LOGGERS)}; metrics.jsonl is always written.",
+    **AGAIN,
 )
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     False,
     "Search as one process of a TPU pod slice, Slurm or Open MPI job.",
+    **AGAIN,
 )
 _COORDINATOR = flags.DEFINE_string(
-    "coordinator", None, "HOST:PORT of process 0, for --distributed in no such job."
+    "coordinator", None, "HOST:PORT of process 0, for --distributed in no such job.", **AGAIN
 )
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator: how many.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator: this one's number.")
+_NUM_PROCESSES = flags.DEFINE_integer(
+    "num_processes", None, "With --coordinator: how many.", **AGAIN
+)
+_PROCESS_ID = flags.DEFINE_integer(
+    "process_id", None, "With --coordinator: this one's number.", **AGAIN
+)
 
 
 def configure() -> configs.RunConfig:
@@ -114,7 +131,7 @@ def resolve(asked: configs.RunConfig) -> Resolved:
         return run
     if DRY_RUN.value:
         seen = foresee(asked.dataset, asked.name, DATA_DIR.value)
-        notice = None if seen.can_be_had else f"{asked.dataset} is {seen.text}"
+        notice = None if seen.name == asked.dataset else f"{asked.dataset} is {seen.text}"
         return on_data(asked, seen.name, notice=notice)
     dataset, notice = load(run)
     return on_data(asked, dataset.name, dataset, notice)
@@ -145,12 +162,12 @@ def choose_folder(asked: configs.RunConfig, dataset: str) -> Path:
     default += command_line.folder_suffix(changed)
     if dataset != asked.dataset:
         default += f"-{dataset}"
-    return Path(OUTPUT_DIR.value or default)
+    return command_line.output_dir(default)
 
 
 def load(run: Resolved) -> tuple[Dataset, str | None]:
     """The data; what is wrong with --output_dir is said before. A refusal leaves no folder."""
-    config, is_new = run.config, not run.folder.exists()
+    config, new = run.config, absent(run.folder)
     if OUTPUT_DIR.value:
         check_phase(run)
         prepare_folder(run.folder)
@@ -164,9 +181,7 @@ def load(run: Resolved) -> tuple[Dataset, str | None]:
             validation_size=config.validation_size,
         )
     except ValueError:
-        if is_new:
-            with contextlib.suppress(OSError):  # not made, or another process has begun in it
-                run.folder.rmdir()
+        take_away(new)
         raise
 
 
@@ -205,16 +220,19 @@ def describe(run: Resolved) -> str:
 
 
 def dry_run(run: Resolved) -> None:
-    """Prints the plan; what would stop it is told, and is no error."""
+    """Prints the plan, and changes nothing.
+
+    Raises:
+      ValueError: what the run would refuse: its phase, its folder, its data.
+    """
     print(describe(run))
     if run.report is not None:
         print("\n*** finished before: nothing would be computed", file=sys.stderr)
         return
-    try:
-        check_phase(run)
-        check_folder(run.folder, run.config, run.asked.dataset)
-    except (ValueError, OSError) as error:
-        print(f"\n*** {error}", file=sys.stderr)
+    check_phase(run)
+    try_folder(run.folder, prepare_folder)
+    check_folder(run.folder, run.config, run.asked.dataset)
+    check_data(run.config.dataset, run.config.name)
 
 
 def compute(run: Resolved) -> None:

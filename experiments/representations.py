@@ -16,11 +16,15 @@ the cosine distance falls from 0.89 to 0.51, and rises to 0.93 with SGD (docs/re
 
 import dataclasses
 import itertools
+import sys
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import jax
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, curves, sweep_points, sweep_rows, sweeps
 
 from dsl_jax import measures, pipeline

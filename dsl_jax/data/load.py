@@ -51,21 +51,21 @@ class Prospect(NamedTuple):
     """What `load_or_substitute` would do, nothing read.
 
     name: the dataset that it would load, or refuse.
-    can_be_had: whether what was asked for can.
     text: where it would be taken from, in a few words.
+    refusal: what it would raise; None: nothing.
     """
 
     name: str
-    can_be_had: bool
     text: str
+    refusal: ValueError | None = None
 
 
 def foresee(name: str, preset: str, data_dir: str | os.PathLike | None = None) -> Prospect:
     """What `load_or_substitute` would do with these arguments."""
-    can_be_had, text = find_source(name, data_dir)
-    if can_be_had or not _may_substitute(name, preset, data_dir):
-        return Prospect(name, can_be_had, text)
-    return Prospect(SUBSTITUTE, False, f"{text}; {SUBSTITUTE} takes its place")
+    text, refusal = find_source(name, data_dir)
+    if refusal is None or not _may_substitute(name, preset, data_dir):
+        return Prospect(name, text, refusal)
+    return Prospect(SUBSTITUTE, f"{text}; {SUBSTITUTE} takes its place")
 
 
 def _may_substitute(name: str, preset: str, data_dir: str | os.PathLike | None) -> bool:

@@ -67,6 +67,13 @@ def how_to_prepare() -> str:
     return f"{install}run again with internet (needed once)"
 
 
+def check_means(name: str, folder: Path) -> None:
+    """Raises DatasetUnavailable where nothing here could prepare a dataset, given internet."""
+    if not has_tensorflow():
+        reason = "preparing it needs TensorFlow once, which is not installed"
+        raise DatasetUnavailable(name, str(folder), reason)
+
+
 def prepare(name: str, folder: Path, url: str) -> None:
     """Downloads and prepares a dataset of tensorflow-datasets.
 
@@ -78,9 +85,8 @@ def prepare(name: str, folder: Path, url: str) -> None:
     Raises:
       DatasetUnavailable: TensorFlow is not installed, `url` cannot be reached, or preparing failed.
     """
+    check_means(name, folder)
     unavailable = functools.partial(DatasetUnavailable, name, str(folder))
-    if not has_tensorflow():
-        raise unavailable("preparing it needs TensorFlow once, which is not installed")
     if not _is_reachable(url):
         raise unavailable(f"{url}, where it is downloaded from, cannot be reached (no internet?)")
     logger.warning("preparing %s in %s: a download, once", name, folder)

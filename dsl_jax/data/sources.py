@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dsl_jax.data import catalogue
-from dsl_jax.data.prepare import DatasetUnavailable, has_tensorflow, prepare
+from dsl_jax.data.prepare import DatasetUnavailable, check_means, prepare
 from dsl_jax.files import cache_dir, replacing
 
 Examples = tuple[np.ndarray, np.ndarray]  # images uint8 [N, H, W, C], integer labels [N]
@@ -46,28 +46,44 @@ def read_source(name: str, data_dir: str | os.PathLike | None = None) -> tuple[E
 
 
 class Whereabouts(NamedTuple):
-    """Where a dataset would be taken from, in a few words, and whether it can be had there.
+    """Where a dataset would be taken from, in a few words; and what `read_source` would refuse.
 
-    It can if it is there, or if there are the means to prepare it (but for the internet).
+    refusal: None: it is there, or there are the means to prepare it (but for the internet).
     """
 
-    can_be_had: bool
     text: str
+    refusal: ValueError | None = None
 
 
 def find_source(name: str, data_dir: str | os.PathLike | None = None) -> Whereabouts:
     """Where `read_source` would take a dataset from; nothing is read."""
     if catalogue.facts(name).url is None:
-        return Whereabouts(True, "part of an installed package")
+        return Whereabouts("part of an installed package")
     folder = _data_dir(data_dir)
     if _versions(folder, name):
-        return Whereabouts(True, f"prepared in {folder / name}")
+        return Whereabouts(f"prepared in {folder / name}")
     if data_dir is not None:
-        return Whereabouts(False, f"NOT prepared in {folder}")
-    if not has_tensorflow():
+        return Whereabouts(f"NOT prepared in {folder}", _not_in(folder, name))
+    try:
+        check_means(name, folder)
+    except DatasetUnavailable as error:
         missing = "TensorFlow, which prepares it, is not installed"
-        return Whereabouts(False, f"NOT prepared in {folder}, and {missing}")
-    return Whereabouts(True, f"not prepared in {folder}: will be downloaded and prepared first")
+        return Whereabouts(f"NOT prepared in {folder}, and {missing}", error)
+    return Whereabouts(f"not prepared in {folder}: will be downloaded and prepared first")
+
+
+def _not_in(folder: Path, name: str) -> ValueError:
+    """What is said of a data_dir that lacks a dataset."""
+    found = sorted({path.parent.name for path in folder.glob("*/[0-9]*.[0-9]*.[0-9]*")})
+    text = (
+        f"data_dir {folder} has no prepared {name} (looked for {folder / name}/VERSION/); "
+        f"datasets there: {', '.join(found) or 'none'}"
+    )
+    for parent in (folder.parent, folder.parent.parent):  # the dataset's own folder, a version's
+        if _versions(parent, name):
+            text += f". It is in the folder above: data_dir={parent}"
+            break
+    return ValueError(text)
 
 
 # --------------------------------------------------------------------------------------------
@@ -130,11 +146,7 @@ def _load_tfds(
         except (NotImplementedError, OSError, ValueError):
             logger.debug("%s is not prepared in %s", name, folder, exc_info=True)
         if data_dir is not None:
-            found = sorted({path.parent.name for path in folder.glob("*/[0-9]*.[0-9]*.[0-9]*")})
-            raise ValueError(
-                f"data_dir {folder} has no prepared {name} (looked for {folder / name}/VERSION/); "
-                f"datasets there: {', '.join(found) or 'none'}"
-            )
+            raise _not_in(folder, name)
         prepare(name, folder, url)
         if not _versions(folder, name):
             reason = f"preparing it left nothing in {folder / name}"

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dsl_jax.config import RunConfig, from_dict
 from dsl_jax.data.dataset import Dataset
@@ -14,6 +14,14 @@ from dsl_jax.runs.data import load_data, read_identity
 from dsl_jax.runs.results import read_trained
 from dsl_jax.runs.saved import load_network
 from dsl_jax.targets.store import TargetStore
+
+
+class Named(dict[str, Any]):
+    """By name; a name that is not there is answered by those that are."""
+
+    def __missing__(self, name: str) -> Any:
+        there = ", ".join(map(repr, sorted(self))) or "none yet"
+        raise KeyError(f"{name!r} is not in this run; there are: {there}")
 
 
 class LoadedRun(NamedTuple):
@@ -66,18 +74,18 @@ def load_run(folder: str | os.PathLike) -> LoadedRun:
     Raises:
       ValueError: the folder holds no run, or a file of it is damaged.
     """
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     saved = read_json(folder / "config.json")
     if saved is None:
         raise ValueError(f"{folder} holds no run: config.json is missing")
     config = from_dict(saved["config"])
-    networks, history = {}, {}
+    networks, history = Named(), Named()
     for path in sorted(folder.glob("seed_*/*")):
         if (trained := read_trained(path)) is not None:
             name = str(path.relative_to(folder))
             networks[name] = load_network(path, trained.network)
             history[name] = trained.history
-    targets = {}
+    targets = Named()
     for path in sorted(folder.glob("seed_*/targets*")):
         name = path.parent.name if path.name == "targets" else str(path.relative_to(folder))
         targets[name] = TargetStore.open(path)

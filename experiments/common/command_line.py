@@ -66,6 +66,7 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
             _assignments.setdefault(group, {})[path] = value
         else:
             rest.append(argument)
+    flags.FLAGS.unparse_flags()  # what an earlier command in this process was given
     try:
         rest = flags.FLAGS(rest)
     except flags.Error as error:
@@ -118,6 +119,21 @@ def configure(
     return config
 
 
+def output_dir(default: str) -> Path:
+    """The folder that --output_dir names, or the default one.
+
+    Raises:
+      ValueError: it is the address of a bucket, which cannot hold a run.
+    """
+    given = OUTPUT_DIR.value or default
+    if "://" in given:
+        raise ValueError(
+            f"output_dir is {given}: it must be a folder on a disk. Only targets may be on a "
+            "bucket: dsl_jax.search_to_store takes such an address"
+        )
+    return Path(given).expanduser()
+
+
 def folder_suffix(settings: Iterable[str]) -> str:
     """For a default folder's name: the same for the same settings, nothing if there are none."""
     text = "\n".join(settings)
@@ -139,7 +155,8 @@ def guarded(work: Callable[[], None]) -> None:
     """Turns a wrong input into one line and exit code 2, an interruption into what to do next."""
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # not what JAX tells of devices that are not there
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+    if jax.config.jax_compilation_cache_dir is None:  # else it is the user's
+        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         work()

@@ -13,7 +13,8 @@ import numpy as np
 from common import plan, sweep_failures, sweep_rows, sweeps
 from dsl_jax import devices, keys, pipeline
 from dsl_jax.config import RunConfig, to_dict
-from dsl_jax.data.dataset import Dataset, Split
+from dsl_jax.data import catalogue
+from dsl_jax.data.dataset import Dataset, Split, split_sizes
 from dsl_jax.evolution.image import SearchResult
 from dsl_jax.evolution.images import choose_chunk_size, search
 from dsl_jax.runs import steps, untrained
@@ -69,13 +70,24 @@ def first_images(dataset: Dataset, start: int, stop: int) -> Split:
     Raises:
       ValueError: there are fewer.
     """
-    available = len(dataset.train.images)
+    check_rows(start, stop, len(dataset.train.images))
+    return jax.tree.map(lambda array: array[start:stop], dataset.train)
+
+
+def check_rows(start: int, stop: int, available: int) -> None:
+    """Raises ValueError for training images that are not there."""
     if not 0 <= start < stop <= available:
         raise ValueError(
             f"images {start} to {stop - 1} are asked for, but there are {available} training "
             "images: set --sweep.num_images or --num_train"
         )
-    return jax.tree.map(lambda array: array[start:stop], dataset.train)
+
+
+def check_first_images(config: RunConfig, count: int) -> None:
+    """Raises ValueError where a dataset, of which nothing is read, has fewer training images."""
+    name, sizes = config.dataset, (config.num_train, config.validation_size)
+    taken, validation = split_sizes(name, catalogue.facts(name).train_images, *sizes)
+    check_rows(0, count, taken - validation)
 
 
 def first_rows(split: Split, most: int) -> Split:

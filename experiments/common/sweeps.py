@@ -23,8 +23,9 @@ import jax
 from matplotlib.figure import Figure
 
 from common import command_line, plan, sweep_rows
-from common.command_line import DATA_DIR, DRY_RUN, OUTPUT_DIR
+from common.command_line import DATA_DIR, DRY_RUN
 from common.overrides import override
+from common.refusals import check_data, try_folder
 from dsl_jax.config import PRESETS, RunConfig, differences, from_dict, one_of, to_dict
 from dsl_jax.data import catalogue
 from dsl_jax.data.dataset import Dataset
@@ -97,10 +98,13 @@ def run(
     refuse_overrides(*fixed, *(() if has_cycles else CYCLE_FIELDS))
     config = configure(settings, change=change)
     default = f"runs/{name}-{config.dataset}-{config.name}-{config.seed}"
-    folder = Path(OUTPUT_DIR.value or default + command_line.folder_suffix(_given()))
+    folder = command_line.output_dir(default + command_line.folder_suffix(_given()))
     sweep = define(config, settings)
     if DRY_RUN.value:
         print(describe(sweep, config, folder))
+        try_folder(folder, lambda folder: make_folder(folder, name))
+        for point in missing(sweep, folder):
+            check_data(point.config.dataset, point.config.name)
         return
     prepare_folder(folder, name)
     if todo := missing(sweep, folder):
@@ -186,14 +190,32 @@ def describe(sweep: Sweep, config: RunConfig, folder: Path) -> str:
 
 
 def prepare_folder(folder: Path, name: str) -> None:
-    """Makes the folder; raises ValueError if it holds something else than this experiment."""
+    """Makes the folder, with the experiment's name in it. Raises as `make_folder`."""
+    make_folder(folder, name)
+    if read_json(folder / "sweep.json") is None:
+        write_text(folder / "sweep.json", json.dumps({"experiment": name}))
+
+
+def make_folder(folder: Path, name: str) -> None:
+    """Makes the folder. Raises ValueError if that cannot be, or it holds something else."""
     theirs = read_json(folder / "sweep.json")
     if theirs is None:
-        if folder.exists() and any(folder.iterdir()):
-            raise ValueError(f"{folder} is not empty and holds no sweep: choose --output_dir")
-        write_text(folder / "sweep.json", json.dumps({"experiment": name}))
+        prepare_empty(folder)
     elif theirs["experiment"] != name:
         raise ValueError(f"{folder} holds a {theirs['experiment']}: choose another --output_dir")
+
+
+def prepare_empty(folder: Path) -> None:
+    """Makes a folder, or takes one with nothing in it. Raises ValueError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        is_empty = not any(folder.iterdir())
+    except OSError as error:
+        raise ValueError(
+            f"cannot write the folder {folder} ({error.strerror}): choose --output_dir"
+        ) from error
+    if not is_empty:
+        raise ValueError(f"{folder} is not empty and holds no sweep: choose --output_dir")
 
 
 def missing(sweep: Sweep, folder: Path) -> list[Point]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from some_images import some_arrays
 
-from dsl_jax.data import catalogue, sources
+from dsl_jax.data import catalogue, prepare, sources
 from dsl_jax.data.load import load_dataset, load_or_substitute
 from dsl_jax.data.prepare import DatasetUnavailable
 from dsl_jax.files import cache_dir
@@ -185,14 +185,22 @@ def test_a_data_dir_without_the_dataset_is_refused_and_never_substituted(tmp_pat
 def test_where_a_dataset_would_come_from_is_told_and_nothing_read(tmp_path, monkeypatch):
     folder, _ = write_prepared(tmp_path, "mnist")
     monkeypatch.setattr(sources, "_read_tfds", None)
-    assert sources.find_source("mnist", tmp_path) == (True, f"prepared in {folder.parent}")
-    assert sources.find_source("cifar10", tmp_path) == (False, f"NOT prepared in {tmp_path}")
-    assert sources.find_source("digits").can_be_had
+    assert sources.find_source("mnist", tmp_path) == (f"prepared in {folder.parent}", None)
+    found = sources.find_source("cifar10", tmp_path)
+    assert found.text == f"NOT prepared in {tmp_path}" and "has no prepared" in str(found.refusal)
+    assert sources.find_source("digits").refusal is None
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     for installed, words in ((True, "will be downloaded"), (False, "not installed")):
-        monkeypatch.setattr(sources, "has_tensorflow", lambda installed=installed: installed)
+        monkeypatch.setattr(prepare, "has_tensorflow", lambda installed=installed: installed)
         found = sources.find_source("cifar10")
-        assert found.can_be_had == installed and words in found.text
+        assert (found.refusal is None) == installed and words in found.text
+
+
+@pytest.mark.parametrize("deep", ["mnist", "mnist/3.0.1"])
+def test_a_data_dir_one_level_too_deep_names_the_one_above(tmp_path, deep):
+    write_prepared(tmp_path, "mnist")
+    with pytest.raises(ValueError, match=f"data_dir={tmp_path}$"):
+        load_dataset("mnist", data_dir=tmp_path / deep)
 
 
 def truncate(path):

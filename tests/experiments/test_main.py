@@ -95,6 +95,9 @@ def test_load_run_gives_networks_targets_and_history_back(finished):
     assert loaded.targets["seed_0"].is_complete
     assert len(loaded.history["seed_0/sgd_g1"]) == 3
     assert loaded.config.widths == (4, 4, 4)
+    for part, name in ((loaded.networks, "seed_0/all_layers"), (loaded.targets, "seed_0")):
+        with pytest.raises(KeyError, match=f"'wrong' is not in this run; there are: '{name}'"):
+            part["wrong"]
     with pytest.raises(ValueError, match="holds no run"):
         dsl_jax.load_run(finished / "seed_0")
 
@@ -173,7 +176,8 @@ def test_a_run_on_other_data_than_asked_for_has_a_folder_of_its_own(main, tmp_pa
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["mnist-smoke-seed0-digits"]
 
 
-def test_a_dry_run_prints_the_plan_and_makes_nothing(main, tmp_path, capsys):
+def test_a_dry_run_prints_the_plan_and_makes_nothing(main, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("dsl_jax.data.prepare.has_tensorflow", lambda: True)
     folder = tmp_path / "dry"
     assert main("--preset=paper", "--dataset=cifar10", "--dry_run", f"--output_dir={folder}") == 0
     out = capsys.readouterr().out
@@ -185,17 +189,46 @@ def test_a_dry_run_plans_what_would_happen_and_tells_what_would_stop_it(
     main, finished, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    monkeypatch.setattr("dsl_jax.data.sources.has_tensorflow", lambda: False)
+    monkeypatch.setattr("dsl_jax.data.prepare.has_tensorflow", lambda: False)
     assert main("--dry_run") == 0
     told = capsys.readouterr()
     assert "mnist_5k takes its place" in told.err
     assert "mnist_5k: 3,680 training images" in told.out
     assert "runs/mnist-laptop-seed0-mnist_5k" in told.out
-    assert main("--dry_run", "--preset=paper") == 0
+    assert main("--dry_run", "--preset=paper") == 2
     told = capsys.readouterr()
-    assert "NOT prepared" in told.err and "mnist: 55,200 training images" in told.out
-    assert main(*TINY, "--dry_run", "--config.learn.momentum=0.5", f"--output_dir={finished}") == 0
+    assert "not prepared" in told.err and "mnist: 55,200 training images" in told.out
+    assert main(*TINY, "--dry_run", "--config.learn.momentum=0.5", f"--output_dir={finished}") == 2
     assert "holds another run: config.learn.momentum" in capsys.readouterr().err
+
+
+def test_a_dry_run_refuses_what_the_run_refuses_in_the_same_words(main, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for flags in (
+        ["--data_dir=/nowhere", f"--output_dir={tmp_path / 'new' / 'run'}"],
+        ["--dataset=digits", f"--output_dir={tmp_path / 'file'}"],
+        ["--dataset=digits", f"--output_dir={tmp_path / 'file' / 'run'}"],
+        ["--dataset=digits", f"--output_dir={tmp_path}"],
+        ["--dataset=digits", "--phase=report", f"--output_dir={tmp_path / 'new'}"],
+        ["--dataset=digits", "--num_train=20", "--config.validation_size=40"],
+        ["--dataset=digits", "--output_dir=gs://bucket/run"],
+        ["--dataset=digits", f"--seed={2**32}"],
+        ["--dataset=digits", f"--seed={2**32 - 1}", "--num_seeds=2"],
+        ["--dataset=digits", f"--seed={2**63}"],
+    ):
+        errors = []
+        for dry in ([], ["--dry_run"]):
+            assert main("--preset=smoke", *flags, *dry) == 2, flags
+            lines = capsys.readouterr().err.splitlines()
+            errors += [line for line in lines if line.startswith("error:")]
+        assert len(errors) == 2 and errors[0] == errors[1], flags
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_an_output_dir_may_begin_with_the_home_folder(main, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main("--dataset=digits", "--preset=smoke", "--dry_run", "--output_dir=~/a") == 0
+    assert f"folder      {tmp_path}/a" in capsys.readouterr().out
 
 
 def test_other_settings_have_a_default_folder_of_their_own(main, capsys):
@@ -212,8 +245,9 @@ def test_other_settings_have_a_default_folder_of_their_own(main, capsys):
     assert folder("--config.learn.momentum=0.5") == names[3]
 
 
-def test_what_is_more_specific_wins(main):
+def test_what_is_more_specific_wins(main, monkeypatch):
     """Whatever the order: --config.FIELD over flags, flags over the preset."""
+    monkeypatch.setattr("dsl_jax.data.prepare.has_tensorflow", lambda: True)
 
     def configured(*arguments):
         assert main(*arguments, "--dry_run", "--output_dir=unused") == 0

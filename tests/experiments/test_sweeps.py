@@ -34,7 +34,10 @@ pytestmark = pytest.mark.usefixtures("one_device")
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_a_dry_run_tells_the_papers_plan_and_computes_nothing(name, experiment, tmp_path, capsys):
+def test_a_dry_run_tells_the_papers_plan_and_computes_nothing(
+    name, experiment, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("dsl_jax.data.prepare.has_tensorflow", lambda: True)
     folder = tmp_path / "folder"
     arguments = ["--preset=paper", "--dataset=cifar10", "--dry_run", f"--output_dir={folder}"]
     assert experiment(name)(*arguments) == 0
@@ -98,6 +101,20 @@ def test_a_sweep_is_resumed_and_drawn_again_without_data(experiment, tmp_path, m
     }.items():
         assert run(*arguments, flag) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_dry_run_of_a_sweep_refuses_what_the_sweep_would(experiment, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    for flags, message in (
+        ([f"--output_dir={tmp_path / 'file'}"], "cannot write the folder"),
+        ([f"--output_dir={tmp_path}"], "is not empty and holds no sweep"),
+        (["--dataset=mnist", "--data_dir=/nowhere"], "has no prepared mnist"),
+        (["--sweep.num_images=900", "--num_train=900"], "images 0 to 899 are asked for"),
+    ):
+        tiny = ["--dataset=digits", "--preset=smoke", f"--output_dir={tmp_path / 'new'}"]
+        assert experiment("fitness_scaling")(*tiny, *flags, "--dry_run") == 2
+        assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 # ---- fitness
