@@ -46,7 +46,7 @@ class Dataset:
       mean: of each channel over the training split, pixels scaled to 0..1.
       std: likewise its standard deviation; 1 for a channel that never changes.
       title: the name for people.
-      class_names: of the classes in order; not given: their numbers.
+      class_names: of the classes in order, or none, see `class_titles`.
       train: the images to search and to train on.
       test: read once, at the end.
       validation: held out from the source's training images, and never trained on (paper 4.2).
@@ -75,13 +75,16 @@ class Dataset:
             raise ValueError(
                 f"mean {self.mean} and std {self.std}: they must be finite, std above 0"
             )
-        names = tuple(self.class_names) or tuple(map(str, range(self.num_classes)))
-        if len(names) != self.num_classes:
+        if len(self.class_names) not in (0, self.num_classes):
             raise ValueError(
-                f"{self.name}: {len(names)} class_names for {self.num_classes} classes: give one "
-                "for each, or none"
+                f"{self.name}: {len(self.class_names)} class_names for {self.num_classes} classes: "
+                "give one for each, or none"
             )
-        object.__setattr__(self, "class_names", names)
+
+    @property
+    def class_titles(self) -> tuple[str, ...]:
+        """What to call the classes: their names, or where there are none, their numbers."""
+        return self.class_names or tuple(map(str, range(self.num_classes)))
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

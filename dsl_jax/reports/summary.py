@@ -138,7 +138,7 @@ def _mistakes(
     if name is None or predictions is None:  # SGD alone, or a run from before they were kept
         return {}
     title = training_title(name, results[name], config.cycles)
-    labels, names = dataset.test.labels, dataset.class_names
+    labels, names = dataset.test.labels, dataset.class_titles
     figures = {
         "confusion": (
             plots.plot_confusion(labels, predictions, names),
@@ -228,5 +228,5 @@ def _gallery(config: RunConfig, dataset: Dataset, targets: TargetStore) -> Any:
         natural,
         [np.asarray(r, np.float32) for r in searched.representations],
         labels=dataset.train.labels[rows],
-        class_names=dataset.class_names,
+        class_names=dataset.class_titles,
     )

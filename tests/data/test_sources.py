@@ -15,6 +15,9 @@ from dsl_jax.data.load import load_dataset, load_or_substitute
 from dsl_jax.data.prepare import DatasetUnavailable
 from dsl_jax.files import cache_dir
 
+# So few images that a class may fall wholly into validation, which is told.
+pytestmark = pytest.mark.filterwarnings("ignore:.*fell into the validation split")
+
 
 @pytest.fixture(scope="module", autouse=True)
 def own_folders(tmp_path_factory):

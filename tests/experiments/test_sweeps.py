@@ -205,8 +205,9 @@ def test_accuracy_is_of_validation_and_searches_are_shared(
     assert experiment("choices")(*TINY, options, more, f"--output_dir={folder}") == 0
     assert len(searched) == 2  # chunks of 32 of 40 images, once for all options
     rows = {row["option"]: row for row in rows_of(folder)}
-    assert set(rows) == {"preset", "lambda_0.3", "sgd"}
-    assert "diverges failed: the loss is" in (folder / "report.md").read_text()
+    assert set(rows) == {"preset", "lambda_0.3", "sgd", "diverges"}
+    assert rows["diverges"]["failure"].startswith("the loss is")
+    assert "diverged at step" in (folder / "report.md").read_text()
     assert rows["preset"]["cross_entropy_0"] == rows["lambda_0.3"]["cross_entropy_0"]
     path = folder / "points" / "preset" / "seed_0" / "all_layers" / "result.json"
     result = json.loads(path.read_text())
