@@ -142,7 +142,7 @@ def evolve(
         with _as_evosax_broadcasts():
             told, _ = strategy.tell(tell_key, us, costs, asked, params)
         # Where JAX may use float64, evosax's numbers become that in between.
-        state = jax.tree.map(lambda new, old: new.astype(old.dtype), told, state)
+        state = jax.tree.map(lambda new, old: jnp.asarray(new, jnp.result_type(old)), told, state)
         return (state, archive), archive.fitness[0]
 
     numbers = jnp.arange(first, layer.generations + 1)
