@@ -218,6 +218,6 @@ def test_any_key_gives_a_philox_key_and_philox_stays():
 
 def test_a_number_is_no_key():
     with pytest.raises(
-        TypeError, match=r"the key is a int: give one key, such as jax\.random\.key"
+        TypeError, match="the key is a int: give one key"
     ):
         keys.philox_key(0)
