@@ -217,7 +217,5 @@ def test_any_key_gives_a_philox_key_and_philox_stays():
 
 
 def test_a_number_is_no_key():
-    with pytest.raises(
-        TypeError, match="the key is a int: give one key"
-    ):
+    with pytest.raises(TypeError, match="the key is a int: give one key"):
         keys.philox_key(0)
