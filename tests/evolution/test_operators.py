@@ -217,5 +217,6 @@ def test_any_key_gives_a_philox_key_and_philox_stays():
 
 
 def test_a_number_is_no_key():
-    with pytest.raises(TypeError, match="the key is a int: give one key"):
+    advice = r"give one key, such as jax\.random\.key\(0\)"
+    with pytest.raises(TypeError, match=f"the key is a int: {advice}"):
         keys.philox_key(0)
