@@ -12,8 +12,11 @@ def check_key(key: jax.Array) -> None:
             return
         if key.dtype == np.uint32 and key.shape == jax.random.key_data(jax.random.key(0)).shape:
             return
-    found = f"{key.dtype}{list(key.shape)}" if isinstance(key, jax.Array) else type(key).__name__
-    raise TypeError(f"the key is a {found}: give one key, such as jax.random.key(0)")
+        found = f"{key.dtype}{list(key.shape)}"
+    else:
+        name = type(key).__name__
+        found = f"{key} ({name})" if np.isscalar(key) else f"a {name}"
+    raise TypeError(f"the key is {found}: give one key, such as jax.random.key(0)")
 
 
 def is_philox(key: jax.Array) -> bool:

@@ -326,9 +326,9 @@ def test_a_fitness_with_a_python_if_is_told_what_is_traced():
 )
 def test_what_is_no_key_is_named(key, tmp_path):
     images, labels = data(2)
-    with pytest.raises(TypeError, match=r"the key is a .*give one key, such as jax.random.key"):
+    with pytest.raises(TypeError, match=r"the key is .*give one key, such as jax.random.key"):
         search(key, STAGES, images, labels, CONFIG)
-    with pytest.raises(TypeError, match=r"the key is a .*give one key, such as jax.random.key"):
+    with pytest.raises(TypeError, match=r"the key is .*give one key, such as jax.random.key"):
         search_to_store(tmp_path / "store", key, STAGES, images, labels, CONFIG)
 
 

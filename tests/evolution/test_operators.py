@@ -218,5 +218,5 @@ def test_any_key_gives_a_philox_key_and_philox_stays():
 
 def test_a_number_is_no_key():
     advice = r"give one key, such as jax\.random\.key\(0\)"
-    with pytest.raises(TypeError, match=f"the key is a int: {advice}"):
+    with pytest.raises(TypeError, match=rf"the key is 0 \(int\): {advice}"):
         keys.philox_key(0)

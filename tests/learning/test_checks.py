@@ -149,5 +149,5 @@ def test_a_measure_that_returns_no_dict_and_what_is_no_mesh_or_key_are_named(dat
         learn(measure=lambda network: 0.5)
     with pytest.raises(TypeError, match="mesh is a list: give"):
         learn(mesh=jax.devices())
-    with pytest.raises(TypeError, match="the key is a int: give one key"):
+    with pytest.raises(TypeError, match=r"the key is 0 \(int\): give one key"):
         learn(key=0)
