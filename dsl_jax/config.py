@@ -380,22 +380,3 @@ def from_dict(values: dict[str, Any]) -> RunConfig:
             "sgd": LearnConfig(**values["sgd"]),
         }
     )
-
-
-def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
-    """The fields in which two `to_dict`s (or any nested plain data) differ, a line each."""
-    if isinstance(ours, (list, tuple)) and isinstance(theirs, (list, tuple)):
-        if len(ours) != len(theirs):
-            there, here = (
-                f"{len(x)} elements" if any(isinstance(e, dict) for e in x) else repr(list(x))
-                for x in (theirs, ours)
-            )
-            return [f"{path}: {there} there, {here} here"]
-        ours, theirs = dict(enumerate(ours)), dict(enumerate(theirs))
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        lines = []
-        for name in sorted(ours.keys() | theirs.keys(), key=str):
-            inner = f"{path}[{name}]" if isinstance(name, int) else f"{path}.{name}".lstrip(".")
-            lines += differences(ours.get(name), theirs.get(name), inner)
-        return lines
-    return [] if ours == theirs else [f"{path}: {theirs!r} there, {ours!r} here"]

@@ -29,6 +29,7 @@ from dsl_jax import pipeline, presets
 from dsl_jax.data import catalogue
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.data.load import foresee, load_or_substitute
+from dsl_jax.plain_data import differences
 from dsl_jax.runs import loggers
 from dsl_jax.runs.folder import RunFolder, check_folder, finished_report, prepare_folder
 from dsl_jax.runs.steps import is_searched
@@ -157,7 +158,7 @@ def on_data(
 def choose_folder(asked: configs.RunConfig, dataset: str) -> Path:
     """--output_dir, or one for the settings asked for, and for the data if they are others."""
     plain = dataclasses.replace(presets.get_preset(asked.name, asked.dataset), seed=asked.seed)
-    changed = configs.differences(configs.to_dict(asked), configs.to_dict(plain))
+    changed = differences(configs.to_dict(asked), configs.to_dict(plain))
     default = f"runs/{asked.dataset}-{asked.name}-seed{asked.seed}"
     default += command_line.folder_suffix(changed)
     if dataset != asked.dataset:

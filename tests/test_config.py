@@ -14,7 +14,6 @@ from dsl_jax.config import (
     LearnConfig,
     RunConfig,
     SearchConfig,
-    differences,
     from_dict,
     to_dict,
 )
@@ -132,17 +131,6 @@ def test_wrong_names_and_values_are_refused(path, value, message):
 def test_wrong_values_are_refused(make, message):
     with pytest.raises(ValueError, match=message):
         make()
-
-
-def test_differences_name_the_fields():
-    one = to_dict(get_preset("smoke", "mnist"))
-    other = to_dict(override(get_preset("smoke", "mnist"), {"search.layers[1].generations": "77"}))
-    assert differences(one, one) == []
-    (line,) = differences(one, other)
-    assert line.startswith("search.layers[1].generations: 77 there")
-    fewer = one | {"variants": ["sgd"]}
-    (line,) = differences(fewer, one)
-    assert line.startswith("variants: ['all_layers', 'skip_block_0', 'sgd'] there, ['sgd'] here")
 
 
 def test_digits_are_never_mirrored():

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from dsl_jax.config import differences
 from dsl_jax.data.dataset import Dataset
+from dsl_jax.plain_data import differences
 
 _DIGITS = 16  # of the checksum, to compare and to show
 

@@ -72,6 +72,17 @@ def evaluate_images(
     batch_size: int = BATCH_SIZE,
 ) -> Evaluation:
     """`evaluate` on a `Split`."""
+    return evaluation_and_predictions(network, dataset, split, statistics, batch_size)[0]
+
+
+def evaluation_and_predictions(
+    network: nnx.Module,
+    dataset: Dataset,
+    split: Split,
+    statistics: str = "train",
+    batch_size: int = BATCH_SIZE,
+) -> tuple[Evaluation, np.ndarray]:
+    """`evaluate` on a `Split`, and the class that the network gives each image: int32 [N]."""
     one_of("statistics", statistics, EVALUATION_STATISTICS)
     count = len(split.images)
     if not count:
@@ -83,7 +94,7 @@ def evaluate_images(
     batch_size = min(batch_size, count)
     if mesh is not None and statistics == "train":  # with padding any size can be shared equally
         batch_size += -batch_size % mesh.size
-    correct = loss = 0.0
+    correct, loss, predictions = 0.0, 0.0, np.zeros(count, np.int32)
     for start in range(0, count, batch_size):
         rows = np.arange(start, min(start + batch_size, count))
         real = len(rows)
@@ -91,21 +102,24 @@ def evaluate_images(
             rows = np.pad(rows, (0, batch_size - real), mode="edge")
         images = dataset.normalize(take(split.images, rows, mesh))
         labels = take(split.labels, rows, mesh)
-        sums = _score(graph, state, images, labels, np.arange(len(rows)) < real)
-        correct, loss = correct + float(sums[0]), loss + float(sums[1])
-    return Evaluation(correct / count, loss / count)
+        weights = np.arange(len(rows)) < real
+        right, losses, classes = _score(graph, state, images, labels, weights)
+        correct, loss = correct + float(right), loss + float(losses)
+        predictions[start : start + real] = np.asarray(classes)[:real]
+    return Evaluation(correct / count, loss / count), predictions
 
 
 @partial(jax.jit, static_argnames="graph")
 def _score(
     graph: Any, state: Any, images: jax.Array, labels: jax.Array, weights: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Number of right predictions and summed cross-entropy of the images with weight True."""
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Right predictions and summed cross-entropy of the images with weight True, all classes."""
     network = nnx.merge(graph, state)
     logits = network.head(network.representations(images)[-1]).astype(jnp.float32)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    right = jnp.argmax(logits, axis=-1) == labels
-    return jnp.sum(right & weights), jnp.sum(jnp.where(weights, losses, 0))
+    classes = jnp.argmax(logits, axis=-1)
+    right = jnp.sum((classes == labels) & weights)
+    return right, jnp.sum(jnp.where(weights, losses, 0)), classes
 
 
 def representations_of(
@@ -127,22 +141,6 @@ def logits_of(network: nnx.Module, dataset: Dataset, split: Split) -> np.ndarray
     """
     outputs = _still(network, dataset)
     return in_batches(lambda images: outputs(images)[-1], split.images)
-
-
-def predictions_of(
-    network: nnx.Module,
-    dataset: Dataset,
-    split: Split,
-    statistics: str = "train",
-    batch_size: int = BATCH_SIZE,
-) -> np.ndarray:
-    """The class that a network gives each image, as `evaluate` counts it: int32 [N]."""
-    graph, state = nnx.split(in_mode(network, training=statistics == "batch"))
-    parts = []
-    for start in range(0, len(split.images), batch_size):
-        images = dataset.normalize(split.images[start : start + batch_size])
-        parts.append(np.argmax(_outputs(graph, state, images)[-1], axis=-1))
-    return np.concatenate(parts).astype(np.int32)
 
 
 def in_batches(function: Callable, images: np.ndarray, batch_size: int = BATCH_SIZE) -> Any:

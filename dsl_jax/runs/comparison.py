@@ -8,7 +8,7 @@ import numpy as np
 
 from dsl_jax.config import RunConfig
 from dsl_jax.data.dataset import Dataset
-from dsl_jax.learning.evaluation import evaluate, predictions_of
+from dsl_jax.learning.evaluation import evaluation_and_predictions
 from dsl_jax.learning.probes import linear_probe
 from dsl_jax.progress import progress_bar
 from dsl_jax.runs.folder import RunFolder, find_targets, search_seconds
@@ -77,9 +77,8 @@ def evaluate_training(
         trained = _finished(run_folder, seed, training)
         network = run_folder.network(f"seed_{seed}/{training.name}")
         statistics = training.config.evaluation_statistics
-        test = evaluate(network, dataset, "test", statistics=statistics)
+        test, predictions = evaluation_and_predictions(network, dataset, dataset.test, statistics)
         scores.append((test.accuracy, test.loss, trained.validation_accuracy))
-        predictions = predictions_of(network, dataset, dataset.test, statistics)
         run_folder.keep_predictions(f"seed_{seed}/{training.name}", predictions)
         bar.update()
     accuracy, loss, validation = zip(*scores, strict=True)

@@ -1,4 +1,4 @@
-"""Learning: who gets which gradient, the same loop for both, and nothing by chance."""
+"""Learning: the same loop for both methods, and nothing by chance."""
 
 import dataclasses
 import json
@@ -9,152 +9,22 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from stripes import DATASET, leaves, make, targets
 
 from dsl_jax.config import LearnConfig
-from dsl_jax.data.dataset import Dataset
 from dsl_jax.evolution.image import SearchResult
-from dsl_jax.learning import objectives, train
+from dsl_jax.learning import train
 from dsl_jax.learning.batches import plan_batches
 from dsl_jax.learning.evaluation import (
     Evaluation,
     evaluate,
-    evaluate_images,
     representations_of,
-    with_training_statistics,
 )
-from dsl_jax.learning.objectives import head_loss, regression_loss
 from dsl_jax.learning.optimizer import learning_rate, make_optimizer
 from dsl_jax.learning.train import learn, learn_sgd
-from dsl_jax.networks.convnet import ConvNet
 
 KEY = jax.random.key(0)
-GENERATOR = np.random.default_rng(0)
 CONFIG = LearnConfig(epochs=3, batch_size=16, learning_rate=0.1, statistics_images=32)
-
-
-def stripes(number):
-    """Three classes of 12x12 images: stripes of three directions, and noise."""
-    labels = GENERATOR.integers(0, 3, number)
-    rows, columns = np.mgrid[:12, :12]
-    patterns = np.stack([rows % 3 == 0, columns % 3 == 0, (rows + columns) % 3 == 0])
-    noise = GENERATOR.normal(0, 25, (number, 12, 12))
-    images = np.clip(patterns[labels] * 150 + 50 + noise, 0, 255)
-    return images.astype(np.uint8)[..., None], labels.astype(np.int32)
-
-
-DATASET = Dataset.from_arrays("stripes", stripes(80), stripes(37), validation_size=16)
-COUNT = len(DATASET.train.images)
-
-
-def make(groups=1, seed=0):
-    network = ConvNet((12, 12, 1), 3, (4, 4, 4), groups, rngs=nnx.Rngs(seed))
-    network.whiten(DATASET.normalize(DATASET.train.images))
-    return network
-
-
-def targets():
-    generator = np.random.default_rng(1)
-    shapes = [(5, 5, 4), (2, 2, 4), (1, 1, 4)]
-    hidden = [generator.normal(size=(COUNT, *shape)).astype(np.float32) for shape in shapes]
-    logits = np.eye(3, dtype=np.float32)[DATASET.train.labels] * 4
-    return SearchResult((*hidden, logits), ())
-
-
-def leaves(network, *filters):
-    return [np.asarray(x) for x in jax.tree.leaves(nnx.state(network, *filters))]
-
-
-# ---- objectives
-
-
-def test_regression_is_a_third_of_the_sum_of_mean_squares():
-    ours = [GENERATOR.normal(size=(6, *s)) for s in ((4, 4, 2), (2, 2, 3), (5,))]
-    theirs = [GENERATOR.normal(size=h.shape) for h in ours]
-    terms = [
-        np.mean([np.mean((a - b) ** 2) for a, b in zip(x, y, strict=True)])
-        for x, y in zip(ours, theirs, strict=True)
-    ]
-    as_jax = [jnp.asarray(h, jnp.float32) for h in ours]
-    whole = regression_loss(as_jax, [jnp.asarray(h, jnp.float16) for h in theirs], (0, 1, 2))
-    assert float(whole) == pytest.approx(sum(terms) / 3, rel=1e-2)
-    skipped = regression_loss(as_jax, [jnp.asarray(h, jnp.float32) for h in theirs], (1, 2))
-    assert float(skipped) == pytest.approx((terms[1] + terms[2]) / 3, rel=1e-5)
-
-
-def test_normalized_matching_normalises_each_sample():
-    h = jnp.asarray(GENERATOR.normal(3, 5, size=(4, 3, 3, 2)), jnp.float32)
-    normal = (h - h.mean((1, 2, 3), keepdims=True)) / h.std((1, 2, 3), keepdims=True)
-    assert float(regression_loss([h], [normal], (0,), matching="normalized")) < 1e-6
-    assert float(regression_loss([h], [normal], (0,))) > 1
-
-
-def test_the_heads_loss_is_a_divergence_from_the_target():
-    ours, theirs = GENERATOR.normal(size=(2, 5, 3))
-    p = np.exp(theirs) / np.exp(theirs).sum(axis=1, keepdims=True)
-    q = np.exp(ours) / np.exp(ours).sum(axis=1, keepdims=True)
-    expected = np.mean(np.sum(p * np.log(p / q), axis=1))
-    assert float(head_loss(jnp.asarray(ours), jnp.asarray(theirs))) == pytest.approx(expected, 1e-4)
-    assert float(head_loss(jnp.asarray(theirs), jnp.asarray(theirs))) == pytest.approx(0, abs=1e-6)
-
-
-def gradient(config, objective=objectives.target_objective, answers=None):
-    graph, params, rest = nnx.split(make(), nnx.Param, ...)
-    batch = jax.tree.map(lambda x: x[:16], targets().representations)
-    images = DATASET.normalize(DATASET.train.images[:16])
-
-    def loss(params):
-        network = nnx.merge(graph, params, rest, copy=True)
-        return objective(network, images, batch if answers is None else answers, config)
-
-    flat = jax.tree_util.tree_leaves_with_path(jax.grad(loss)(params))
-    return {jax.tree_util.keystr(path, simple=True, separator="."): g for path, g in flat}
-
-
-def of(gradients, word):
-    return [np.asarray(g) for name, g in gradients.items() if word in name]
-
-
-def test_the_heads_loss_never_reaches_the_body_nor_the_regression_the_head():
-    without = gradient(dataclasses.replace(CONFIG, head_weight=0.0))
-    with_head = gradient(dataclasses.replace(CONFIG, head_weight=5.0))
-    assert all((g == 0).all() for g in of(without, "linear"))
-    assert all((g != 0).any() for g in of(with_head, "linear"))
-    for word in ("blocks", "stem"):
-        for a, b in zip(of(without, word), of(with_head, word), strict=True):
-            np.testing.assert_array_equal(a, b)
-        assert any((g != 0).any() for g in of(without, word))
-
-
-def test_lambda_scales_the_heads_gradient_alone():
-    one = gradient(dataclasses.replace(CONFIG, head_weight=1.0))
-    three = gradient(dataclasses.replace(CONFIG, head_weight=3.0))
-    np.testing.assert_allclose(of(three, "linear")[0], 3 * of(one, "linear")[0], rtol=1e-5)
-
-
-def test_skip_block_0_teaches_block_0_through_the_later_blocks_only(monkeypatch):
-    skip = dataclasses.replace(CONFIG, variant="skip_block_0")
-    gradients = gradient(skip)
-    assert any((g != 0).any() for g in of(gradients, "blocks.0"))
-    # Cut the way between the blocks: nothing may be left for block 0.
-    plain = ConvNet.representations
-
-    def cut(self, images):
-        first, *_ = plain(self, images)
-        h, later = jax.lax.stop_gradient(first), []
-        for block in list(self.blocks)[1:]:
-            h = block(h)
-            later.append(h)
-        return (first, *later)
-
-    monkeypatch.setattr(ConvNet, "representations", cut)
-    assert all((g == 0).all() for g in of(gradient(skip), "blocks.0"))
-    assert any((g != 0).any() for g in of(gradient(CONFIG), "blocks.0"))
-
-
-def test_sgd_sends_the_cross_entropy_everywhere():
-    labels = DATASET.train.labels[:16]
-    gradients = gradient(CONFIG, objectives.sgd_objective, labels)
-    assert all((g != 0).any() for g in gradients.values())
 
 
 # ---- batches and optimiser
@@ -352,62 +222,3 @@ def test_targets_are_matched_by_id():
     Store.ids = DATASET.train.ids[1:]
     with pytest.raises(ValueError, match="lack 1 of 64 training images"):
         learn(KEY, make(), DATASET, Store(), CONFIG)
-
-
-# ---- evaluation
-
-
-def trained():
-    return with_training_statistics(make(), DATASET, np.arange(COUNT), batch_size=32)
-
-
-@pytest.mark.parametrize("batch_size", [1, 5, 37, 500])
-def test_every_example_is_counted_once_whatever_the_batches(batch_size):
-    network = trained()
-    logits = network(DATASET.normalize(DATASET.test.images))
-    losses = -np.asarray(jax.nn.log_softmax(logits))[np.arange(37), DATASET.test.labels]
-    right = np.asarray(logits).argmax(axis=1) == DATASET.test.labels
-    ours = evaluate(network, DATASET, batch_size=batch_size)
-    assert ours.accuracy == pytest.approx(right.mean())
-    assert ours.loss == pytest.approx(losses.mean(), rel=1e-4)
-
-
-def test_a_prediction_does_not_depend_on_its_batch_mates():
-    network = trained()
-    one = DATASET.test._replace(
-        **{k: getattr(DATASET.test, k)[:1] for k in ("images", "labels", "ids")}
-    )
-    alone = evaluate_images(network, DATASET, one).loss
-    wild = DATASET.test.images[:20].copy()
-    wild[1:] = 255
-    mixed = network(DATASET.normalize(wild))[:1]
-    expected = -float(jax.nn.log_softmax(mixed)[0, DATASET.test.labels[0]])
-    assert alone == pytest.approx(expected, rel=1e-5)
-    # With the batch's own statistics, the paper's way, it does.
-    mates = DATASET.test._replace(images=wild, labels=DATASET.test.labels[:20])
-    batch = evaluate_images(network, DATASET, mates, "batch").loss
-    own = evaluate_images(network, DATASET, mates, "train").loss
-    assert abs(batch - own) > 1e-3
-
-
-def test_training_statistics_are_the_averages_over_batches():
-    network = with_training_statistics(make(), DATASET, np.arange(COUNT), batch_size=32)
-    group = make().blocks[0].groups[0]
-    x = jax.nn.gelu(
-        make().stem_responses(DATASET.normalize(DATASET.train.images)), approximate=False
-    )
-    x = group.conv_1(x)
-    x = np.asarray(x)[:, :10, :10].reshape(COUNT, 5, 2, 5, 2, 4).max(axis=(2, 4))
-    parts = np.split(x, 2)
-    means = np.mean([p.mean(axis=(0, 1, 2)) for p in parts], axis=0)
-    variances = np.mean([p.var(axis=(0, 1, 2)) for p in parts], axis=0)
-    ours = network.blocks[0].groups[0].norm_1
-    np.testing.assert_allclose(ours.mean[...], means, atol=1e-4)
-    np.testing.assert_allclose(ours.var[...], variances, rtol=1e-3, atol=1e-5)
-
-
-def test_wrong_splits_and_statistics_are_refused():
-    with pytest.raises(ValueError, match="split 'dev' is unknown"):
-        evaluate(trained(), DATASET, "dev")
-    with pytest.raises(ValueError, match="statistics 'running' is unknown"):
-        evaluate(trained(), DATASET, statistics="running")

@@ -1,0 +1,109 @@
+"""Objectives: who gets which gradient."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from stripes import DATASET, make, targets
+
+from dsl_jax.config import LearnConfig
+from dsl_jax.learning import objectives
+from dsl_jax.learning.objectives import head_loss, regression_loss
+from dsl_jax.networks.convnet import ConvNet
+
+KEY = jax.random.key(0)
+GENERATOR = np.random.default_rng(0)
+CONFIG = LearnConfig(epochs=3, batch_size=16, learning_rate=0.1, statistics_images=32)
+
+
+def test_regression_is_a_third_of_the_sum_of_mean_squares():
+    ours = [GENERATOR.normal(size=(6, *s)) for s in ((4, 4, 2), (2, 2, 3), (5,))]
+    theirs = [GENERATOR.normal(size=h.shape) for h in ours]
+    terms = [
+        np.mean([np.mean((a - b) ** 2) for a, b in zip(x, y, strict=True)])
+        for x, y in zip(ours, theirs, strict=True)
+    ]
+    as_jax = [jnp.asarray(h, jnp.float32) for h in ours]
+    whole = regression_loss(as_jax, [jnp.asarray(h, jnp.float16) for h in theirs], (0, 1, 2))
+    assert float(whole) == pytest.approx(sum(terms) / 3, rel=1e-2)
+    skipped = regression_loss(as_jax, [jnp.asarray(h, jnp.float32) for h in theirs], (1, 2))
+    assert float(skipped) == pytest.approx((terms[1] + terms[2]) / 3, rel=1e-5)
+
+
+def test_normalized_matching_normalises_each_sample():
+    h = jnp.asarray(GENERATOR.normal(3, 5, size=(4, 3, 3, 2)), jnp.float32)
+    normal = (h - h.mean((1, 2, 3), keepdims=True)) / h.std((1, 2, 3), keepdims=True)
+    assert float(regression_loss([h], [normal], (0,), matching="normalized")) < 1e-6
+    assert float(regression_loss([h], [normal], (0,))) > 1
+
+
+def test_the_heads_loss_is_a_divergence_from_the_target():
+    ours, theirs = GENERATOR.normal(size=(2, 5, 3))
+    p = np.exp(theirs) / np.exp(theirs).sum(axis=1, keepdims=True)
+    q = np.exp(ours) / np.exp(ours).sum(axis=1, keepdims=True)
+    expected = np.mean(np.sum(p * np.log(p / q), axis=1))
+    assert float(head_loss(jnp.asarray(ours), jnp.asarray(theirs))) == pytest.approx(expected, 1e-4)
+    assert float(head_loss(jnp.asarray(theirs), jnp.asarray(theirs))) == pytest.approx(0, abs=1e-6)
+
+
+def gradient(config, objective=objectives.target_objective, answers=None):
+    graph, params, rest = nnx.split(make(), nnx.Param, ...)
+    batch = jax.tree.map(lambda x: x[:16], targets().representations)
+    images = DATASET.normalize(DATASET.train.images[:16])
+
+    def loss(params):
+        network = nnx.merge(graph, params, rest, copy=True)
+        return objective(network, images, batch if answers is None else answers, config)
+
+    flat = jax.tree_util.tree_leaves_with_path(jax.grad(loss)(params))
+    return {jax.tree_util.keystr(path, simple=True, separator="."): g for path, g in flat}
+
+
+def of(gradients, word):
+    return [np.asarray(g) for name, g in gradients.items() if word in name]
+
+
+def test_the_heads_loss_never_reaches_the_body_nor_the_regression_the_head():
+    without = gradient(dataclasses.replace(CONFIG, head_weight=0.0))
+    with_head = gradient(dataclasses.replace(CONFIG, head_weight=5.0))
+    assert all((g == 0).all() for g in of(without, "linear"))
+    assert all((g != 0).any() for g in of(with_head, "linear"))
+    for word in ("blocks", "stem"):
+        for a, b in zip(of(without, word), of(with_head, word), strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert any((g != 0).any() for g in of(without, word))
+
+
+def test_lambda_scales_the_heads_gradient_alone():
+    one = gradient(dataclasses.replace(CONFIG, head_weight=1.0))
+    three = gradient(dataclasses.replace(CONFIG, head_weight=3.0))
+    np.testing.assert_allclose(of(three, "linear")[0], 3 * of(one, "linear")[0], rtol=1e-5)
+
+
+def test_skip_block_0_teaches_block_0_through_the_later_blocks_only(monkeypatch):
+    skip = dataclasses.replace(CONFIG, variant="skip_block_0")
+    gradients = gradient(skip)
+    assert any((g != 0).any() for g in of(gradients, "blocks.0"))
+    # Cut the way between the blocks: nothing may be left for block 0.
+    plain = ConvNet.representations
+
+    def cut(self, images):
+        first, *_ = plain(self, images)
+        h, later = jax.lax.stop_gradient(first), []
+        for block in list(self.blocks)[1:]:
+            h = block(h)
+            later.append(h)
+        return (first, *later)
+
+    monkeypatch.setattr(ConvNet, "representations", cut)
+    assert all((g == 0).all() for g in of(gradient(skip), "blocks.0"))
+    assert any((g != 0).any() for g in of(gradient(CONFIG), "blocks.0"))
+
+
+def test_sgd_sends_the_cross_entropy_everywhere():
+    labels = DATASET.train.labels[:16]
+    gradients = gradient(CONFIG, objectives.sgd_objective, labels)
+    assert all((g != 0).any() for g in gradients.values())
