@@ -15,6 +15,7 @@ from dsl_jax.networks.frozen import frozen_stages
 from dsl_jax.presets import get_preset
 from dsl_jax.reports.run import run
 from dsl_jax.runs.load import LoadedRun, load_run
+from dsl_jax.runs.verify import verify_run
 from dsl_jax.targets.fill import search_to_store
 from dsl_jax.targets.overlay import Overlay
 from dsl_jax.targets.store import TargetStore
@@ -51,4 +52,5 @@ __all__ = [
     "search",
     "search_image",
     "search_to_store",
+    "verify_run",
 ]

@@ -1,9 +1,12 @@
 """Files written whole or not at all: a reader, or a run that is killed, never meets half of one.
 
 What is written is on the disk before it takes its name, so that a power cut leaves no empty file.
+A file of JSON holds a checksum of its own contents, so that a changed byte is noticed.
 """
 
 import contextlib
+import errno
+import hashlib
 import json
 import os
 import re
@@ -23,23 +26,47 @@ class DamagedFile(ValueError):
 
 
 def read_json(path: Path, remedy: str = "restore it from a copy") -> Any:
-    """The contents of a JSON file, or None where there is none.
+    """The contents of a JSON file, without its checksum, or None where there is none.
 
     Raises:
-      DamagedFile: it is empty, or no JSON; the message says so, and the remedy.
+      DamagedFile: it is empty, no JSON, or not what was written; the message says so, and the
+        remedy.
     """
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return unsealed(json.loads(path.read_text(encoding="utf-8")))
     except ValueError as error:  # JSONDecodeError, UnicodeDecodeError
         reason = error if path.stat().st_size else "it is empty"
         raise DamagedFile(path, reason, remedy) from error
 
 
-def write_json(path: Path, values: Any) -> None:
-    """`write_text` of a JSON file."""
-    write_text(path, json.dumps(values, indent=2))
+def write_json(path: Path, values: dict[str, Any], only_new: bool = False) -> None:
+    """Writes a JSON file, with a checksum; for `only_new` see `replacing`."""
+    with replacing(path, only_new) as file:
+        file.write(json.dumps(sealed(values), indent=2).encode())
+
+
+def sealed(values: dict[str, Any]) -> dict[str, Any]:
+    """What JSON can hold, and its checksum."""
+    return values | {"checksum": _checksum(values)}
+
+
+def unsealed(values: Any) -> Any:
+    """What was given to `sealed`. Raises ValueError if it is not; without a checksum it may be."""
+    if not isinstance(values, dict) or "checksum" not in values:
+        return values
+    contents = {name: value for name, value in values.items() if name != "checksum"}
+    if values["checksum"] != _checksum(contents):
+        raise ValueError(
+            "its checksum differs; if you changed it yourself, delete the line of the checksum"
+        )
+    return contents
+
+
+def _checksum(values: dict[str, Any]) -> str:
+    as_read = json.loads(json.dumps(values))
+    return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def plain(values: Any) -> Any:
@@ -54,8 +81,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write bytes to, which takes the place of `path` if the block ends without error."""
+def replacing(path: Path, only_new: bool = False) -> Iterator[IO[bytes]]:
+    """A file to write bytes to, which takes the place of `path` if the block ends without error.
+
+    only_new: unless something is there by then, which another process may have written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     try:
@@ -63,10 +93,26 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        if only_new:
+            _take_free_name(temporary, path)
+        else:
+            os.replace(temporary, path)
         _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _take_free_name(temporary: Path, path: Path) -> None:
+    """Gives a file its name, unless that is taken."""
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        if not path.exists():  # a file system without links, where two may still be too close
+            os.replace(temporary, path)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -23,6 +23,7 @@ from dsl_jax.networks.frozen import frozen_stages
 from dsl_jax.runs.comparison import evaluate_all
 from dsl_jax.runs.data import check_identity, keep_identity, load_run_data
 from dsl_jax.runs.folder import RunFolder, find_targets
+from dsl_jax.runs.lock import alone
 from dsl_jax.runs.loggers import Logger
 from dsl_jax.runs.results import Result, Trained
 from dsl_jax.runs.steps import FIRST_TARGETS, Search, Training, is_searched, steps
@@ -91,8 +92,10 @@ def run(
                 train(run_folder, dataset, seed, step, progress)
     if phase in ("search", "learn"):
         return {}
-    results = evaluate_all(run_folder, dataset, probes, progress)
-    run_folder.keep_results(results)
+    with alone(run_folder.folder, "evaluates it"):
+        if (results := run_folder.results()) is None:  # else another process was first
+            results = evaluate_all(run_folder, dataset, probes, progress)
+            run_folder.keep_results(results)
     return results
 
 
@@ -202,10 +205,27 @@ def train(
     progress: bool,
     measure: Measure | None = None,
 ) -> None:
-    """Trains one network, unless it is trained, and keeps it with its history."""
+    """Trains one network, unless it is trained, and keeps it with its history.
+
+    Where another process trains it already, waits for it.
+    """
+    name = f"seed_{seed}/{step.name}"
+    if run_folder.finished(name) is None:
+        with alone(run_folder.training(name), "trains it"):
+            if run_folder.finished(name) is None:
+                _train(run_folder, dataset, seed, step, progress, measure)
+
+
+def _train(
+    run_folder: RunFolder,
+    dataset: Dataset,
+    seed: int,
+    step: Training,
+    progress: bool,
+    measure: Measure | None,
+) -> None:
+    """`train`, where no other process does."""
     config, name = run_folder.config, f"seed_{seed}/{step.name}"
-    if run_folder.finished(name) is not None:
-        return
     if step.start is None:
         network = make_network(config, dataset, seed, step.groups)
     else:

@@ -33,6 +33,7 @@ from dsl_jax.plain_data import differences
 from dsl_jax.runs import loggers
 from dsl_jax.runs.folder import RunFolder, check_folder, finished_report, prepare_folder
 from dsl_jax.runs.steps import is_searched
+from dsl_jax.runs.verify import repair_run, verify_run
 
 # A notebook's %run defines them again, and again.
 AGAIN = {"allow_override": True}
@@ -46,7 +47,10 @@ _CYCLES = flags.DEFINE_integer(
     "cycles", None, "How many times to search and to learn from it (default: once).", **AGAIN
 )
 _PHASE = flags.DEFINE_string("phase", "all", f"One of {', '.join(pipeline.PHASES)}.", **AGAIN)
-_REPAIR = flags.DEFINE_bool("repair", False, "Search damaged parts of the targets again.", **AGAIN)
+_VERIFY = flags.DEFINE_bool(
+    "verify", False, "Read all of the folder, list what is damaged, and stop.", **AGAIN
+)
+_REPAIR = flags.DEFINE_bool("repair", False, "Do again what --verify finds damaged.", **AGAIN)
 _LOGGERS = flags.DEFINE_list(
     "loggers",
     [],
@@ -130,7 +134,7 @@ def resolve(asked: configs.RunConfig) -> Resolved:
     run = on_data(asked, asked.dataset)
     if run.report is not None:
         return run
-    if DRY_RUN.value:
+    if DRY_RUN.value or _VERIFY.value:
         seen = foresee(asked.dataset, asked.name, DATA_DIR.value)
         notice = None if seen.name == asked.dataset else f"{asked.dataset} is {seen.text}"
         return on_data(asked, seen.name, notice=notice)
@@ -151,7 +155,7 @@ def on_data(
         size = min(asked.num_train or available, available)
         config = dataclasses.replace(asked, dataset=name, num_train=size)
     folder = choose_folder(asked, name)
-    report = finished_report(folder, config, asked.dataset)
+    report = None if _REPAIR.value else finished_report(folder, config, asked.dataset)
     return Resolved(asked, config, folder, report, dataset, notice)
 
 
@@ -207,7 +211,9 @@ def run_all() -> None:
     run = resolve(asked)
     if run.notice:
         print(f"\n*** {run.notice}\n", file=sys.stderr)
-    if DRY_RUN.value:
+    if _VERIFY.value:
+        verify(run.folder)
+    elif DRY_RUN.value:
         dry_run(run)
     elif run.report is not None:
         show_finished(run.report)
@@ -236,10 +242,23 @@ def dry_run(run: Resolved) -> None:
     check_data(run.config.dataset, run.config.name)
 
 
+def verify(folder: Path) -> None:
+    """Prints what is damaged in a run's folder; the exit code is 1 if anything is."""
+    damaged = verify_run(folder, progress=True)
+    print("\n".join(map(str, damaged)) or f"{folder}: nothing is damaged")
+    if not damaged:
+        return
+    if any(damage.mend is not None for damage in damaged):
+        print("\nThe same command with --repair in place of --verify does it again.")
+    sys.exit(1)
+
+
 def compute(run: Resolved) -> None:
     """What --phase says, and the report when all is done."""
     if not OUTPUT_DIR.value:  # the folder was not known before the data were
         check_phase(run)
+    if _REPAIR.value and (run.folder / "config.json").exists():
+        repair_run(run.folder, progress=True)
     # Refuses another run's folder before anything is computed.
     RunFolder(run.folder, run.config, run.asked.dataset)
     print(describe(run), flush=True)

@@ -41,8 +41,9 @@ def keep_identity(folder: Path, dataset: Dataset) -> None:
       ValueError: the run is on other data; what differs is named.
     """
     if read_identity(folder) is None and not _is_begun(folder):
-        write_json(folder / "data.json", dataclasses.asdict(DataIdentity.of(dataset)))
-    # It is that of another process, if that began as well.
+        values = dataclasses.asdict(DataIdentity.of(dataset))
+        write_json(folder / "data.json", values, only_new=True)
+    # It is that of another process, if that was first.
     check_identity(folder, dataset)
 
 

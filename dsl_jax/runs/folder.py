@@ -6,7 +6,7 @@ metrics.jsonl     a record an epoch of every training, and one a result
 seed_S/targets    the searched representations; targets_*: those of later cycles
 seed_S/search-*   seconds that a process spent on them
 seed_S/NAME/      a training: checkpoints while it runs, then model/ and result.json, and at the end
-                  of the run the class that it gives each test image, test_predictions.npy
+                  of the run the class that it gives each test image, test_predictions.npz
 report.md, report.html, *.png
 """
 
@@ -15,6 +15,8 @@ import json
 import logging
 import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from dsl_jax.config import RunConfig, differences, from_dict, to_dict
+from dsl_jax.config import RunConfig, from_dict, to_dict
 from dsl_jax.files import (
     DamagedFile,
     is_temporary,
@@ -35,12 +37,13 @@ from dsl_jax.files import (
     write_text,
 )
 from dsl_jax.networks.convnet import ConvNet
+from dsl_jax.plain_data import differences
 from dsl_jax.runs.loggers import JsonlLogger, Logger
 from dsl_jax.runs.results import Result, Trained, from_json, read_trained, to_json
 from dsl_jax.runs.saved import Checkpoints, load_network, save_network
 from dsl_jax.targets.store import TargetStore
 
-PREDICTIONS = "test_predictions.npy"
+PREDICTIONS = "test_predictions.npz"
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +74,8 @@ class RunFolder:
         self._loggers = (JsonlLogger(self.folder / "metrics.jsonl"), *loggers)
         prepare_folder(self.folder)
         if _read_config(self.folder) is None:
-            write_json(self.folder / "config.json", _plain(config, requested))
-        # It is that of another process, if that began as well.
+            write_json(self.folder / "config.json", _plain(config, requested), only_new=True)
+        # It is that of another process, if that was first.
         check_folder(self.folder, config, requested)
 
     # ---- metrics
@@ -111,12 +114,12 @@ class RunFolder:
         """The network of a training that is done."""
         if (trained := self.finished(name)) is None:
             raise ValueError(f"{name} is not trained yet in {self.folder}")
-        return load_network(self.folder / name, trained.network)
+        return load_network(self.folder / name, trained)
 
     def finish(self, name: str, network: nnx.Module, trained: Trained) -> None:
         """Keeps a trained network and its result; its checkpoints are no longer needed."""
         folder = self.training(name)
-        save_network(folder / "model", network)
+        trained = dataclasses.replace(trained, weights=save_network(folder / "model", network))
         write_json(folder / "result.json", dataclasses.asdict(trained))
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
@@ -130,7 +133,8 @@ class RunFolder:
     def keep_predictions(self, name: str, predictions: np.ndarray) -> None:
         """Keeps the classes [N] that a trained network gives the test images, in few bytes."""
         with replacing(self.folder / name / PREDICTIONS) as file:
-            np.save(file, predictions.astype(np.min_scalar_type(predictions.max())))
+            smallest = np.min_scalar_type(predictions.max())
+            np.savez_compressed(file, predictions=predictions.astype(smallest))
 
     # ---- the whole run
 
@@ -145,21 +149,38 @@ class RunFolder:
         A damaged file is none, with a warning: what it held can be evaluated again.
         """
         try:
-            values = read_json(self.folder / "results.json", "evaluating again")
+            return read_results(self.folder)
         except DamagedFile as error:
             logger.warning("%s", error)
             return None
-        return None if values is None else from_json(values)
 
     def keep_results(self, results: dict[str, Result]) -> None:
         """Ends the run."""
         write_json(self.folder / "results.json", to_json(results))
 
 
+def read_results(folder: Path) -> dict[str, Result] | None:
+    """The results of a finished run by name of training, or None. Raises DamagedFile."""
+    path, remedy = folder / "results.json", "evaluating again"
+    if (values := read_json(path, remedy)) is None:
+        return None
+    try:
+        return from_json(values)
+    except (AttributeError, TypeError) as error:
+        raise DamagedFile(path, error, remedy) from error
+
+
 def read_predictions(training: Path) -> np.ndarray | None:
     """The classes [N] of the test images that `keep_predictions` kept in a training's folder."""
     path = training / PREDICTIONS
-    return np.load(path, allow_pickle=False) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        # A zip file, with a checksum; opened here, as NumPy leaves a damaged one open.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return arrays["predictions"]
+    except (OSError, LookupError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DamagedFile(path, error, "delete it and results.json, to evaluate again") from error
 
 
 def search_seconds(folder: Path, seed: int, name: str | None = None) -> float:

@@ -83,7 +83,7 @@ def load_run(folder: str | os.PathLike) -> LoadedRun:
     for path in sorted(folder.glob("seed_*/*")):
         if (trained := read_trained(path)) is not None:
             name = str(path.relative_to(folder))
-            networks[name] = load_network(path, trained.network)
+            networks[name] = load_network(path, trained)
             history[name] = trained.history
     targets = Named()
     for path in sorted(folder.glob("seed_*/targets*")):

@@ -25,6 +25,7 @@ class Trained:
     images_left_out: int  # training images in no batch
     seconds: float  # of all epochs
     history: list[Record]  # a record an epoch; see `LearnResult`
+    weights: str = ""  # `saved.hash_leaves` of the network; "": from before there was one
 
     @property
     def best(self) -> Record:

@@ -1,20 +1,30 @@
-"""Checkpoints and networks on disk, with orbax."""
+"""Checkpoints and networks on disk, with orbax.
 
+orbax keeps no checksum of what it writes; beside each state its hash is kept, to notice damage.
+"""
+
+import hashlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from flax import nnx
 
-from dsl_jax.files import refuse_file
+from dsl_jax.files import DamagedFile, refuse_file
 from dsl_jax.learning.train import Record
 from dsl_jax.networks.convnet import ConvNet
 from dsl_jax.networks.interface import named_leaves
+from dsl_jax.runs.results import Trained
 
 CHECKPOINT_SECONDS = 30
+TRAIN_AGAIN = "restore the training's folder from a copy, or delete it, and it is trained again"
+
+# What orbax raises for files that are cut, changed or gone.
+_UNREADABLE = (LookupError, OSError, TypeError, ValueError)
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +71,7 @@ class Checkpoints:
         for epoch in sorted(self._manager.all_steps(), reverse=True):
             try:
                 found = self._read(epoch, like)
-            except (LookupError, OSError, TypeError, ValueError) as error:
+            except _UNREADABLE as error:
                 damaged[epoch] = error
                 continue
             self._remove(damaged, epoch)
@@ -77,16 +87,9 @@ class Checkpoints:
         return None
 
     def _read(self, epoch: int, like: Any) -> tuple[Any, list[Record]]:
-        import orbax.checkpoint as ocp
-
         names, leaves, structure = named_leaves(like)
-        arguments = ocp.args.Composite(
-            state=ocp.args.StandardRestore(dict(zip(names, leaves, strict=True))),
-            history=ocp.args.JsonRestore(),
-        )
-        saved = self._manager.restore(epoch, args=arguments)
-        state = jax.tree.unflatten(structure, [saved.state[name] for name in names])
-        return state, saved.history
+        state, history = _restore(self._manager, epoch, dict(zip(names, leaves, strict=True)))
+        return jax.tree.unflatten(structure, [state[name] for name in names]), history
 
     def _remove(self, damaged: Mapping[int, Exception], readable: int) -> None:
         for epoch in damaged:
@@ -104,36 +107,91 @@ class Checkpoints:
         if not last and time.monotonic() - self._saved_at < CHECKPOINT_SECONDS:
             return
         names, leaves, _ = named_leaves(state)
+        kept = {"epochs": history, "weights": hash_leaves(names, leaves)}
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(dict(zip(names, leaves, strict=True))),
-            history=ocp.args.JsonSave(history),
+            history=ocp.args.JsonSave(kept),
         )
         self._manager.save(epoch, args=arguments)
         self._saved_at = time.monotonic()
 
 
-def save_network(folder: Path, network: nnx.Module) -> None:
-    """Writes a network's weights and statistics with orbax; an older copy is replaced."""
+def damaged_checkpoints(folder: Path) -> dict[Path, Exception]:
+    """Reads the checkpoints of `Checkpoints`, and changes nothing: what is wrong, by folder."""
+    import orbax.checkpoint as ocp
+
+    if not folder.exists():
+        return {}
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    manager = ocp.CheckpointManager(folder.absolute(), options=options)
+    damaged: dict[Path, Exception] = {}
+    for epoch in sorted(manager.all_steps()):
+        try:
+            _restore(manager, epoch, None)
+        except _UNREADABLE as error:
+            damaged[folder / str(epoch)] = error
+    return damaged
+
+
+def _restore(
+    manager: Any, epoch: int, like: dict[str, Any] | None
+) -> tuple[dict[str, Any], list[Record]]:
+    """State by name and history of a checkpoint, as `Checkpoints.save` wrote them.
+
+    Raises:
+      one of _UNREADABLE: it is damaged.
+    """
+    import orbax.checkpoint as ocp
+
+    arguments = ocp.args.Composite(
+        state=ocp.args.StandardRestore(like), history=ocp.args.JsonRestore()
+    )
+    saved = manager.restore(epoch, args=arguments)
+    history, kept = saved.history, None
+    if isinstance(history, dict):  # a list alone is from before there was a hash
+        history, kept = history["epochs"], history["weights"]
+    if kept not in (None, hash_leaves(saved.state.keys(), saved.state.values())):
+        raise ValueError("the state is not the one that was written")
+    return saved.state, history
+
+
+def hash_leaves(names: Iterable[str], leaves: Iterable[Any]) -> str:
+    """A hash of arrays and their names, the same in any order and wherever the arrays lie."""
+    digest = hashlib.sha256()
+    for name, leaf in sorted(zip(names, leaves, strict=True), key=lambda pair: pair[0]):
+        array = np.asarray(leaf)
+        digest.update(f"{name} {array.dtype}{array.shape};".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
+
+
+def save_network(folder: Path, network: nnx.Module) -> str:
+    """Writes a network's weights and statistics with orbax; an older copy is replaced.
+
+    Returns:
+      Their hash.
+    """
     import orbax.checkpoint as ocp
 
     names, leaves, _ = named_leaves(nnx.state(network))
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder.absolute(), dict(zip(names, leaves, strict=True)), force=True)
+    return hash_leaves(names, leaves)
 
 
-def load_network(folder: Path, arguments: dict[str, Any]) -> ConvNet:
+def load_network(folder: Path, trained: Trained) -> ConvNet:
     """The network of a finished training.
 
     Args:
       folder: the training's.
-      arguments: what the `ConvNet` was built with.
+      trained: its result, which says what the network is built with.
 
     Raises:
-      ValueError: the folder holds no network, or one of another shape.
+      DamagedFile: the folder holds no such network, or other weights than were written.
     """
     import orbax.checkpoint as ocp
 
-    network = ConvNet(**arguments, rngs=nnx.Rngs(0))
+    network = ConvNet(**trained.network, rngs=nnx.Rngs(0))
     network.eval()
     graph, state = nnx.split(network)
     names, leaves, structure = named_leaves(state)
@@ -141,6 +199,9 @@ def load_network(folder: Path, arguments: dict[str, Any]) -> ConvNet:
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             saved = checkpointer.restore(path, dict(zip(names, leaves, strict=True)))
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} holds no network of this shape: {error}") from error
-    return nnx.merge(graph, jax.tree.unflatten(structure, [saved[name] for name in names]))
+        leaves = [saved[name] for name in names]
+    except _UNREADABLE as error:
+        raise DamagedFile(path, error, TRAIN_AGAIN) from error
+    if trained.weights and trained.weights != hash_leaves(names, leaves):
+        raise DamagedFile(path, "the weights are not those that were written", TRAIN_AGAIN)
+    return nnx.merge(graph, jax.tree.unflatten(structure, leaves))

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import tensorstore as ts
 
-from dsl_jax.files import refuse_file
+from dsl_jax.files import refuse_file, sealed, unsealed
 from dsl_jax.targets.fingerprint import FORMAT, hash_rows
 
 MANIFEST = "manifest.json"
@@ -59,7 +59,7 @@ def read_manifest(kvstore: ts.KvStore, path: Any) -> dict | None:
             f"files such as {sorted(names)[0].decode()}; give another path"
         )
     try:
-        manifest = json.loads(read.value)
+        manifest = unsealed(json.loads(read.value))
         number = manifest["format"]
         if number == FORMAT and not {"fingerprint", "provenance"} <= manifest.keys():
             raise KeyError("fingerprint or provenance is missing")
@@ -77,7 +77,7 @@ def write_manifest(kvstore: ts.KvStore, manifest: dict) -> None:
     """Writes the manifest unless there is one: of two that begin at once, one is first."""
     read = kvstore.read(MANIFEST).result()
     if read.state == "missing":
-        content = json.dumps(manifest, indent=1)
+        content = json.dumps(sealed(manifest), indent=1)
         kvstore.write(MANIFEST, content, if_equal=read.stamp.generation).result()
 
 

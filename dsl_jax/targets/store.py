@@ -136,9 +136,13 @@ class TargetStore:
 
     def verify(self) -> list[str]:
         """Reads every chunk; returns a line for each one damaged or absent, [] if all is well."""
-        missing = self.missing_chunks()
-        lines = [f"{self._describe(chunk)}: not searched yet" for chunk in missing]
-        return lines + [line for _, line in self._faults(self._known, self._names())]
+        lines = [f"{self._describe(chunk)}: not searched yet" for chunk in self.missing_chunks()]
+        return lines + [line for _, line in self.faults()]
+
+    def faults(self) -> Iterator[tuple[int, str]]:
+        """Reads every chunk that is there: (its number, what is wrong) of those damaged."""
+        self.missing_chunks()
+        yield from self._faults(self._known, self._names())
 
     def write(self, chunk: int, result: SearchResult) -> bool:
         """Writes a chunk, then its marker. Nothing is done if the chunk is there already.
@@ -186,8 +190,7 @@ class TargetStore:
 
     def discard_damaged(self) -> list[int]:
         """Marks every damaged chunk as absent; returns their numbers. Raises as `discard`."""
-        self.missing_chunks()
-        damaged = sorted({chunk for chunk, _ in self._faults(self._known, self._names())})
+        damaged = sorted({chunk for chunk, _ in self.faults()})
         for chunk in damaged:
             self.discard(chunk)
         return damaged

@@ -1,0 +1,49 @@
+"""One process at a time: what two must not do at once in a run's folder."""
+
+import contextlib
+import fcntl
+import logging
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+from dsl_jax.files import make_folder
+
+LOCK = ".lock"
+
+logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def alone(folder: Path, doing: str) -> Iterator[None]:
+    """Waits until no other process is in such a block for this folder, and keeps others out.
+
+    The system ends it with the process, however that ends; the file that it uses stays. On a file
+    system that has no locks nothing is kept out, with a warning.
+
+    Args:
+      folder: made if it is not there.
+      doing: what the other process does then, for who waits.
+    """
+    with open(make_folder(folder) / LOCK, "a+") as file:
+        file.seek(0)
+        other = file.read().strip() or "another process"
+        try:
+            _wait(file.fileno(), f"{folder}: waiting for {other}, which {doing}")
+        except OSError as error:
+            logger.warning(
+                "%s cannot be locked (%s): see that no other process %s", folder, error, doing
+            )
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
+
+
+def _wait(descriptor: int, notice: str) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        logger.warning(notice)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)

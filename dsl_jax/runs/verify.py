@@ -1,0 +1,203 @@
+"""What of a run's folder is damaged, found by reading all of it, and how it is mended.
+
+Not looked at are report and pictures, which are drawn again from the rest, and files that are not
+the run's. What is not there yet is no damage.
+"""
+
+import functools
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dsl_jax.config import RunConfig, from_dict, to_dict
+from dsl_jax.files import DamagedFile, read_json, write_text
+from dsl_jax.keys import SEARCH, purpose_key
+from dsl_jax.plain_data import differences
+from dsl_jax.progress import progress_bar
+from dsl_jax.runs.data import read_identity
+from dsl_jax.runs.folder import PREDICTIONS, read_predictions, read_results
+from dsl_jax.runs.results import read_trained
+from dsl_jax.runs.saved import damaged_checkpoints, load_network
+from dsl_jax.runs.steps import searches
+from dsl_jax.targets.store import TargetStore
+
+logger = logging.getLogger(__name__)
+
+
+class Damage(NamedTuple):
+    """Something of a run that is not as it was written.
+
+    what: says which file, what is wrong with it, and what can be done.
+    mend: removes it, so that a run does that part again; None: it cannot be done again.
+    """
+
+    what: str
+    mend: Callable[[], Any] | None = None
+
+    def __str__(self) -> str:
+        return self.what
+
+
+def verify_run(folder: str | os.PathLike, progress: bool = False) -> list[Damage]:
+    """Reads every file of a run, finished or not, and compares checksums and fingerprints.
+
+    Args:
+      folder: the run's; nothing in it is changed.
+      progress: show a bar.
+
+    Returns:
+      What is damaged, [] if all is well.
+
+    Raises:
+      ValueError: the folder holds no run.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.is_dir() or not any((folder / n).exists() for n in ("config.json", "seed_0")):
+        raise ValueError(f"{folder} holds no run: give the folder of one")
+    config, found = _verify_config(folder)
+    stores, others = folder.glob("seed_*/targets*/"), folder.glob("seed_*/*/")
+    parts = [functools.partial(_verify_store, path, config) for path in sorted(stores)]
+    parts += [
+        functools.partial(_verify_training, path)
+        for path in sorted(others)
+        if not path.name.startswith("targets")
+    ]
+    parts += [functools.partial(_verify_notes, folder)]
+    with progress_bar(len(parts), unit="part", description="verify", show=progress) as bar:
+        for part in parts:
+            found += part()
+            bar.update()
+    return found
+
+
+def repair_run(folder: str | os.PathLike, progress: bool = False) -> list[Damage]:
+    """Removes what `verify_run` finds damaged, so that the next run does exactly that again.
+
+    Returns:
+      What was found. What cannot be done again stays as it is.
+    """
+    found = verify_run(folder, progress)
+    for damage in found:
+        logger.warning("%s", damage)
+        if damage.mend is not None:
+            damage.mend()
+    return found
+
+
+# --------------------------------------------------------------------------------------------
+# The parts of a run
+# --------------------------------------------------------------------------------------------
+
+
+def _verify_config(folder: Path) -> tuple[RunConfig | None, list[Damage]]:
+    """config.json and data.json."""
+    config, found = None, []
+    try:
+        saved = read_json(folder / "config.json", "restore it from a copy")
+        if saved is None:
+            found.append(Damage(f"{folder / 'config.json'} is missing: restore it from a copy"))
+        else:
+            config = from_dict(saved["config"])
+    except DamagedFile as error:
+        found.append(Damage(str(error)))
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        found.append(Damage(f"{folder / 'config.json'} holds no configuration of a run: {error}"))
+    try:
+        read_identity(folder)
+    except DamagedFile as error:
+        found.append(Damage(str(error)))
+    return config, found
+
+
+def _verify_store(path: Path, config: RunConfig | None) -> Iterator[Damage]:
+    """The targets of a search."""
+    if not any(path.iterdir()):  # a search that was stopped before its first file
+        return
+    try:
+        store = TargetStore.open(path, "a")
+    except (FileNotFoundError, ValueError) as error:
+        yield Damage(str(error))
+        return
+    if config is not None and (lines := _other_search(store, config, path)):
+        yield Damage(f"{path} holds the targets of another search: {'; '.join(lines)}")
+    for chunk, line in store.faults():
+        again = "--repair, or search_to_store(repair=True), searches it again"
+        yield Damage(f"{path}: {line}; {again}", functools.partial(store.discard, chunk))
+
+
+def _other_search(store: TargetStore, config: RunConfig, path: Path) -> list[str]:
+    """In what a store's fingerprint is not that of the run's search of this name."""
+    fingerprint = store.manifest["fingerprint"]
+    seed = int(path.parent.name.removeprefix("seed_"))
+    for step in searches(config):
+        if step.name == path.name:
+            key = np.asarray(jax.random.key_data(purpose_key(seed, SEARCH, step.cycle))).tolist()
+            ours = {"config": to_dict(step.config), "key": key}
+            return differences(
+                ours, {"config": to_dict(store.config), "key": fingerprint["key"][1]}
+            )
+    return ["the run has no search of this name"]
+
+
+def _verify_training(folder: Path) -> Iterator[Damage]:
+    """Result, network, predictions and checkpoints of a training."""
+
+    def train_again() -> None:
+        (folder / "result.json").unlink(missing_ok=True)
+        shutil.rmtree(folder / "model", ignore_errors=True)
+
+    try:
+        if (trained := read_trained(folder)) is not None:
+            load_network(folder, trained)
+    except DamagedFile as error:
+        yield Damage(str(error), train_again)
+    try:
+        read_predictions(folder)
+    except DamagedFile as error:
+
+        def evaluate_again() -> None:
+            (folder / PREDICTIONS).unlink()
+            (folder.parents[1] / "results.json").unlink(missing_ok=True)
+
+        yield Damage(str(error), evaluate_again)
+    for path, reason in damaged_checkpoints(folder / "checkpoints").items():
+        again = "training goes on from the one before, or from the start"
+        yield Damage(
+            f"{path} is damaged ({reason}): {again}", functools.partial(shutil.rmtree, path)
+        )
+
+
+def _verify_notes(folder: Path) -> Iterator[Damage]:
+    """Notes of searches, log and results."""
+    for path in sorted(folder.glob("seed_*/search-*.json")):
+        try:
+            read_json(path, "its seconds are not counted")
+        except DamagedFile as error:
+            yield Damage(str(error), path.unlink)
+    try:
+        read_results(folder)
+    except DamagedFile as error:
+        yield Damage(str(error), (folder / "results.json").unlink)
+    path = folder / "metrics.jsonl"
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    whole = [line for line in lines if _is_record(line)]
+    if len(whole) < len(lines):
+        yield Damage(
+            f"{path}: {len(lines) - len(whole)} of {len(lines)} lines are no records, the first "
+            f"is line {[*map(_is_record, lines)].index(False) + 1}: they can be removed",
+            functools.partial(write_text, path, b"".join(whole).decode()),
+        )
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
