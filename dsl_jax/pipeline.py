@@ -28,6 +28,7 @@ from dsl_jax.runs.loggers import Logger
 from dsl_jax.runs.results import Result, Trained
 from dsl_jax.runs.steps import FIRST_TARGETS, Search, Training, is_searched, steps
 from dsl_jax.runs.untrained import make_network, make_stages, network_arguments
+from dsl_jax.runs.verify import repair_run
 from dsl_jax.targets.fill import search_to_store
 from dsl_jax.targets.overlay import Overlay
 from dsl_jax.targets.store import TargetStore
@@ -63,7 +64,7 @@ def run(
       phase: "search": the searches that can be done now, the first and those of networks that are
         trained already; "learn": all that comes after the first search, later cycles included, up
         to the evaluation; "report": evaluate what is trained; "all".
-      repair: search damaged chunks of the targets again.
+      repair: read all that is there, and do again what is damaged; see `runs.verify`.
       probes: also evaluate linear classifiers on pixels and on the untrained network.
       progress: show bars.
       loggers: what receives the records besides the folder's metrics.jsonl (see `runs.loggers`).
@@ -77,6 +78,8 @@ def run(
     """
     one_of("phase", phase, PHASES)
     run_folder = RunFolder(folder, config, requested, loggers)
+    if repair:
+        repair_run(run_folder.folder, progress)
     if (results := run_folder.results()) is not None:
         if dataset is not None:
             check_identity(run_folder.folder, dataset)

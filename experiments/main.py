@@ -33,7 +33,7 @@ from dsl_jax.plain_data import differences
 from dsl_jax.runs import loggers
 from dsl_jax.runs.folder import RunFolder, check_folder, finished_report, prepare_folder
 from dsl_jax.runs.steps import is_searched
-from dsl_jax.runs.verify import repair_run, verify_run
+from dsl_jax.runs.verify import verify_run
 
 # A notebook's %run defines them again, and again.
 AGAIN = {"allow_override": True}
@@ -257,8 +257,6 @@ def compute(run: Resolved) -> None:
     """What --phase says, and the report when all is done."""
     if not OUTPUT_DIR.value:  # the folder was not known before the data were
         check_phase(run)
-    if _REPAIR.value and (run.folder / "config.json").exists():
-        repair_run(run.folder, progress=True)
     # Refuses another run's folder before anything is computed.
     RunFolder(run.folder, run.config, run.asked.dataset)
     print(describe(run), flush=True)

@@ -12,6 +12,9 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["DSL_JAX_CACHE"] = tempfile.mkdtemp(prefix="dsl_jax_test_cache_")
+# A program that one test has compiled, the others need not, nor the processes that they start.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(os.environ["DSL_JAX_CACHE"], "xla"))
+os.environ.setdefault("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
 import jax
 import pytest
@@ -105,5 +108,5 @@ def no_test_image(monkeypatch):
     def never(*_, **__):
         raise AssertionError("the test split is read once, at the end of a run")
 
-    monkeypatch.setattr(comparison, "evaluate", never)
+    monkeypatch.setattr(comparison, "evaluation_and_predictions", never)
     monkeypatch.setattr(comparison, "linear_probe", never)

@@ -1,5 +1,6 @@
 """Files: whole, on the disk before they have their name, and named when they are damaged."""
 
+import errno
 import os
 
 import pytest
@@ -24,7 +25,7 @@ def test_what_is_written_is_on_the_disk_before_it_takes_its_name(tmp_path, monke
 
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "replace", renamed)
-    write_json(tmp_path / "values.json", [1, 2])
+    write_json(tmp_path / "values.json", {"a": [1, 2]})
     (first, temporary, length), (second, source, _), (third, folder, _) = calls
     assert (first, second, third) == ("sync", "rename", "sync")
     assert temporary == source and length == (tmp_path / "values.json").stat().st_size
@@ -40,13 +41,18 @@ def test_a_folder_that_cannot_be_synced_is_no_fault(tmp_path, monkeypatch):
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", refused)
-    write_json(tmp_path / "values.json", 3)
-    assert read_json(tmp_path / "values.json") == 3
+    write_json(tmp_path / "values.json", {"a": 3})
+    assert read_json(tmp_path / "values.json") == {"a": 3}
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"", "it is empty"), (b'{"a": [', "Expecting"), (b"\xff\xfe", "decode")],
+    [
+        (b"", "it is empty"),
+        (b'{"a": [', "Expecting"),
+        (b"\xff\xfe", "decode"),
+        (b'{"a": 1, "checksum": "015abd7f5cc57a2d"}', "its checksum differs"),
+    ],
 )
 def test_a_damaged_file_is_named(tmp_path, content, reason):
     path = tmp_path / "values.json"
@@ -62,3 +68,39 @@ def test_a_file_in_a_folders_place_is_named(tmp_path):
         with pytest.raises(ValueError, match=f"{tmp_path}/file is a file, where a folder"):
             make_folder(path)
     assert make_folder(tmp_path / "a" / "b").is_dir()
+
+
+def test_every_changed_bit_of_a_json_file_is_noticed_or_harmless(tmp_path):
+    path, values = tmp_path / "values.json", {"rate": 0.25, "names": ["a", "b"], "none": None}
+    write_json(path, values)
+    content = path.read_bytes()
+    for bit in range(8 * len(content)):
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bytes(changed))
+        try:
+            found = read_json(path)
+        except DamagedFile:
+            continue
+        # Only the checksum's own name can change so that none is found.
+        assert {name: found[name] for name in values} == values and bit >= 8 * content.index(
+            b"chec"
+        )
+
+
+def test_the_first_of_two_that_write_a_new_file_keeps_it(tmp_path, monkeypatch):
+    path = tmp_path / "values.json"
+    write_json(path, {"a": 1}, only_new=True)
+    write_json(path, {"a": 2}, only_new=True)
+    assert read_json(path) == {"a": 1}
+
+    def without_links(*_):
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", without_links)
+    write_json(path, {"a": 2}, only_new=True)
+    assert read_json(path) == {"a": 1}
+    path.unlink()
+    write_json(path, {"a": 2}, only_new=True)
+    assert read_json(path) == {"a": 2}
+    assert [file.name for file in tmp_path.iterdir()] == ["values.json"]

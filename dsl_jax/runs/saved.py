@@ -23,9 +23,6 @@ from dsl_jax.runs.results import Trained
 CHECKPOINT_SECONDS = 30
 TRAIN_AGAIN = "restore the training's folder from a copy, or delete it, and it is trained again"
 
-# What orbax raises for files that are cut, changed or gone.
-_UNREADABLE = (LookupError, OSError, TypeError, ValueError)
-
 logger = logging.getLogger(__name__)
 
 
@@ -71,14 +68,16 @@ class Checkpoints:
         for epoch in sorted(self._manager.all_steps(), reverse=True):
             try:
                 found = self._read(epoch, like)
-            except _UNREADABLE as error:
+            except Exception as error:  # of what is damaged, orbax raises anything
                 damaged[epoch] = error
                 continue
             self._remove(damaged, epoch)
             self._on_begin(epoch)
             return found
         if damaged:
-            reasons = "; ".join(f"epoch {epoch}: {error}" for epoch, error in damaged.items())
+            reasons = "; ".join(
+                f"epoch {epoch}: {_briefly(error)}" for epoch, error in damaged.items()
+            )
             raise ValueError(
                 f"no checkpoint in {self._folder} can be read: restore the folder from a copy, or "
                 f"delete it, and the network is trained from the start ({reasons})"
@@ -116,7 +115,7 @@ class Checkpoints:
         self._saved_at = time.monotonic()
 
 
-def damaged_checkpoints(folder: Path) -> dict[Path, Exception]:
+def damaged_checkpoints(folder: Path) -> dict[Path, str]:
     """Reads the checkpoints of `Checkpoints`, and changes nothing: what is wrong, by folder."""
     import orbax.checkpoint as ocp
 
@@ -124,12 +123,12 @@ def damaged_checkpoints(folder: Path) -> dict[Path, Exception]:
         return {}
     options = ocp.CheckpointManagerOptions(read_only=True)
     manager = ocp.CheckpointManager(folder.absolute(), options=options)
-    damaged: dict[Path, Exception] = {}
+    damaged: dict[Path, str] = {}
     for epoch in sorted(manager.all_steps()):
         try:
             _restore(manager, epoch, None)
-        except _UNREADABLE as error:
-            damaged[folder / str(epoch)] = error
+        except Exception as error:  # as above
+            damaged[folder / str(epoch)] = _briefly(error)
     return damaged
 
 
@@ -139,7 +138,8 @@ def _restore(
     """State by name and history of a checkpoint, as `Checkpoints.save` wrote them.
 
     Raises:
-      one of _UNREADABLE: it is damaged.
+      ValueError: the state is not the one that was written; for files that are cut, changed or
+        gone, orbax raises anything.
     """
     import orbax.checkpoint as ocp
 
@@ -153,6 +153,12 @@ def _restore(
     if kept not in (None, hash_leaves(saved.state.keys(), saved.state.values())):
         raise ValueError("the state is not the one that was written")
     return saved.state, history
+
+
+def _briefly(error: Exception) -> str:
+    """The beginning of what orbax and tensorstore say, which can be pages."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else f"{text[:200]} ..."
 
 
 def hash_leaves(names: Iterable[str], leaves: Iterable[Any]) -> str:
@@ -200,8 +206,8 @@ def load_network(folder: Path, trained: Trained) -> ConvNet:
         with ocp.StandardCheckpointer() as checkpointer:
             saved = checkpointer.restore(path, dict(zip(names, leaves, strict=True)))
         leaves = [saved[name] for name in names]
-    except _UNREADABLE as error:
-        raise DamagedFile(path, error, TRAIN_AGAIN) from error
+    except Exception as error:  # of what is damaged, orbax raises anything
+        raise DamagedFile(path, _briefly(error), TRAIN_AGAIN) from error
     if trained.weights and trained.weights != hash_leaves(names, leaves):
         raise DamagedFile(path, "the weights are not those that were written", TRAIN_AGAIN)
     return nnx.merge(graph, jax.tree.unflatten(structure, leaves))

@@ -4,12 +4,13 @@ Not looked at are report and pictures, which are drawn again from the rest, and 
 the run's. What is not there yet is no damage.
 """
 
+import contextlib
 import functools
 import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,9 +24,10 @@ from dsl_jax.plain_data import differences
 from dsl_jax.progress import progress_bar
 from dsl_jax.runs.data import read_identity
 from dsl_jax.runs.folder import PREDICTIONS, read_predictions, read_results
-from dsl_jax.runs.results import read_trained
+from dsl_jax.runs.results import read_trained, to_json
 from dsl_jax.runs.saved import damaged_checkpoints, load_network
 from dsl_jax.runs.steps import searches
+from dsl_jax.targets import layout
 from dsl_jax.targets.store import TargetStore
 
 logger = logging.getLogger(__name__)
@@ -110,7 +112,13 @@ def _verify_config(folder: Path) -> tuple[RunConfig | None, list[Damage]]:
     except (AttributeError, LookupError, TypeError, ValueError) as error:
         found.append(Damage(f"{folder / 'config.json'} holds no configuration of a run: {error}"))
     try:
-        read_identity(folder)
+        if read_identity(folder) is None and config is not None:
+            found.append(
+                Damage(
+                    f"{folder / 'data.json'} is missing, so the data are not checked: restore it "
+                    "from a copy"
+                )
+            )
     except DamagedFile as error:
         found.append(Damage(str(error)))
     return config, found
@@ -118,18 +126,25 @@ def _verify_config(folder: Path) -> tuple[RunConfig | None, list[Damage]]:
 
 def _verify_store(path: Path, config: RunConfig | None) -> Iterator[Damage]:
     """The targets of a search."""
-    if not any(path.iterdir()):  # a search that was stopped before its first file
+    try:
+        if layout.read_manifest(layout.open_kvstore(path), path) is None:
+            return  # a search that was stopped before its first file
+    except ValueError as error:
+        yield Damage(str(error))
         return
     try:
         store = TargetStore.open(path, "a")
-    except (FileNotFoundError, ValueError) as error:
-        yield Damage(str(error))
+    except ValueError as error:
+        yield Damage(str(error), _left_to_the_search)
         return
     if config is not None and (lines := _other_search(store, config, path)):
         yield Damage(f"{path} holds the targets of another search: {'; '.join(lines)}")
     for chunk, line in store.faults():
-        again = "--repair, or search_to_store(repair=True), searches it again"
-        yield Damage(f"{path}: {line}; {again}", functools.partial(store.discard, chunk))
+        yield Damage(f"{path}: {line}; {layout.REPAIR}", functools.partial(store.discard, chunk))
+
+
+def _left_to_the_search() -> None:
+    """`search_to_store(repair=True)` writes ids and descriptions again."""
 
 
 def _other_search(store: TargetStore, config: RunConfig, path: Path) -> list[str]:
@@ -185,19 +200,54 @@ def _verify_notes(folder: Path) -> Iterator[Damage]:
         read_results(folder)
     except DamagedFile as error:
         yield Damage(str(error), (folder / "results.json").unlink)
+    yield from _verify_log(folder)
+
+
+def _verify_log(folder: Path) -> Iterator[Damage]:
+    """metrics.jsonl, which must say what the trainings and the results say that are done."""
     path = folder / "metrics.jsonl"
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    whole = [line for line in lines if _is_record(line)]
-    if len(whole) < len(lines):
-        yield Damage(
-            f"{path}: {len(lines) - len(whole)} of {len(lines)} lines are no records, the first "
-            f"is line {[*map(_is_record, lines)].index(False) + 1}: they can be removed",
-            functools.partial(write_text, path, b"".join(whole).decode()),
-        )
+    done, found = _records_of_what_is_done(folder), {}
+    for line in lines:
+        if (record := _record(line)) is not None:
+            subject = _subject(record)
+            if record == done.get(subject, record):
+                found[subject] = line
+    missing = [record for subject, record in done.items() if subject not in found]
+    if len(found) == len(lines) and not missing:
+        return
+    kept = b"".join(found.values()).decode()
+    kept += "".join(json.dumps(record) + "\n" for record in missing)
+    yield Damage(
+        f"{path}: {len(lines) - len(found)} of {len(lines)} lines are damaged or double, and "
+        f"{len(missing)} are missing: they can be written again",
+        functools.partial(write_text, path, kept),
+    )
 
 
-def _is_record(line: bytes) -> bool:
+def _records_of_what_is_done(folder: Path) -> dict[tuple, dict[str, Any]]:
+    """What the log must hold, by subject; what cannot be read says nothing here."""
+    records: list[dict[str, Any]] = []
+    for path in sorted(folder.glob("seed_*/*/")):
+        with contextlib.suppress(DamagedFile):
+            if (trained := read_trained(path)) is not None:
+                name = str(path.relative_to(folder))
+                records += [{"training": name, **epoch} for epoch in trained.history]
+    with contextlib.suppress(DamagedFile):
+        for name, row in to_json(read_results(folder) or {}).items():
+            records.append({"result": name, **row})
+    return {_subject(record): json.loads(json.dumps(record)) for record in records}
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
     try:
-        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
+        record = json.loads(line)
     except ValueError:
-        return False
+        return None
+    return record if line.endswith(b"\n") and isinstance(record, dict) else None
+
+
+def _subject(record: Mapping[str, Any]) -> tuple:
+    """What a record is about: an epoch of a training, a search, or a result."""
+    names = ("training", "epoch", "search", "targets", "result")
+    return tuple(record.get(name) for name in names)

@@ -108,7 +108,7 @@ def search_to_store(
         # That of another process, if it was first.
         check_same_search(ours, layout.read_manifest(kvstore, path) or ours, path)
     if there is None or repair or len(committed) * chunk_size < len(ids):
-        layout.create_arrays(kvstore, path, ours["fingerprint"], ids)
+        layout.create_arrays(kvstore, path, ours["fingerprint"], ids, repair)
 
     store = TargetStore.open(path, "a")
     if repair and (damaged := store.discard_damaged()):

@@ -56,7 +56,7 @@ def read_manifest(kvstore: ts.KvStore, path: Any) -> dict | None:
     if read.state == "missing":
         raise ValueError(
             f"{path} is not a target store: there is no {MANIFEST}, but {len(names)} other "
-            f"files such as {sorted(names)[0].decode()}; give another path"
+            f"files such as {sorted(names)[0].decode()}; give another path, or restore that file"
         )
     try:
         manifest = unsealed(json.loads(read.value))
@@ -140,15 +140,22 @@ def open_arrays(
         except ValueError as error:
             raise ValueError(
                 f"{path}: the description of array {name} ({name}/zarr.json) is absent or "
-                "damaged: delete that one file if it is there, and run search_to_store again"
+                f"damaged; {REPAIR}"
             ) from error
     return arrays
 
 
-def create_arrays(kvstore: ts.KvStore, path: Any, fingerprint: dict, ids: np.ndarray) -> None:
-    """Makes what is not there of the arrays, writes ids. Twice is the same as once."""
+def create_arrays(
+    kvstore: ts.KvStore, path: Any, fingerprint: dict, ids: np.ndarray, repair: bool = False
+) -> None:
+    """Makes what is not there of the arrays, writes ids. Twice is the same as once.
+
+    repair: their descriptions, which may be damaged, are written again.
+    """
     group = {"zarr_format": 3, "node_type": "group", "attributes": {}}
     kvstore.write("zarr.json", json.dumps(group)).result()
+    for name in _array_specs(fingerprint) if repair else ():
+        kvstore.write(f"{name}/zarr.json", None).result()
     arrays = open_arrays(kvstore, path, fingerprint, create=True)
     arrays["ids"].write(ids).result()
 

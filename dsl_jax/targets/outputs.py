@@ -27,7 +27,8 @@ def summarize_outputs(
 ) -> dict[str, Numbers]:
     """A few numbers for every stage, nearly the same wherever the stages are.
 
-    Stages are called as they stand, outside `jit`, which might remember what they did before.
+    Stages are called as they stand: each is compiled anew, as `jit` might remember what the same
+    function did before.
 
     Args:
       stages: L functions.
@@ -42,8 +43,10 @@ def summarize_outputs(
     with jax.default_matmul_precision("highest"):
         for index, stage in enumerate(stages):
             random = _random(index, (NUM_INPUTS, *hidden.shape[1:]))
-            hidden, others = stage(hidden), stage(jnp.asarray(random, hidden.dtype))
-            numbers[f"stage {index}"] = _summary([hidden, others])
+            both = jnp.concatenate([hidden, jnp.asarray(random, hidden.dtype)])
+            outputs = jax.jit(lambda x, stage=stage: stage(x))(both)
+            numbers[f"stage {index}"] = _summary([outputs])
+            hidden = outputs[: len(hidden)]
         if fitness is not None:
             labels = {0, hidden.shape[-1] - 1}
             values = [fitness(hidden, jnp.int32(label))[None] for label in sorted(labels)]

@@ -19,8 +19,9 @@ GALLERY = sorted((ROOT / "experiments" / "gallery").glob("*.py"))
 
 
 @pytest.fixture(autouse=True)
-def as_users_have_it():
-    """The pages are for JAX as it comes, where arrays of other ranks may meet."""
+def as_users_have_it(monkeypatch, one_device):
+    """JAX as it comes: arrays of other ranks may meet, and there is one device."""
+    monkeypatch.setenv("XLA_FLAGS", "")
     jax.config.update("jax_numpy_rank_promotion", "allow")
     yield
     jax.config.update("jax_numpy_rank_promotion", "raise")

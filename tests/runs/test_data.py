@@ -38,16 +38,16 @@ def test_nothing_is_claimed_of_a_run_that_was_begun_before(tmp_path, name):
     assert read_identity(tmp_path) is None
 
 
-def test_of_two_that_begin_at_once_on_other_data_the_one_that_came_first_is_refused(
+def test_of_two_that_begin_at_once_on_other_data_the_one_that_came_second_is_refused(
     tmp_path, monkeypatch
 ):
     write = data.write_json
 
-    def then_overwritten(path, values):
-        write(path, values)
+    def too_late(path, values, only_new):
         write(path, dataclasses.asdict(DataIdentity.of(OTHERS)))
+        write(path, values, only_new)
 
-    monkeypatch.setattr(data, "write_json", then_overwritten)
+    monkeypatch.setattr(data, "write_json", too_late)
     with pytest.raises(ValueError, match="test: 30 there, 20 here"):
         keep_identity(tmp_path, MINE)
 

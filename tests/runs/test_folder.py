@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsl_jax.files import temporary_name
+from dsl_jax.files import read_json, temporary_name
 from dsl_jax.presets import get_preset
 from dsl_jax.runs import folder, saved
 from dsl_jax.runs.folder import RunFolder, finished_report, prepare_folder, search_seconds
@@ -96,7 +96,7 @@ def two_checkpoints(tmp_path, monkeypatch):
     for epoch in (1, 2):
         history = [*history, {"epoch": epoch, "numbers": [1.0] * 9}]
         run.log({"training": "t", "epoch": epoch})
-        checkpoints.save(epoch, {"w": jnp.full(300, epoch)}, history, last=False)
+        checkpoints.save(epoch, {"w": jnp.full(300, float(epoch))}, history, last=False)
     return run, like
 
 
@@ -113,7 +113,7 @@ def test_of_two_checkpoints_the_older_one_is_taken_if_the_newest_is_damaged(
     assert "checkpoints/2 is damaged: training goes on from the checkpoint of epoch 1" in told
     lines = (run.folder / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1]  # the second comes again
-    checkpoints.save(2, {"w": jnp.full(300, 2)}, [*history, {"epoch": 2}], last=True)
+    checkpoints.save(2, {"w": jnp.full(300, 2.0)}, [*history, {"epoch": 2}], last=True)
     assert run.checkpoints("t").restore(like)[0]["w"][0] == 2
 
 
@@ -138,7 +138,7 @@ def test_a_file_in_the_place_of_a_folder_is_named(tmp_path, name):
 
 def test_a_run_from_before_a_setting_existed_is_this_run_with_its_default(tmp_path):
     run = RunFolder(tmp_path / "run", CONFIG)
-    saved_config = json.loads((run.folder / "config.json").read_text())
+    saved_config = read_json(run.folder / "config.json")
     for part, name in (("search", "num_searches"), ("sgd", "batch_multiple")):
         del saved_config["config"][part][name]
     del saved_config["config"]["chunk_size"]
@@ -191,15 +191,15 @@ def test_a_run_that_another_process_just_begins_is_not_refused(tmp_path, monkeyp
     RunFolder(tmp_path / "run", CONFIG)
 
 
-def test_of_two_runs_that_begin_at_once_the_one_that_came_first_is_refused(tmp_path, monkeypatch):
-    """Both have seen an empty folder; the second to write its configuration keeps it."""
+def test_of_two_runs_that_begin_at_once_the_one_that_came_second_is_refused(tmp_path, monkeypatch):
+    """Both have seen an empty folder; the first to write its configuration keeps it."""
     write = folder.write_json
 
-    def then_overwritten(path, values):
-        write(path, values)
+    def too_late(path, values, only_new):
         write(path, values | {"config": values["config"] | {"seed": 7}})
+        write(path, values, only_new)
 
-    monkeypatch.setattr(folder, "write_json", then_overwritten)
+    monkeypatch.setattr(folder, "write_json", too_late)
     with pytest.raises(ValueError, match="seed: 7 there, 0 here"):
         RunFolder(tmp_path / "run", CONFIG)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from toy_targets import CHUNK, CONFIG, IDS, IMAGES, LABELS, equal, files, run
 
+from dsl_jax.files import unsealed
 from dsl_jax.targets import fill, layout, store
 from dsl_jax.targets.store import TargetStore
 
@@ -124,7 +125,7 @@ def test_of_two_searches_that_begin_at_once_one_is_refused(tmp_path, monkeypatch
 
 
 def test_a_store_from_before_a_setting_existed_is_that_of_its_default(folder, searched):
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = unsealed(json.loads((folder / "manifest.json").read_text()))
     del manifest["fingerprint"]["config"]["num_searches"]
     del manifest["fingerprint"]["config"]["layers"][0]["smoothing_passes"]
     (folder / "manifest.json").write_text(json.dumps(manifest))

@@ -9,6 +9,7 @@ import jax
 import pytest
 from toy_targets import IDS, NUM_IMAGES, SHAPES, files, run
 
+from dsl_jax.files import unsealed
 from dsl_jax.targets import layout
 from dsl_jax.targets.layout import estimated_bytes
 from dsl_jax.targets.store import TargetStore
@@ -43,7 +44,7 @@ def test_an_incomplete_manifest_is_told(folder, content):
 
 
 def test_a_format_of_the_future_is_refused(folder):
-    manifest = json.loads((folder / layout.MANIFEST).read_text())
+    manifest = unsealed(json.loads((folder / layout.MANIFEST).read_text()))
     (folder / layout.MANIFEST).write_text(json.dumps({**manifest, "format": 2}))
     with pytest.raises(ValueError, match="format 2; this version of dsl_jax reads 1"):
         TargetStore.open(folder)
@@ -59,7 +60,7 @@ def test_of_two_manifests_written_at_once_the_first_stays(tmp_path, monkeypatch)
 
     monkeypatch.setattr(json, "dumps", other_process_is_first)
     layout.write_manifest(kvstore, {"dataset": "second"})
-    assert json.loads((tmp_path / layout.MANIFEST).read_text()) == {"dataset": "first"}
+    assert unsealed(json.loads((tmp_path / layout.MANIFEST).read_text())) == {"dataset": "first"}
 
 
 def test_a_damaged_chunk_is_named_and_mended(undisturbed, folder, caplog):

@@ -31,6 +31,7 @@ from toy_targets import (
 from dsl_jax.config import LayerSchedule
 from dsl_jax.evolution.image import SearchResult
 from dsl_jax.evolution.images import search
+from dsl_jax.files import unsealed
 from dsl_jax.targets import fill, fingerprint, layout, store
 from dsl_jax.targets.store import TargetStore
 
@@ -203,7 +204,7 @@ def test_another_search_is_refused_and_the_fields_are_named(undisturbed, changes
 
 
 def test_other_conditions_are_warned_of(folder, caplog):
-    manifest = json.loads((folder / layout.MANIFEST).read_text())
+    manifest = unsealed(json.loads((folder / layout.MANIFEST).read_text()))
     assert manifest["provenance"]["versions"]["jax"] == jax.__version__
     manifest["provenance"]["backend"] = "abacus"
     (folder / layout.MANIFEST).write_text(json.dumps(manifest))

@@ -1,0 +1,55 @@
+"""One process at a time."""
+
+import subprocess
+import sys
+import threading
+import time
+
+from dsl_jax.runs import lock
+from dsl_jax.runs.lock import alone
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from dsl_jax.runs.lock import alone
+with alone(Path(sys.argv[1]), "trains it"):
+    print("in", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_second_process_waits_says_so_and_goes_on_when_the_first_is_killed(tmp_path, caplog):
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdout.readline() == "in\n"
+    done = []
+
+    def work():
+        with alone(tmp_path, "trains it"):
+            done.append(time.monotonic())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    while "waiting" not in caplog.text:
+        time.sleep(0.01)
+    assert (
+        f"waiting for process {other.pid} on " in caplog.text and "which trains it" in caplog.text
+    )
+    assert not done
+    other.kill()
+    killed = time.monotonic()
+    thread.join(60)
+    other.wait()
+    other.stdout.close()
+    assert done and done[0] >= killed
+
+
+def test_a_file_system_without_locks_is_warned_of(tmp_path, caplog, monkeypatch):
+    def refused(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "flock", refused)
+    with alone(tmp_path, "evaluates it"):
+        pass
+    assert "cannot be locked" in caplog.text and "see that no other process" in caplog.text
