@@ -27,6 +27,7 @@ from flax import nnx
 import dsl_jax
 from dsl_jax.config import from_dict
 from dsl_jax.devices import environment
+from dsl_jax.files import read_json
 from dsl_jax.runs.steps import trainings
 from dsl_jax.targets.store import TargetStore
 
@@ -245,7 +246,7 @@ def network_bytes(folder: Path) -> dict[str, tuple[str, bytes]]:
 
 def results(folder: Path) -> dict[str, Any]:
     """Accuracies and losses by name, without the times."""
-    read = json.loads((folder / "results.json").read_text())
+    read = read_json(folder / "results.json")
     return {
         f"{training} {field}": value
         for training, row in read.items()

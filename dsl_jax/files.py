@@ -18,6 +18,10 @@ from typing import IO, Any
 import jax
 
 
+class DiskFault(OSError):
+    """A disk that is full, read-only, or cannot be written for another reason."""
+
+
 class DamagedFile(ValueError):
     """A file that is empty, cut short, or else not what was written."""
 
@@ -86,20 +90,54 @@ def replacing(path: Path, only_new: bool = False) -> Iterator[IO[bytes]]:
 
     only_new: unless something is there by then, which another process may have written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if only_new:
-            _take_free_name(temporary, path)
-        else:
-            os.replace(temporary, path)
-        _sync_folder(path.parent)
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            if only_new:
+                _take_free_name(temporary, path)
+            else:
+                os.replace(temporary, path)
+            _sync_folder(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a disk that turned read-only it stays
+            temporary.unlink(missing_ok=True)
+
+
+_DISK_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+
+@contextlib.contextmanager
+def writing(path: Any) -> Iterator[None]:
+    """Raises DiskFault, which names `path`, in place of what a library says of a disk's fault."""
+    try:
+        yield
+    except DiskFault:
+        raise
+    except Exception as error:
+        if (fault := _disk_fault(error)) is None:
+            raise
+        raise DiskFault(
+            fault,
+            f"cannot write {path}: {os.strerror(fault)}. What was written before is kept, and the "
+            "same command goes on when this is mended",
+        ) from error
+
+
+def _disk_fault(error: BaseException | None) -> int | None:
+    """The number of a fault of the disk, in an error or in one that led to it."""
+    while error is not None:
+        number = getattr(error, "errno", None)
+        if found := re.search(r"os_error_code='(\d+)'", str(error)):  # tensorstore's
+            number = int(found[1])
+        if number in _DISK_FAULTS:
+            return number
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _take_free_name(temporary: Path, path: Path) -> None:

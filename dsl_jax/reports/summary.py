@@ -11,6 +11,7 @@ import numpy as np
 from dsl_jax.config import RunConfig, to_dict
 from dsl_jax.data.dataset import Dataset, rows_of
 from dsl_jax.devices import environment
+from dsl_jax.files import replacing
 from dsl_jax.reports import plots
 from dsl_jax.reports.dark import in_dark
 from dsl_jax.reports.finding import best_method, finding
@@ -80,8 +81,10 @@ def summarize(
         timings.insert(0, ("search, compilation included, all seeds", seconds))
     figures |= _mistakes(config, folder, dataset, results)
     for name, (figure, _) in figures.items():
-        figure.savefig(folder / f"{name}.png")
-        in_dark(figure).savefig(folder / f"{name}-dark.png")
+        with replacing(folder / f"{name}.png") as file:
+            figure.savefig(file)
+        with replacing(folder / f"{name}-dark.png") as file:
+            in_dark(figure).savefig(file)
     left_out = max(done.images_left_out for done in trained.values())
     return Report(
         title=f"{dataset.title}: searched representations against SGD ({config.name})",

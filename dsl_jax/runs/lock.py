@@ -8,7 +8,7 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
-from dsl_jax.files import make_folder
+from dsl_jax.files import make_folder, writing
 
 LOCK = ".lock"
 
@@ -26,8 +26,10 @@ def alone(folder: Path, doing: str) -> Iterator[None]:
       folder: made if it is not there.
       doing: what the other process does then, for who waits.
     """
-    with open(make_folder(folder) / LOCK, "a+") as file:
-        file.seek(0)
+    path = make_folder(folder) / LOCK
+    with writing(path):
+        path.touch()
+    with open(path) as file:
         other = file.read().strip() or "another process"
         try:
             _wait(file.fileno(), f"{folder}: waiting for {other}, which {doing}")
@@ -35,9 +37,8 @@ def alone(folder: Path, doing: str) -> Iterator[None]:
             logger.warning(
                 "%s cannot be locked (%s): see that no other process %s", folder, error, doing
             )
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
-        file.flush()
+        with writing(path):
+            path.write_text(f"process {os.getpid()} on {platform.node()}\n")
         yield
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from dsl_jax.config import one_of
-from dsl_jax.files import plain, write_text
+from dsl_jax.files import plain, write_text, writing
 
 LOGGERS = ("console", "tensorboard", "wandb")
 
@@ -57,7 +57,7 @@ class JsonlLogger:
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Appends the record."""
-        with open(self.path, "a") as file:
+        with writing(self.path), open(self.path, "a") as file:
             file.write(json.dumps(dict(record), default=plain) + "\n")
 
     def close(self) -> None:

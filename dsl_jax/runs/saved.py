@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from flax import nnx
 
-from dsl_jax.files import DamagedFile, refuse_file
+from dsl_jax.files import DamagedFile, refuse_file, writing
 from dsl_jax.learning.train import Record
 from dsl_jax.networks.convnet import ConvNet
 from dsl_jax.networks.interface import named_leaves
@@ -111,7 +111,8 @@ class Checkpoints:
             state=ocp.args.StandardSave(dict(zip(names, leaves, strict=True))),
             history=ocp.args.JsonSave(kept),
         )
-        self._manager.save(epoch, args=arguments)
+        with writing(self._folder):
+            self._manager.save(epoch, args=arguments)
         self._saved_at = time.monotonic()
 
 
@@ -180,7 +181,7 @@ def save_network(folder: Path, network: nnx.Module) -> str:
     import orbax.checkpoint as ocp
 
     names, leaves, _ = named_leaves(nnx.state(network))
-    with ocp.StandardCheckpointer() as checkpointer:
+    with writing(folder), ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(folder.absolute(), dict(zip(names, leaves, strict=True)), force=True)
     return hash_leaves(names, leaves)
 

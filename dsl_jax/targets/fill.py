@@ -18,6 +18,7 @@ from dsl_jax.config import SearchConfig
 from dsl_jax.devices import check_mesh
 from dsl_jax.evolution.image import Stages, check_schedules
 from dsl_jax.evolution.images import check_task, choose_chunk_size, search
+from dsl_jax.files import writing
 from dsl_jax.inputs import check_distinct, check_ids, check_images
 from dsl_jax.keys import check_key
 from dsl_jax.progress import progress_bar
@@ -103,21 +104,21 @@ def search_to_store(
         check_same_search(ours, there, path)
     committed = layout.committed_chunks(kvstore)
     layout.check_disk_space(kvstore, ours["fingerprint"], committed)
-    if there is None:
-        layout.write_manifest(kvstore, ours)
-        # That of another process, if it was first.
-        check_same_search(ours, layout.read_manifest(kvstore, path) or ours, path)
-    if there is None or repair or len(committed) * chunk_size < len(ids):
-        layout.create_arrays(kvstore, path, ours["fingerprint"], ids, repair)
+    with writing(path):
+        if there is None:
+            layout.write_manifest(kvstore, ours)
+            # That of another process, if it was first.
+            check_same_search(ours, layout.read_manifest(kvstore, path) or ours, path)
+        if there is None or repair or len(committed) * chunk_size < len(ids):
+            layout.create_arrays(kvstore, path, ours["fingerprint"], ids, repair)
 
     store = TargetStore.open(path, "a")
     if repair and (damaged := store.discard_damaged()):
         logger.warning("%s: searching damaged chunks again: %s", path, damaged)
     fresh = tuple(map(_compiled_anew, stages))
-    search_missing(
-        store,
-        Claims(kvstore),
-        lambda rows: search(
+
+    def search_rows(rows: np.ndarray) -> Any:
+        return search(
             key,
             fresh,
             take(rows),
@@ -127,11 +128,17 @@ def search_to_store(
             chunk_size=chunk_size,
             mesh=mesh,
             check_finite=not layout.committed_chunks(kvstore),  # of a later chunk it may be so
-        ),
-        chunks_per_call=1 if mesh is None else mesh.size,
-        progress=progress,
-        on_chunk=on_chunk,
-    )
+        )
+
+    with writing(path):
+        search_missing(
+            store,
+            Claims(kvstore),
+            search_rows,
+            chunks_per_call=1 if mesh is None else mesh.size,
+            progress=progress,
+            on_chunk=on_chunk,
+        )
     return store
 
 
@@ -231,7 +238,15 @@ def _search_chunks(
 ) -> None:
     """Searches some chunks together, writes one after the other."""
     slices = [store.rows(chunk) for chunk in chunks]
-    result = search_rows(np.concatenate([np.arange(rows.start, rows.stop) for rows in slices]))
+    searched = np.concatenate([np.arange(rows.start, rows.stop) for rows in slices])
+    try:
+        result = search_rows(searched)
+    except Exception as error:
+        error.add_note(
+            f"raised by the search of the images with the ids {store.ids[searched].tolist()}; what "
+            "was searched before is kept"
+        )
+        raise
     result, start = jax.tree.map(np.asarray, result), 0
     for chunk, rows in zip(chunks, slices, strict=True):
         stop = start + rows.stop - rows.start

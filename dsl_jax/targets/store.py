@@ -24,6 +24,7 @@ import numpy as np
 import tensorstore as ts
 
 from dsl_jax.evolution.image import SearchResult
+from dsl_jax.files import writing
 from dsl_jax.targets import layout
 from dsl_jax.targets.fingerprint import config_of
 from dsl_jax.targets.layout import array_title
@@ -170,10 +171,11 @@ class TargetStore:
             values[name] = self._convert(name, np.asarray(value), rows)
         if layout.is_committed(self._kvstore, chunk):
             return False
-        futures = [self._arrays[name][rows].write(value) for name, value in values.items()]
-        for future in futures:
-            future.result()  # on disk, not just accepted: the marker must not come first
-        layout.commit(self._kvstore, chunk, rows)
+        with writing(self.path):
+            futures = [self._arrays[name][rows].write(value) for name, value in values.items()]
+            for future in futures:
+                future.result()  # on disk, not just accepted: the marker must not come first
+            layout.commit(self._kvstore, chunk, rows)
         return True
 
     def discard(self, chunk: int) -> None:

@@ -161,6 +161,7 @@ def guarded(work: Callable[[], None]) -> None:
     try:
         work()
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # once more: at once, and without a traceback
         print(
             "\nStopped. The same command goes on: what is searched is kept, training goes on from "
             "its last checkpoint.",

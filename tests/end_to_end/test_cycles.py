@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 import shutil
 
 import jax
@@ -14,6 +13,7 @@ from tiny_search import TINY_RUN
 import dsl_jax
 from dsl_jax import keys, pipeline
 from dsl_jax.config import CycleConfig
+from dsl_jax.files import read_json
 from dsl_jax.learning.evaluation import representations_of
 
 KEY = jax.random.key(0)
@@ -125,7 +125,7 @@ def parameters(network):
 
 
 def results_of(folder):
-    return json.loads((folder / "results.json").read_text())
+    return read_json(folder / "results.json")
 
 
 @pytest.mark.slow

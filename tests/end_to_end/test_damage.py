@@ -1,18 +1,15 @@
 """One damaged file of each kind that a run holds: noticed or harmless, never another result."""
 
-import dataclasses
-import json
 import re
 import shutil
 
 import jax
 import numpy as np
 import pytest
-from flax import nnx
+from tiny_run import scores, tiny_config, tiny_data, weights
 
-import dsl_jax as dsl
 from dsl_jax import pipeline
-from dsl_jax.config import LayerSchedule
+from dsl_jax.files import read_json
 from dsl_jax.runs import saved
 from dsl_jax.runs.verify import repair_run, verify_run
 
@@ -22,7 +19,6 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-LAYERS = tuple(LayerSchedule(n, 0.2) for n in (1, 1, 0, 1))
 KINDS = {  # of files: the first that fits, and whether a run can do it again
     "config": ("config.json", False),
     "data": ("data.json", False),
@@ -59,34 +55,10 @@ def flipped(content):
 
 
 @pytest.fixture(scope="module")
-def dataset():
-    return dsl.load_dataset("digits", num_train=60, validation_size=20)
-
-
-@pytest.fixture(scope="module")
-def config():
-    config = dsl.get_preset("smoke", "digits")
-    search = dataclasses.replace(
-        config.search, layers=LAYERS, num_parents=3, num_explorers=4, num_refiners=6
-    )
-    learn, sgd = (dataclasses.replace(c, epochs=4) for c in (config.learn, config.sgd))
-    return dataclasses.replace(
-        config,
-        widths=(4, 4, 4),
-        num_train=60,
-        validation_size=20,
-        search=search,
-        learn=learn,
-        sgd=sgd,
-        variants=("all_layers", "sgd"),
-        sgd_groups=(1,),
-        chunk_size=16,
-    )
-
-
-@pytest.fixture(scope="module")
-def run(config, dataset):
+def run():
     """Runs, or goes on with, what is in a folder; on one device, as eight would compile it each."""
+
+    config, dataset = tiny_config(), tiny_data()
 
     def go_on(folder, **options):
         return pipeline.run(config, folder, dataset, probes=False, progress=False, **options)
@@ -120,21 +92,6 @@ def undisturbed(run, tmp_path_factory):
     claims.mkdir(exist_ok=True)
     (claims / "00000001").write_text('{"host": "elsewhere", "pid": 7}')
     return folder, networks, results
-
-
-def weights(folder):
-    """The parameters and statistics of a run's networks."""
-    found = dsl.load_run(folder).networks
-    return {name: jax.tree.map(np.asarray, nnx.state(n)) for name, n in found.items()}
-
-
-def same(results, others):
-    return all(
-        results[name].test_accuracy == others[name].test_accuracy
-        and results[name].test_loss == others[name].test_loss
-        and results[name].validation_accuracy == others[name].validation_accuracy
-        for name in results.keys() | others.keys()
-    )
 
 
 CASES = {
@@ -173,8 +130,8 @@ def test_damage_is_named_or_mended_and_never_changes_a_result(
                 run(folder, repair=True)
             return
         found = run(folder, repair=True)
-    assert same(found, results)
+    assert scores(found) == scores(results)
     jax.tree.map(np.testing.assert_array_equal, weights(folder), networks)
     repair_run(folder)
     assert all(damage.mend is None for damage in verify_run(folder))
-    assert json.loads((folder / "results.json").read_text())
+    assert read_json(folder / "results.json")

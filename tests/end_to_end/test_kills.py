@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from tiny_search import TINY_MAIN
 
+from dsl_jax.files import read_json
+
 pytestmark = pytest.mark.slow
 
 PROGRAM = Path(__file__).parents[2] / "benchmarks" / "kills.py"
@@ -47,7 +49,7 @@ def test_what_differs_is_named(runs, tmp_path):
     content = bytearray(path.read_bytes())
     content[0] ^= 1
     path.write_bytes(content)
-    results = json.loads((other / "results.json").read_text())
+    results = read_json(other / "results.json")
     results["all_layers"]["test_accuracy"][0] += 0.1
     (other / "results.json").write_text(json.dumps(results))
     (other / "seed_0/all_layers/result.json").unlink()

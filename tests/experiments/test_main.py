@@ -13,6 +13,7 @@ from tiny_search import TINY_MAIN as TINY
 import dsl_jax
 from dsl_jax import config, files, pipeline
 from dsl_jax.data import load
+from dsl_jax.files import read_json
 from dsl_jax.learning import train
 from dsl_jax.runs import saved
 from dsl_jax.runs.folder import RunFolder
@@ -44,7 +45,7 @@ def test_a_run_leaves_everything_in_its_folder(finished, capsys):
     names = {path.name for path in finished.iterdir()}
     assert {"config.json", "metrics.jsonl", "results.json", "report.md", "report.html"} <= names
     assert {f"{n}.png" for n in ("accuracy", "fitness", "learning", "representations")} <= names
-    results = json.loads((finished / "results.json").read_text())
+    results = read_json(finished / "results.json")
     assert {"all_layers", "skip_block_0", "sgd_g1", "linear_on_pixels"} <= set(results)
     assert all(0 <= row["test_accuracy"][0] <= 1 for row in results.values())
     page = (finished / "report.md").read_text()
@@ -55,7 +56,7 @@ def test_a_run_leaves_everything_in_its_folder(finished, capsys):
 
 
 def test_the_baseline_is_chosen_by_validation_not_by_test(finished):
-    results = json.loads((finished / "results.json").read_text())
+    results = read_json(finished / "results.json")
     trained = {}
     for groups in (1, 2):
         path = finished / "seed_0" / f"sgd_g{groups}" / "result.json"
@@ -80,13 +81,13 @@ def test_a_run_of_sgd_alone_searches_nothing(main, tmp_path):
     folder = tmp_path / "sgd"
     assert main(*TINY, "--variants=sgd", f"--output_dir={folder}") == 0
     assert not (folder / "seed_0" / "targets").exists()
-    results = json.loads((folder / "results.json").read_text())
+    results = read_json(folder / "results.json")
     assert "all_layers" not in results and "sgd_g1" in results
 
 
 def test_load_run_gives_networks_targets_and_history_back(finished):
     loaded = dsl_jax.load_run(finished)
-    results = json.loads((finished / "results.json").read_text())
+    results = read_json(finished / "results.json")
     dataset = dsl_jax.load_dataset("digits", num_train=90, validation_size=30)
     jax.tree.map(np.testing.assert_array_equal, loaded.dataset().test, dataset.test)
     assert (loaded.dataset().mean, loaded.dataset().std) == (dataset.mean, dataset.std)
@@ -128,8 +129,8 @@ def test_an_interrupted_run_goes_on_and_ends_the_same(main, finished, tmp_path, 
         patch.setattr(saved.Checkpoints, "save", stop_after_second)
         assert main(*arguments) == 130
     assert main(*arguments) == 0
-    ours = json.loads((folder / "results.json").read_text())
-    theirs = json.loads((finished / "results.json").read_text())
+    ours = read_json(folder / "results.json")
+    theirs = read_json(finished / "results.json")
     for name in ours:
         for field in ("test_accuracy", "test_loss", "validation_accuracy"):
             assert ours[name][field] == theirs[name][field], (name, field)
@@ -156,8 +157,8 @@ def test_the_test_images_change_nothing_but_the_test_results(main, finished, tmp
     folder = tmp_path / "other"
     shutil.copytree(finished / "seed_0" / "targets", tmp_path / "kept")
     assert main(*TINY, f"--output_dir={folder}", "--variants=all_layers") == 0
-    ours = json.loads((folder / "results.json").read_text())["all_layers"]
-    theirs = json.loads((finished / "results.json").read_text())["all_layers"]
+    ours = read_json(folder / "results.json")["all_layers"]
+    theirs = read_json(finished / "results.json")["all_layers"]
     assert ours["validation_accuracy"] == theirs["validation_accuracy"]
     assert ours["test_loss"] != theirs["test_loss"]
 

@@ -1,9 +1,12 @@
 """experiments/main.py as several processes on one folder, by themselves and as one job."""
 
+import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -62,3 +65,38 @@ def test_several_processes_search_one_folder(alone, tmp_path, job):
     notes = list((tmp_path / "run" / "seed_0").glob("search-*.json"))
     assert 1 <= len(notes) <= 2 and search_seconds(tmp_path / "run", 0) > 0
     assert not (tmp_path / "run" / "seed_0" / "all_layers").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_that_run_it_all_train_each_network_once(tmp_path):
+    """Of two that begin at once, the second waits for what the first trains, and evaluates."""
+    folder = tmp_path / "run"
+    flags = ["--variants=sgd", "--config.sgd_groups=(1,)", f"--output_dir={folder}"]
+    processes = [start(*flags) for _ in range(2)]
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert sum("seed_0/sgd_g1: waiting for" in output for output in outputs) <= 1
+    assert all("## Results" in output for output in outputs)
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert [r["epoch"] for r in records if r.get("training") == "seed_0/sgd_g1"] == [1, 2, 3]
+    assert sum(record.get("result") == "sgd_g1" for record in records) == 1
+    assert dsl_jax.verify_run(folder) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("phase", ("image", "step", "network"))
+def test_ctrl_c_twice_in_a_row_stops_at_once_and_loses_nothing(tmp_path, phase):
+    """Once the bar of a phase is there: search counts images, learning steps, evaluation
+    networks."""
+    folder = tmp_path / "run"
+    process = start("--variants=all_layers", f"--output_dir={folder}")
+    output = ""
+    while f"{phase}/s" not in output and f"s/{phase}" not in output:
+        output += process.stdout.read(1)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    output += process.communicate()[0]
+    assert process.returncode in (130, -signal.SIGINT), output
+    assert "Traceback" not in output, output
+    assert dsl_jax.verify_run(folder) == []

@@ -11,6 +11,7 @@ from tiny_search import TINY_RUN as TINY
 
 import dsl_jax
 from dsl_jax import measures
+from dsl_jax.files import read_json
 from dsl_jax.keys import SEARCH, purpose_key
 from dsl_jax.presets import get_preset
 from dsl_jax.runs.untrained import make_stages
@@ -303,7 +304,7 @@ def test_tables_learn_from_one_search_with_and_without_augmentation(experiment, 
     rows = rows_of(folder)
     assert len(rows) == 2 * 2 * 3  # plain and augmented, seeds, methods
     assert {row["is_best_sgd"] for row in rows if row["training"] == "sgd_g1"} == {"True"}
-    results = json.loads((folder / "points" / "digits-plain" / "results.json").read_text())
+    results = read_json(folder / "points" / "digits-plain" / "results.json")
     plain = [r for r in rows if r["training"] == "all_layers" and r["augment"] == "False"]
     assert [r["test_accuracy"] for r in plain] == results["all_layers"]["test_accuracy"]
     assert "±" in (folder / "report.md").read_text()

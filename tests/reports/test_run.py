@@ -12,6 +12,7 @@ import dsl_jax
 from dsl_jax import pipeline
 from dsl_jax.data.load import load_dataset
 from dsl_jax.data.prepare import DatasetUnavailable
+from dsl_jax.files import read_json
 from dsl_jax.reports import summary
 from dsl_jax.runs import data
 
@@ -66,7 +67,7 @@ def test_the_data_of_a_run_are_handed_over(finished):
     with pytest.raises(ValueError, match=r"other data than these: .*sha256"):
         loaded.dataset(darker(seed=1))
     score = dsl_jax.evaluate(loaded.networks["seed_0/all_layers"], loaded.dataset(MINE))
-    results = json.loads((finished / "results.json").read_text())
+    results = read_json(finished / "results.json")
     assert score.accuracy == pytest.approx(results["all_layers"]["test_accuracy"][0])
 
 

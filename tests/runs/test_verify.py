@@ -89,7 +89,5 @@ def test_targets_of_another_search_are_named(run):
     key = purpose_key(0, SEARCH)
     search_to_store(path, key, stages, images, jnp.array([0, 1]), search)
     (damage,) = verify_run(run.folder)
-    assert "holds the targets of another search: config.layers[0].generations: 0 there" in str(
-        damage
-    )
+    assert "holds the targets of another search: " in str(damage)
     assert damage.mend is None

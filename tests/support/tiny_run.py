@@ -1,0 +1,50 @@
+"""The smallest run that goes through every phase, for tests of what may happen to one."""
+
+import dataclasses
+
+import jax
+import numpy as np
+from flax import nnx
+
+import dsl_jax as dsl
+from dsl_jax.config import LayerSchedule, RunConfig
+
+LAYERS = tuple(LayerSchedule(n, 0.2) for n in (1, 1, 0, 1))
+
+
+def tiny_data() -> dsl.Dataset:
+    return dsl.load_dataset("digits", num_train=60, validation_size=20)
+
+
+def tiny_config() -> RunConfig:
+    config = dsl.get_preset("smoke", "digits")
+    search = dataclasses.replace(
+        config.search, layers=LAYERS, num_parents=3, num_explorers=4, num_refiners=6
+    )
+    learn, sgd = (dataclasses.replace(c, epochs=4) for c in (config.learn, config.sgd))
+    return dataclasses.replace(
+        config,
+        widths=(4, 4, 4),
+        num_train=60,
+        validation_size=20,
+        search=search,
+        learn=learn,
+        sgd=sgd,
+        variants=("all_layers", "sgd"),
+        sgd_groups=(1,),
+        chunk_size=16,
+    )
+
+
+def weights(folder):
+    """The parameters and statistics of a run's networks."""
+    found = dsl.load_run(folder).networks
+    return {name: jax.tree.map(np.asarray, nnx.state(n)) for name, n in found.items()}
+
+
+def scores(results):
+    """What of results must be the same in every run."""
+    return {
+        name: (row.test_accuracy, row.test_loss, row.validation_accuracy)
+        for name, row in results.items()
+    }
