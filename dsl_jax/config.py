@@ -14,6 +14,7 @@ import jax
 
 from dsl_jax.keys import check_seed
 from dsl_jax.names import name_of
+from dsl_jax.values import a_share, at_least, check_types, one_of
 
 PAPERS_STRATEGY = "representation_ga"
 PAPERS_FITNESS = "log_probability"
@@ -26,28 +27,6 @@ VARIANTS = ("all_layers", "skip_block_0", "sgd")
 IMAGES_TO_SEARCH = ("all", "wrong", "unsure")
 CONTROLS = ("first_targets", "natural_targets", "fresh_network", "long_sgd")
 PRESETS = ("smoke", "laptop", "paper")
-
-
-def one_of(what: str, value: Any, allowed: tuple) -> None:
-    """Raises ValueError, with the list, for a value that is not allowed."""
-    if value not in allowed:
-        raise ValueError(f"{what} {value!r} is unknown: choose one of {', '.join(allowed)}")
-
-
-def _at_least(minimum: float, config: Any, *names: str) -> None:
-    """Raises ValueError for a field, or a number in it, below the minimum; None is none."""
-    for name in names:
-        value = getattr(config, name)
-        for number in value if isinstance(value, tuple) else (value,):
-            if number is not None and not number >= minimum:  # also catches NaN
-                raise ValueError(f"{name} is {number}: it must be at least {minimum}")
-
-
-def _a_share(config: Any, *names: str) -> None:
-    """Raises ValueError for a field that is not above 0 and at most 1."""
-    for name in names:
-        if not 0 < (value := getattr(config, name)) <= 1:
-            raise ValueError(f"{name} is {value}: it must be above 0 and at most 1")
 
 
 def _with_leaves(*leaves: str) -> Callable[[type], type]:
@@ -93,7 +72,8 @@ class LayerSchedule:
     smoothing_passes: int = 0
 
     def __post_init__(self) -> None:
-        _at_least(0, self, *(f.name for f in dataclasses.fields(self)))
+        check_types(self)
+        at_least(0, self, *(f.name for f in dataclasses.fields(self)))
 
 
 PAPER_LAYERS = (
@@ -141,17 +121,18 @@ class SearchConfig:
     noise_truncation: float = 1e-3
 
     def __post_init__(self) -> None:
-        if not self.layers:
-            raise ValueError("layers is empty: give one LayerSchedule for each stage")
-        _at_least(0, self, "num_explorers", "num_refiners", "initial_noise", "noise_truncation")
-        _at_least(1, self, "num_parents", "num_children", "num_searches")
-        if self.noise_truncation >= 1:
-            raise ValueError(f"noise_truncation is {self.noise_truncation}: it must be below 1")
-        _a_share(self, "stop_probability")
-        one_of("smoothing", self.smoothing, SMOOTHINGS)
-        one_of("target", self.target, TARGETS)
         for name in ("strategy", "fitness"):
             object.__setattr__(self, name, name_of(name, getattr(self, name)))
+        check_types(self)
+        if not self.layers:
+            raise ValueError("layers is empty: give one LayerSchedule for each stage")
+        at_least(0, self, "num_explorers", "num_refiners", "initial_noise", "noise_truncation")
+        at_least(1, self, "num_parents", "num_children", "num_searches")
+        if self.noise_truncation >= 1:
+            raise ValueError(f"noise_truncation is {self.noise_truncation}: it must be below 1")
+        a_share(self, "stop_probability")
+        one_of("smoothing", self.smoothing, SMOOTHINGS)
+        one_of("target", self.target, TARGETS)
         if self.fitness != PAPERS_FITNESS and self.stop_probability < 1:
             raise ValueError(
                 f"stop_probability is {self.stop_probability}: with a fitness of your own, which "
@@ -223,11 +204,12 @@ class LearnConfig:
     validate_every: int = 1
 
     def __post_init__(self) -> None:
-        _at_least(1, self, "epochs", "batch_size", "batch_multiple")
-        _at_least(1, self, "statistics_images", "validate_every")
-        _at_least(0, self, "learning_rate", "momentum", "weight_decay", "bias_rate_factor")
-        _at_least(0, self, "initial_rate_fraction", "warmup_fraction", "final_rate_fraction")
-        _at_least(0, self, "stem_bias_epochs", "head_weight", "crop_padding")
+        check_types(self)
+        at_least(1, self, "epochs", "batch_size", "batch_multiple")
+        at_least(1, self, "statistics_images", "validate_every")
+        at_least(0, self, "learning_rate", "momentum", "weight_decay", "bias_rate_factor")
+        at_least(0, self, "initial_rate_fraction", "warmup_fraction", "final_rate_fraction")
+        at_least(0, self, "stem_bias_epochs", "head_weight", "crop_padding")
         if self.warmup_fraction > 1 or self.final_rate_fraction > 1 or self.momentum >= 1:
             raise ValueError(
                 f"warmup_fraction {self.warmup_fraction} and final_rate_fraction "
@@ -258,8 +240,9 @@ class CycleConfig:
     share: float = 1.0
 
     def __post_init__(self) -> None:
+        check_types(self)
         one_of("images", self.images, IMAGES_TO_SEARCH)
-        _a_share(self, "confidence", "share")
+        a_share(self, "confidence", "share")
 
 
 @jax.tree_util.register_static
@@ -309,12 +292,13 @@ class RunConfig:
     chunk_size: int | None = None
 
     def __post_init__(self) -> None:
+        check_types(self)
         one_of("preset", self.name, PRESETS)
         if not self.widths or not self.variants:
             raise ValueError("widths and variants must not be empty")
-        _at_least(1, self, "learner_groups", "num_seeds", "num_train", "validation_size")
-        _at_least(1, self, "chunk_size", "widths", "sgd_groups", "cycles")
-        _at_least(0, self, "seed", "norm_epsilon")
+        at_least(1, self, "learner_groups", "num_seeds", "num_train", "validation_size")
+        at_least(1, self, "chunk_size", "widths", "sgd_groups", "cycles")
+        at_least(0, self, "seed", "norm_epsilon")
         check_seed(self.seeds[-1])
         for variant in self.variants:
             one_of("variant", variant, VARIANTS)

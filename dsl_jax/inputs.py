@@ -3,15 +3,34 @@
 Letters: N images, C classes.
 """
 
-import operator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dsl_jax.values import whole_number
+
 # Labels that count from 0 have no more classes than this, or than there are images.
 MOST_CLASSES_UNASKED = 1000
+
+
+def as_array(what: str, values: Any) -> Any:
+    """NumPy's or JAX's array [N, ...] of numbers, with at least one row.
+
+    Raises:
+      ValueError: it is none, and cannot be made one.
+    """
+    if not isinstance(values, jax.Array | np.ndarray):
+        try:
+            values = np.asarray(values)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{what} cannot be made an array [N, ...]: {error}") from error
+    if not values.ndim or not len(values) or not jnp.issubdtype(values.dtype, jnp.number):
+        raise ValueError(
+            f"{what} are {values.dtype}{list(values.shape)}: give an array [N, ...] of numbers"
+        )
+    return values
 
 
 def check_images(images: Any, ids: np.ndarray | None = None) -> None:
@@ -90,7 +109,7 @@ def check_num_classes(num_classes: Any) -> int:
       ValueError: below 2, where there is nothing to tell apart, or above what int32 holds.
       TypeError: not an integer.
     """
-    number = operator.index(num_classes)
+    number = whole_number("num_classes", num_classes)
     if not 2 <= number < 2**31:
         raise ValueError(f"num_classes is {number}: it must be at least 2, and below 2**31")
     return number
@@ -105,7 +124,10 @@ def check_ids(ids: Any, num_images: int) -> np.ndarray:
     """
     if ids is None:
         return np.arange(num_images)
-    ids = np.asarray(ids)
+    try:
+        ids = np.asarray(ids)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"ids cannot be made an array [N]: {error}") from error
     if ids.shape != (num_images,) or not np.issubdtype(ids.dtype, np.integer):
         raise ValueError(f"ids {ids.dtype}{list(ids.shape)}: need {num_images} integers")
     if ids.size and (ids.min() < 0 or ids.max() >= 2**32):
@@ -125,7 +147,10 @@ def check_distinct(ids: np.ndarray, what: str) -> None:
 
 def _integers(labels: Any, num_images: int, what: str) -> np.ndarray:
     """Labels as an array of integers [N], of any range."""
-    labels = np.asarray(labels)
+    try:
+        labels = np.asarray(labels)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{what} cannot be made an array [N]: {error}") from error
     if labels.shape != (num_images,) or not num_images:
         raise ValueError(
             f"{what} are {labels.shape}: {num_images} images need one each, at least 1"

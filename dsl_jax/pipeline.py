@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dsl_jax.config import CycleConfig, RunConfig, one_of
+from dsl_jax.config import CycleConfig, RunConfig
 from dsl_jax.data.dataset import Dataset, Split
 from dsl_jax.devices import device_mesh
 from dsl_jax.keys import CHOICE, SEARCH, TRAINING, purpose_key
@@ -32,6 +32,7 @@ from dsl_jax.runs.verify import repair_run
 from dsl_jax.targets.fill import search_to_store
 from dsl_jax.targets.overlay import Overlay
 from dsl_jax.targets.store import TargetStore
+from dsl_jax.values import one_of
 
 PHASES = ("all", "search", "learn", "report")
 

@@ -25,9 +25,10 @@ sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, sweep_points, sweep_rows, sweeps
 from common.overrides import override
 
-from dsl_jax.config import RunConfig, one_of
+from dsl_jax.config import RunConfig
 from dsl_jax.reports import plots
 from dsl_jax.runs import steps
+from dsl_jax.values import one_of
 
 NOT_NORMALIZED = {"normalize_blocks": "False"}
 NO_BIASES = NOT_NORMALIZED | {"learn.bias_rate_factor": "0"}

@@ -24,12 +24,13 @@ from common.overrides import override
 from common.sizes import with_generations
 
 from dsl_jax import measures
-from dsl_jax.config import RunConfig, one_of
+from dsl_jax.config import RunConfig
 from dsl_jax.evolution.operators import normalize
 from dsl_jax.learning.evaluation import representations_of
 from dsl_jax.reports import plots
 from dsl_jax.runs import steps
 from dsl_jax.runs.folder import RunFolder, search_seconds
+from dsl_jax.values import one_of
 
 MOST_IMAGES = 500  # of the validation images, searched
 

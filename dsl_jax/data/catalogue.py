@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from dsl_jax.config import one_of
+from dsl_jax.values import one_of
 
 
 class Facts(NamedTuple):

@@ -3,7 +3,6 @@
 Letters in shapes: N images, H rows, W columns, C channels.
 """
 
-import operator
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dsl_jax.devices import Array
-from dsl_jax.inputs import check_distinct, check_labels, check_num_classes, count_classes
+from dsl_jax.inputs import as_array, check_distinct, check_labels, check_num_classes, count_classes
+from dsl_jax.values import whole_number
 
 
 class Split(NamedTuple):
@@ -136,11 +136,15 @@ class Dataset:
 
         Raises:
           ValueError: shapes, dtypes, labels or sizes that do not fit; the message names the value.
+          TypeError: what is no pair, or no integer.
 
         Warns:
           UserWarning: a class that no training image has, or all have; images that look like
             [N, C, H, W].
         """
+        for what, pair in (("train", train), ("test", test)):
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise TypeError(f"{what} is a {type(pair).__name__}: give (images, labels)")
         train_images = _checked_images(f"{name} train", train[0])
         test_images = _checked_images(f"{name} test", test[0])
         if train_images.shape[1:] != test_images.shape[1:]:
@@ -176,7 +180,7 @@ class Dataset:
 
 def _checked_images(what: str, images: Any) -> np.ndarray:
     """Images as an array. Raises ValueError unless they are uint8 [N, H, W, C], at least one."""
-    images = np.asarray(images)
+    images = np.asarray(as_array(f"{what} images", images))
     if images.dtype != np.uint8:
         raise ValueError(f"{what} images are {images.dtype}: they must be uint8, 0 to 255")
     if images.ndim != 4 or 0 in images.shape:
@@ -261,7 +265,7 @@ def split_sizes(
     Raises:
       ValueError: a size that does not fit.
     """
-    num_train = available if num_train is None else operator.index(num_train)
+    num_train = available if num_train is None else whole_number("num_train", num_train)
     if not 1 <= num_train <= available:
         raise ValueError(
             f"num_train is {num_train}: {name} has {available} training images, "
@@ -269,7 +273,7 @@ def split_sizes(
         )
     if validation_size is None:
         validation_size = max(1, num_train * 8 // 100)
-    validation_size = operator.index(validation_size)
+    validation_size = whole_number("validation_size", validation_size)
     if not 0 <= validation_size < num_train:
         raise ValueError(
             f"validation_size is {validation_size}: it is held out from {num_train} images and "

@@ -19,6 +19,7 @@ from dsl_jax.evolution import fitness, strategies
 from dsl_jax.evolution.fitness import Fitness, Population, Stages, as_cost, evaluate_candidates
 from dsl_jax.evolution.operators import kind_of, perturb_image, reproduce, standardize
 from dsl_jax.keys import philox_key
+from dsl_jax.values import instance_of
 
 
 class SearchResult(NamedTuple):
@@ -237,17 +238,24 @@ def _evolve_as_in_the_paper(
 
 
 def check_config(config: SearchConfig) -> None:
-    """Raises ValueError for a fitness or a strategy that is not there or cannot be used."""
+    """Raises ValueError for a fitness or a strategy that is not there or cannot be used, TypeError
+    for what is no `SearchConfig`."""
+    instance_of(SearchConfig, "config", config)
     strategies.check(rules_of(config).strategy, config)
 
 
-def check_schedules(stages: Stages, config: SearchConfig) -> None:
-    """Raises TypeError for stages that are no functions, ValueError for what does not fit."""
+def check_functions(stages: Stages) -> None:
+    """Raises TypeError for stages that are no functions."""
     if not (isinstance(stages, (tuple, list)) and all(map(callable, stages))):
         raise TypeError(
             f"stages is a {type(stages).__name__}: search needs a tuple of functions, such as "
             "dsl_jax.frozen_stages(network) returns"
         )
+
+
+def check_schedules(stages: Stages, config: SearchConfig) -> None:
+    """Raises TypeError for stages that are no functions, ValueError for what does not fit."""
+    check_functions(stages)
     check_config(config)
     if len(stages) != len(config.layers):
         raise ValueError(

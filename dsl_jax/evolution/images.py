@@ -19,9 +19,10 @@ from dsl_jax.devices import Array, check_mesh, join, num_cores
 from dsl_jax.evolution.dead import check_layers_change
 from dsl_jax.evolution.fitness import Stages
 from dsl_jax.evolution.image import SearchResult, check_schedules, rules_of, search_image
-from dsl_jax.inputs import check_ids, check_images, check_labels
+from dsl_jax.inputs import as_array, check_ids, check_images, check_labels
 from dsl_jax.keys import check_key, philox_key
 from dsl_jax.progress import progress_bar
+from dsl_jax.values import whole_number
 
 
 def search(
@@ -71,14 +72,14 @@ def search(
     check_schedules(stages, config)
     check_key(key)
     check_mesh(mesh)
+    images = as_array("images", images)
     ids = check_ids(ids, len(images))
-    images = images if isinstance(images, jax.Array) else np.asarray(images)
     check_images(images, ids)
     images = images.astype(np.float32)
     labels = check_task(stages, images.shape[1:], labels, len(images), config)
     if chunk_size is None:
         chunk_size = min(choose_chunk_size(stages, images.shape[1:], config), len(images))
-    if chunk_size < 1:
+    if (chunk_size := whole_number("chunk_size", chunk_size)) < 1:
         raise ValueError(f"chunk_size is {chunk_size}: it must be at least 1")
 
     per_call = chunk_size * (1 if mesh is None else mesh.size)

@@ -14,6 +14,7 @@ from dsl_jax.devices import check_mesh
 from dsl_jax.inputs import check_distinct, check_labels
 from dsl_jax.learning.batches import exact_batch_size
 from dsl_jax.networks.interface import check_fits, check_learner, learner_shapes
+from dsl_jax.values import instance_of
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +22,9 @@ logger = logging.getLogger(__name__)
 def check_arguments(
     network: nnx.Module, dataset: Dataset, config: LearnConfig, mesh: Mesh | None
 ) -> None:
-    """Raises ValueError for what cannot be learned with, TypeError for what is no network."""
+    """Raises ValueError for what cannot be learned with, TypeError for an argument that is none."""
+    instance_of(Dataset, "dataset", dataset)
+    instance_of(LearnConfig, "config", config)
     check_mesh(mesh)
     check_learner(network)
     check_fits(network, dataset.image_shape, dataset.num_classes)
@@ -56,6 +59,7 @@ def target_arrays(targets: Any, ids: np.ndarray) -> tuple[np.ndarray, ...]:
 
     Raises:
       ValueError: an image has no targets, or an id is that of two images.
+      TypeError: they are no targets.
     """
     if hasattr(targets, "read"):
         check_distinct(ids, "the training split")
@@ -66,6 +70,11 @@ def target_arrays(targets: Any, ids: np.ndarray) -> tuple[np.ndarray, ...]:
                 f"{missing[:5]} ...: search the same training split"
             )
         targets = targets.read(rows)
+    if not hasattr(targets, "representations"):
+        raise TypeError(
+            f"the targets are a {type(targets).__name__}: give a TargetStore, an Overlay, or what "
+            "search returns"
+        )
     return tuple(np.asarray(h) for h in targets.representations)
 
 

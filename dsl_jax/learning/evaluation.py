@@ -13,11 +13,12 @@ import numpy as np
 import optax
 from flax import nnx
 
-from dsl_jax.config import EVALUATION_STATISTICS, one_of
+from dsl_jax.config import EVALUATION_STATISTICS
 from dsl_jax.data.dataset import Dataset, Split
 from dsl_jax.devices import mesh_of, replicate, take
 from dsl_jax.inputs import check_labels
 from dsl_jax.networks.interface import batch_norms, check_fits, check_network, in_mode
+from dsl_jax.values import instance_of, one_of, whole_number
 
 BATCH_SIZE = 500
 
@@ -55,8 +56,9 @@ def evaluate(
     Raises:
       ValueError: an unknown split or kind of statistics, a split without images, or a network that
         does not take these images or has not one logit a class.
-      TypeError: the network lacks `representations` or `head`.
+      TypeError: the network lacks `representations` or `head`, or an argument is of another type.
     """
+    instance_of(Dataset, "dataset", dataset)
     check_network(network)
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     one_of("split", split, tuple(splits))
@@ -91,7 +93,8 @@ def evaluation_and_predictions(
     graph, state = nnx.split(in_mode(network, training=statistics == "batch"))
     mesh = mesh_of((state, split.images))
     state = replicate(state, mesh)
-    batch_size = min(batch_size, count)
+    if (batch_size := min(whole_number("batch_size", batch_size), count)) < 1:
+        raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
     if mesh is not None and statistics == "train":  # with padding any size can be shared equally
         batch_size += -batch_size % mesh.size
     correct, loss, predictions = 0.0, 0.0, np.zeros(count, np.int32)

@@ -12,9 +12,9 @@ from flax import errors, nnx
 
 from dsl_jax.config import SearchConfig
 from dsl_jax.evolution.dead import check_layers_change
-from dsl_jax.evolution.image import Stages, check_schedules
+from dsl_jax.evolution.image import Stages, check_functions, check_schedules
 from dsl_jax.evolution.operators import kind_of, reproduce
-from dsl_jax.inputs import check_images
+from dsl_jax.inputs import as_array, check_images, check_num_classes
 from dsl_jax.networks.interface import check_learner, check_logits, in_mode, learner_shapes
 from dsl_jax.networks.movement import check_movement
 
@@ -60,8 +60,12 @@ def check_stages(
     Warns:
       UserWarning: a layer cannot change for many images, or in many channels.
     """
+    images = as_array("images", images)
     if len(images) < 2:
         raise ValueError(f"{len(images)} images: give at least 2, to see that they stay apart")
+    check_functions(stages)
+    if num_classes is not None:
+        num_classes = check_num_classes(num_classes)
     if not stages:
         raise ValueError("there are no stages: give one function for each layer")
     if config is not None:

@@ -16,12 +16,13 @@ from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.devices import Array
 from dsl_jax.evolution.dead import check_layers_change
 from dsl_jax.evolution.operators import kind_of, perturb_image, reproduce
-from dsl_jax.inputs import check_images
+from dsl_jax.inputs import as_array, check_images
 from dsl_jax.keys import philox_key
 from dsl_jax.networks.adapters import StagedNetwork
 from dsl_jax.networks.convnet import Block, ConvNet, finish_block, gelu
 from dsl_jax.networks.convolution import convolve, convolve_same
-from dsl_jax.networks.interface import batch_norms, check_whitened, in_mode
+from dsl_jax.networks.interface import batch_norms, check_whitened, in_mode, learner_shapes
+from dsl_jax.values import instance_of
 
 STATISTICS_IMAGES = 2000
 VARIANCE_FLOOR = 1e-3
@@ -57,20 +58,25 @@ def frozen_stages(
 
     Raises:
       ValueError: a config without a key or images, or with another number of layers; a `ConvNet`
-        that is not whitened; images that are not finite; or a layer that the search could not
-        change (see `evolution.dead`).
+        that is not whitened; images that are not finite, or that the network does not take; or a
+        layer that the search could not change (see `evolution.dead`).
     """
     check_whitened(network)
     parts = _parts(network)
+    if config is not None:
+        instance_of(SearchConfig, "config", config)
     if images is config is None and any(_is_untouched(norm) for norm in batch_norms(network)):
         warnings.warn(
             "a BatchNorm holds the statistics that it was made with: give frozen_stages the images "
             "on which to measure them",
             stacklevel=2,
         )
-    x = None if images is None else jnp.asarray(images[:STATISTICS_IMAGES], jnp.float32)
-    if x is not None:
+    x = None
+    if images is not None:
+        x = as_array("images", images)[:STATISTICS_IMAGES]
         check_images(x)
+        learner_shapes(network, x.shape[1:])  # raises what the network does not take
+        x = jnp.asarray(x, jnp.float32)
     explore: list[Callable] = [lambda x: x] * len(parts)
     if config is not None:
         x, explore = _as_searched(x, len(parts), config, key)

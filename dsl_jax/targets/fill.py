@@ -26,6 +26,7 @@ from dsl_jax.targets import layout
 from dsl_jax.targets.claims import Claims
 from dsl_jax.targets.fingerprint import check_same_search, make_manifest
 from dsl_jax.targets.store import TargetStore
+from dsl_jax.values import whole_number
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +96,7 @@ def search_to_store(
             chunk_size = there["fingerprint"]["chunk_size"]
         else:
             chunk_size = choose_chunk_size(stages, image_shape, config)
-    if chunk_size < 1:
+    if (chunk_size := whole_number("chunk_size", chunk_size)) < 1:
         raise ValueError(f"chunk_size is {chunk_size}: it must be at least 1")
     ours = make_manifest(
         key, stages, take, labels, ids, config, dataset=dataset, chunk_size=chunk_size

@@ -26,13 +26,14 @@ from common import command_line, plan, sweep_rows
 from common.command_line import DATA_DIR, DRY_RUN
 from common.overrides import override
 from common.refusals import check_data, try_folder
-from dsl_jax.config import PRESETS, RunConfig, from_dict, one_of, to_dict
+from dsl_jax.config import PRESETS, RunConfig, from_dict, to_dict
 from dsl_jax.data import catalogue
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.data.load import foresee, load_or_substitute
 from dsl_jax.devices import environment
 from dsl_jax.files import read_json, replacing, write_text
 from dsl_jax.plain_data import differences
+from dsl_jax.values import one_of
 
 CYCLE_FIELDS = ("cycles", "later_cycles", "controls")
 
