@@ -21,15 +21,21 @@ MAIN = Path(__file__).parents[2] / "experiments" / "main.py"
 ARGUMENTS = [*TINY, "--config.chunk_size=8", "--config.learn.epochs=1"]
 
 
-def start(*arguments):
+def start(*arguments, cwd=None, **variables):
     environment = {
         **os.environ,
         "PYTHONPATH": str(Path(dsl_jax.__file__).parents[1]),
         "XLA_FLAGS": "",
+        **variables,
     }
     command = [sys.executable, MAIN, *ARGUMENTS, *arguments]
     return subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command,
+        env=environment,
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
 
 
@@ -69,14 +75,18 @@ def test_several_processes_search_one_folder(alone, tmp_path, job):
 
 @pytest.mark.slow
 def test_two_processes_that_run_it_all_train_each_network_once(tmp_path):
-    """Of two that begin at once, the second waits for what the first trains, and evaluates."""
-    folder = tmp_path / "run"
+    """Of two that begin at once, the second waits for what the first trains, and evaluates. They
+    write nothing outside the run's folder and the caches."""
+    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    places = dict.fromkeys(("HOME", "TMPDIR"), str(elsewhere)) | {"MPLCONFIGDIR": str(tmp_path)}
     flags = ["--variants=sgd", "--config.sgd_groups=(1,)", f"--output_dir={folder}"]
-    processes = [start(*flags) for _ in range(2)]
+    processes = [start(*flags, cwd=elsewhere, **places) for _ in range(2)]
     outputs = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert sum("seed_0/sgd_g1: waiting for" in output for output in outputs) <= 1
     assert all("## Results" in output for output in outputs)
+    assert not list(elsewhere.iterdir())
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [r["epoch"] for r in records if r.get("training") == "seed_0/sgd_g1"] == [1, 2, 3]
     assert sum(record.get("result") == "sgd_g1" for record in records) == 1

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dsl_jax.files import read_json, temporary_name
+from dsl_jax.files import DamagedFile, read_json, temporary_name
 from dsl_jax.presets import get_preset
 from dsl_jax.runs import folder, saved
 from dsl_jax.runs.folder import RunFolder, finished_report, prepare_folder, search_seconds
@@ -221,3 +222,30 @@ def test_a_damaged_note_of_a_search_loses_its_seconds_alone(tmp_path, caplog):
     (run.folder / "seed_0" / "search-targets-b.json").touch()
     assert search_seconds(run.folder, 0) == 1.0
     assert "search-targets-b.json is damaged (it is empty): its seconds are not" in caplog.text
+
+
+class Planted:
+    """What an attacker may put in a folder that others open: it runs when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_nothing_that_is_read_from_a_folder_is_executed(tmp_path):
+    run = RunFolder(tmp_path / "run", CONFIG)
+    path, executed = run.folder / "seed_0" / "sgd_g1" / folder.PREDICTIONS, tmp_path / "executed"
+    run.keep_predictions("seed_0/sgd_g1", np.array([1, 2]))
+    np.testing.assert_array_equal(folder.read_predictions(path.parent), [1, 2])
+    with open(path, "wb") as file:
+        np.savez(file, predictions=np.array([Planted(executed)], object))
+    with pytest.raises(DamagedFile, match=f"{folder.PREDICTIONS} is damaged .*allow_pickle=False"):
+        folder.read_predictions(path.parent)
+    assert not executed.exists()
+    with open(path, "rb") as file, np.load(file, allow_pickle=True) as arrays:
+        arrays["predictions"]
+    assert executed.exists()  # the plant works, where it is allowed to
+    for source in Path(folder.__file__).parents[1].rglob("*.py"):
+        assert "pickle" not in source.read_text().replace("allow_pickle=False", ""), source

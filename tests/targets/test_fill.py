@@ -136,3 +136,24 @@ def test_a_store_from_before_a_setting_existed_is_that_of_its_default(folder, se
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ValueError, match="of_the_future: 3 there, None here"):
         run(folder)
+
+
+def test_what_a_stage_raises_goes_through_with_the_images_and_nothing_is_lost(
+    undisturbed, tmp_path, monkeypatch
+):
+    recorded = fill.search
+
+    def fails_for_one(*arguments, ids, **options):
+        if 7 in ids:
+            raise RuntimeError("this image breaks my network")
+        return recorded(*arguments, ids=ids, **options)
+
+    monkeypatch.setattr(fill, "search", fails_for_one)
+    with pytest.raises(RuntimeError, match="breaks my network") as raised:
+        run(tmp_path / "store")
+    (note,) = raised.value.__notes__
+    assert "images with the ids [4, 7]" in note
+    assert TargetStore.open(tmp_path / "store").missing_chunks() == [1, 2, 3, 4]
+    monkeypatch.undo()
+    run(tmp_path / "store")
+    assert files(tmp_path / "store") == files(undisturbed)
