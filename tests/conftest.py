@@ -1,5 +1,6 @@
 """Strict settings for every test: warnings are errors, no silent broadcasting, eight devices."""
 
+import collections
 import gc
 import importlib
 import os
@@ -20,6 +21,12 @@ import jax
 import pytest
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_collection_modifyitems(items):
+    """Files with many slow tests first, as a file is one process's: so both end at about a time."""
+    slow = collections.Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="module", autouse=True)
