@@ -198,4 +198,4 @@ def cache_dir() -> Path:
     """Where decoded images and compiled programs are kept: $DSL_JAX_CACHE, or the user's cache."""
     if folder := os.environ.get("DSL_JAX_CACHE"):
         return Path(folder).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "dsl_jax"
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "dsl_jax"

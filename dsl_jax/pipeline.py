@@ -86,7 +86,12 @@ def run(
             check_identity(run_folder.folder, dataset)
         return results
     if dataset is None:
-        dataset = load_run_data(folder, config)
+        dataset = load_run_data(run_folder.folder, config)
+    if not len(dataset.validation.images):
+        raise ValueError(
+            f"{dataset.name} has no validation images, which choose the epoch: give a "
+            "validation_size of at least 1"
+        )
     keep_identity(run_folder.folder, dataset)
     for seed in config.seeds if phase != "report" else ():
         for step in steps(config):

@@ -6,9 +6,10 @@ import json
 import pytest
 
 import dsl_jax
-from dsl_jax import pipeline
+from dsl_jax import files, pipeline
 from dsl_jax.presets import get_preset
 from dsl_jax.runs import saved
+from dsl_jax.targets import layout
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -57,3 +58,25 @@ def test_every_epoch_is_told_and_in_the_end_stands_in_the_metrics_once(tmp_path,
     assert epochs(map(json.loads, lines)) == [(name, epoch) for epoch in (1, 2, 3, 4)]
     history = pipeline.RunFolder(tmp_path / "run", config).finished(name).history
     assert [{"training": name, **record} for record in history] == [*map(json.loads, lines)]
+
+
+def test_without_validation_images_nothing_is_searched(tmp_path):
+    """What could not be learned from is refused before the search of days."""
+    dataset = dsl_jax.load_dataset("digits", num_train=60, validation_size=20)
+    without = dataclasses.replace(
+        dataset, validation=dsl_jax.Split(*(array[:0] for array in dataset.validation))
+    )
+    config = get_preset("smoke", without)
+    with pytest.raises(ValueError, match="digits has no validation images, which choose the epoch"):
+        pipeline.run(config, tmp_path / "run", without, progress=False)
+    assert not (tmp_path / "run" / "seed_0").exists()
+
+
+def test_folders_may_begin_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "~/cache")
+    monkeypatch.delenv("DSL_JAX_CACHE")
+    run_folder = pipeline.RunFolder("~/run", get_preset("smoke", "digits"))
+    assert run_folder.folder == tmp_path / "run"
+    assert files.cache_dir() == tmp_path / "cache" / "dsl_jax"
+    assert layout.open_kvstore("~/store").path == f"{tmp_path}/store/"

@@ -1,6 +1,7 @@
 """A whole run and its report, in one call: what `dsl_jax.run` and `experiments/main.py` do."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 from dsl_jax import pipeline
@@ -39,6 +40,7 @@ def run(
     """
     from dsl_jax.reports import pages, summary  # matplotlib, which a search does not need
 
+    folder = Path(folder).expanduser()
     if dataset is None:
         dataset = load_run_data(folder, config)
     results = pipeline.run(config, folder, dataset, **options)

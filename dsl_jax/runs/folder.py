@@ -69,7 +69,7 @@ class RunFolder:
         requested: str | None = None,
         loggers: Sequence[Logger] = (),
     ):
-        self.folder = Path(folder)
+        self.folder = Path(folder).expanduser()
         self.config = config
         self._loggers = (JsonlLogger(self.folder / "metrics.jsonl"), *loggers)
         prepare_folder(self.folder)

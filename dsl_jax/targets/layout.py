@@ -33,7 +33,7 @@ def open_kvstore(path: str | os.PathLike | dict) -> ts.KvStore:
     """The place of a store; local folders and buckets are alike from here on."""
     spec = path
     if not isinstance(path, dict) and "://" not in os.fspath(path):
-        spec = {"driver": "file", "path": str(Path(path).absolute())}
+        spec = {"driver": "file", "path": str(Path(path).expanduser().absolute())}
     kvstore = ts.KvStore.open(spec, context=_CONTEXT).result()
     return kvstore + "/" if kvstore.path and not kvstore.path.endswith("/") else kvstore
 

@@ -168,6 +168,15 @@ def guarded(work: Callable[[], None]) -> None:
             file=sys.stderr,
         )
         sys.exit(130)
+    except (AssertionError, RuntimeError):
+        if (fault := _device_fault()) is None:
+            raise
+        print(
+            f"error: JAX finds no device (JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS', '')}; "
+            f"{fault}): name one that is there, or leave JAX_PLATFORMS out",
+            file=sys.stderr,
+        )
+        sys.exit(2)
     except (ValueError, OSError, FloatingPointError) as error:
         # One of our own messages says all there is to say; anything else is a fault to be seen.
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).parent
@@ -176,6 +185,15 @@ def guarded(work: Callable[[], None]) -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _device_fault() -> str | None:
+    """What JAX says when it is asked for its devices and has none; None: it has some."""
+    try:
+        jax.devices()
+    except Exception as error:  # for "cuda" without its plugin an AssertionError without a word
+        return str(error) or "no such plugin"
+    return None
 
 
 def command() -> str:

@@ -74,3 +74,18 @@ def test_the_users_compilation_cache_stays(tmp_path):
             assert jax.config.jax_compilation_cache_dir.endswith(kept)
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.mark.parametrize("platform", ("tpu", "cuda", "nosuch"))
+def test_a_device_that_is_not_there_is_named(tmp_path, platform):
+    command = ["experiments/main.py", *DRY[:2], f"--output_dir={tmp_path}"]
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": platform, "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert f"error: JAX finds no device (JAX_PLATFORMS={platform}; " in done.stderr
+    assert "Traceback" not in done.stderr
