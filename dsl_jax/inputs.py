@@ -16,7 +16,7 @@ MOST_CLASSES_UNASKED = 1000
 
 
 def as_array(what: str, values: Any) -> Any:
-    """NumPy's or JAX's array [N, ...] of numbers, with at least one row.
+    """NumPy's or JAX's array [N, ...] of numbers.
 
     Raises:
       ValueError: it is none, and cannot be made one.
@@ -26,7 +26,7 @@ def as_array(what: str, values: Any) -> Any:
             values = np.asarray(values)
         except (TypeError, ValueError) as error:
             raise ValueError(f"{what} cannot be made an array [N, ...]: {error}") from error
-    if not values.ndim or not len(values) or not jnp.issubdtype(values.dtype, jnp.number):
+    if not values.ndim or not jnp.issubdtype(values.dtype, jnp.number):
         raise ValueError(
             f"{what} are {values.dtype}{list(values.shape)}: give an array [N, ...] of numbers"
         )

@@ -74,7 +74,7 @@ def evaluate_images(
     batch_size: int = BATCH_SIZE,
 ) -> Evaluation:
     """`evaluate` on a `Split`."""
-    return evaluation_and_predictions(network, dataset, split, statistics, batch_size)[0]
+    return _evaluate(network, dataset, split, statistics, batch_size)[0]
 
 
 def evaluation_and_predictions(
@@ -85,6 +85,15 @@ def evaluation_and_predictions(
     batch_size: int = BATCH_SIZE,
 ) -> tuple[Evaluation, np.ndarray]:
     """`evaluate` on a `Split`, and the class that the network gives each image: int32 [N]."""
+    evaluation, parts = _evaluate(network, dataset, split, statistics, batch_size)
+    classes = np.concatenate([np.asarray(part)[:real] for part, real in parts])
+    return evaluation, classes.astype(np.int32)
+
+
+def _evaluate(
+    network: nnx.Module, dataset: Dataset, split: Split, statistics: str, batch_size: int
+) -> tuple[Evaluation, list[tuple[jax.Array, int]]]:
+    """`evaluate`, and for each batch the classes, where they lie, and how many images it has."""
     one_of("statistics", statistics, EVALUATION_STATISTICS)
     count = len(split.images)
     if not count:
@@ -97,7 +106,7 @@ def evaluation_and_predictions(
         raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
     if mesh is not None and statistics == "train":  # with padding any size can be shared equally
         batch_size += -batch_size % mesh.size
-    correct, loss, predictions = 0.0, 0.0, np.zeros(count, np.int32)
+    correct, loss, predictions = 0.0, 0.0, []
     for start in range(0, count, batch_size):
         rows = np.arange(start, min(start + batch_size, count))
         real = len(rows)
@@ -108,7 +117,7 @@ def evaluation_and_predictions(
         weights = np.arange(len(rows)) < real
         right, losses, classes = _score(graph, state, images, labels, weights)
         correct, loss = correct + float(right), loss + float(losses)
-        predictions[start : start + real] = np.asarray(classes)[:real]
+        predictions.append((classes, real))
     return Evaluation(correct / count, loss / count), predictions
 
 

@@ -75,6 +75,8 @@ def frozen_stages(
     if images is not None:
         x = as_array("images", images)[:STATISTICS_IMAGES]
         check_images(x)
+        if not len(x):
+            raise ValueError("there are no images to measure statistics on")
         learner_shapes(network, x.shape[1:])  # raises what the network does not take
         x = jnp.asarray(x, jnp.float32)
     explore: list[Callable] = [lambda x: x] * len(parts)

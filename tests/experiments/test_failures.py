@@ -34,6 +34,7 @@ def cells(text, beginning):
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_a_control_that_diverges_costs_a_sweep_of_cycles_nothing_else(
     experiment, tmp_path, diverges
@@ -83,6 +84,7 @@ def test_an_option_that_diverges_for_a_seed_keeps_the_others(experiment, tmp_pat
         assert ", 1 of 2 diverged at step 7 |" in (folder / "report.md").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_representations_of_what_did_not_diverge_are_compared(experiment, tmp_path, diverges):
     diverges((1, "sgd_g1"))

@@ -16,6 +16,7 @@ from dsl_jax.runs.untrained import make_stages
 pytestmark = pytest.mark.usefixtures("one_device")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_cycles_are_compared_with_sgd_seed_by_seed(experiment, tmp_path):
     folder = tmp_path / "cycles"
@@ -55,6 +56,7 @@ def test_one_cycle_is_compared_with_sgd_by_dots():
     assert "digits, 2 seeds" in caption
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_what_can_be_learned_is_measured_on_images_that_were_not_trained_on(
     experiment, tmp_path, no_test_image

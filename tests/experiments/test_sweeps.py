@@ -176,6 +176,7 @@ def test_one_size_of_the_search_is_refused_before_it_is_searched(experiment, cap
         assert "one size of the search is no sweep" in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_diversity_is_measured_for_every_size_of_the_search(experiment, tmp_path):
     folder = tmp_path / "sizes"
@@ -196,6 +197,7 @@ def test_diversity_is_measured_for_every_size_of_the_search(experiment, tmp_path
 # ---- accuracy, choices
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_accuracy_is_of_validation_and_searches_are_shared(
     experiment, tmp_path, searched, no_test_image
@@ -215,6 +217,7 @@ def test_accuracy_is_of_validation_and_searches_are_shared(
     assert rows["preset"]["validation_accuracy"] == result["validation_accuracy"]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_more_generations_are_searched_further(experiment, tmp_path, no_test_image):
     folder = tmp_path / "accuracy"
@@ -296,6 +299,7 @@ def test_what_is_set_by_name_is_not_undone_by_a_sweep(experiment, tmp_path, caps
         assert f"{flags[-1][2:].split('=')[0]} has no effect here" in capsys.readouterr().err
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_tables_learn_from_one_search_with_and_without_augmentation(experiment, tmp_path, searched):
     folder = tmp_path / "tables"
@@ -313,6 +317,7 @@ def test_tables_learn_from_one_search_with_and_without_augmentation(experiment, 
 # ---- representations
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_representations_are_measured_before_and_after_every_epoch(
     experiment, tmp_path, no_test_image

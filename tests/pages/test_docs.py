@@ -37,12 +37,14 @@ def blocks(page, language):
 
 def run_blocks(page):
     """The names that a page's code leaves, run as a module: what it defines is found by name."""
-    module = sys.modules[page.stem] = types.ModuleType(page.stem)
+    name = f"page_{page.stem}"  # experiments/cycles.py has the name without it
+    module = sys.modules[name] = types.ModuleType(name)
     for block in blocks(page, "python"):
         exec(compile(block, page.name, "exec"), vars(module))
     return vars(module)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_four_libraries_models_are_searched_and_learned(capsys):
     names = run_blocks(ROOT / "docs" / "your_own_model.md")
@@ -75,6 +77,7 @@ def test_no_page_shows_python_that_no_test_runs():
     assert {page.name for page in PAGES if blocks(page, "python")} <= tested
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("program", GALLERY, ids=lambda path: path.stem)
 def test_the_gallery_runs(program):
