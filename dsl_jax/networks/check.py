@@ -63,7 +63,8 @@ def check_stages(
     images = as_array("images", images)
     if len(images) < 2:
         raise ValueError(f"{len(images)} images: give at least 2, to see that they stay apart")
-    check_functions(stages)
+    if not isinstance(stages, tuple | list):
+        check_functions(stages)
     if num_classes is not None:
         num_classes = check_num_classes(num_classes)
     if not stages:
