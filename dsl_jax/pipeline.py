@@ -79,9 +79,9 @@ def run(
     """
     one_of("phase", phase, PHASES)
     run_folder = RunFolder(folder, config, requested, loggers)
-    if repair:
-        repair_run(run_folder.folder, progress)
-    if (results := run_folder.results()) is not None:
+    if repair:  # not what is whole: the stores would be read once more
+        repair = any(damage.mend for damage in repair_run(run_folder.folder, progress))
+    if not repair and (results := run_folder.results()) is not None:
         if dataset is not None:
             check_identity(run_folder.folder, dataset)
         return results

@@ -7,11 +7,13 @@ import jax
 import numpy as np
 import pytest
 from tiny_run import scores, tiny_config, tiny_data, weights
+from toy_targets import files
 
 from dsl_jax import pipeline
 from dsl_jax.files import read_json
 from dsl_jax.runs import saved
 from dsl_jax.runs.verify import repair_run, verify_run
+from dsl_jax.targets.store import TargetStore
 
 # orbax leaves tasks behind when it meets damage.
 pytestmark = [
@@ -141,3 +143,17 @@ def test_damage_is_named_or_mended_and_never_changes_a_result(
     repair_run(folder)
     assert all(damage.mend is None for damage in verify_run(folder))
     assert read_json(folder / "results.json")
+
+
+def test_targets_of_a_finished_run_are_searched_again(undisturbed, run, tmp_path):
+    """Its results are there, and stay; what `repair` takes away must come back all the same."""
+    template, _, results = undisturbed
+    folder = tmp_path / "run"
+    shutil.copytree(template, folder)
+    store = folder / "seed_0" / "targets"
+    whole = files(store)
+    path = store / "layer_0/c/1/0/0/0"
+    path.write_bytes(flipped(path.read_bytes()))
+    assert scores(run(folder, repair=True)) == scores(results)
+    assert files(store).items() >= {n: c for n, c in whole.items() if "claims" not in n}.items()
+    assert verify_run(folder) == [] and TargetStore.open(store).is_complete
