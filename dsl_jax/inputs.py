@@ -21,16 +21,21 @@ def as_array(what: str, values: Any) -> Any:
     Raises:
       ValueError: it is none, and cannot be made one.
     """
-    if not isinstance(values, jax.Array | np.ndarray):
-        try:
-            values = np.asarray(values)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{what} cannot be made an array [N, ...]: {error}") from error
+    if not isinstance(values, jax.Array):
+        values = _on_host(what, values)
     if not values.ndim or not jnp.issubdtype(values.dtype, jnp.number):
         raise ValueError(
             f"{what} are {values.dtype}{list(values.shape)}: give an array [N, ...] of numbers"
         )
     return values
+
+
+def _on_host(what: str, values: Any) -> np.ndarray:
+    """Values as a NumPy array. Raises ValueError where they are none, such as a ragged list."""
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{what} cannot be made an array: {error}") from error
 
 
 def check_images(images: Any, ids: np.ndarray | None = None) -> None:
@@ -124,10 +129,7 @@ def check_ids(ids: Any, num_images: int) -> np.ndarray:
     """
     if ids is None:
         return np.arange(num_images)
-    try:
-        ids = np.asarray(ids)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"ids cannot be made an array [N]: {error}") from error
+    ids = _on_host("ids", ids)
     if ids.shape != (num_images,) or not np.issubdtype(ids.dtype, np.integer):
         raise ValueError(f"ids {ids.dtype}{list(ids.shape)}: need {num_images} integers")
     if ids.size and (ids.min() < 0 or ids.max() >= 2**32):
@@ -147,10 +149,7 @@ def check_distinct(ids: np.ndarray, what: str) -> None:
 
 def _integers(labels: Any, num_images: int, what: str) -> np.ndarray:
     """Labels as an array of integers [N], of any range."""
-    try:
-        labels = np.asarray(labels)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{what} cannot be made an array [N]: {error}") from error
+    labels = _on_host(what, labels)
     if labels.shape != (num_images,) or not num_images:
         raise ValueError(
             f"{what} are {labels.shape}: {num_images} images need one each, at least 1"

@@ -78,14 +78,10 @@ def evaluate_images(
 
 
 def evaluation_and_predictions(
-    network: nnx.Module,
-    dataset: Dataset,
-    split: Split,
-    statistics: str = "train",
-    batch_size: int = BATCH_SIZE,
+    network: nnx.Module, dataset: Dataset, split: Split, statistics: str
 ) -> tuple[Evaluation, np.ndarray]:
     """`evaluate` on a `Split`, and the class that the network gives each image: int32 [N]."""
-    evaluation, parts = _evaluate(network, dataset, split, statistics, batch_size)
+    evaluation, parts = _evaluate(network, dataset, split, statistics, BATCH_SIZE)
     classes = np.concatenate([np.asarray(part)[:real] for part, real in parts])
     return evaluation, classes.astype(np.int32)
 
