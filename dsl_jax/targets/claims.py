@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 
 import tensorstore as ts
 
+from dsl_jax.files import writing
 from dsl_jax.targets import layout
 
 CLAIMS = "claims/"
@@ -57,17 +58,19 @@ class Claims:
 
     def give_back(self, chunks: Iterable[int]) -> None:
         """Withdraws our claims, not those of a process that has taken over."""
-        futures = [
-            self._kvstore.write(_name(chunk), None, if_equal=self._ours.pop(chunk))
-            for chunk in chunks
-        ]
-        for future in futures:
-            future.result()
+        with writing(self._kvstore.path):
+            futures = [
+                self._kvstore.write(_name(chunk), None, if_equal=self._ours.pop(chunk))
+                for chunk in chunks
+            ]
+            for future in futures:
+                future.result()
 
     def clear(self) -> None:
         """Removes all claims; for a store that is complete."""
-        for future in [self._kvstore.write(_name(chunk), None) for chunk in self._list()]:
-            future.result()
+        with writing(self._kvstore.path):
+            for future in [self._kvstore.write(_name(chunk), None) for chunk in self._list()]:
+                future.result()
 
     def _list(self) -> set[int]:
         """The chunks that have a claim."""
@@ -94,7 +97,8 @@ class Claims:
         for chunk, generation in wanted:
             if len(taken) == limit:
                 break
-            write = self._kvstore.write(_name(chunk), content, if_equal=generation).result()
+            with writing(self._kvstore.path):
+                write = self._kvstore.write(_name(chunk), content, if_equal=generation).result()
             if write.generation == _REFUSED:
                 continue
             self._ours[chunk] = write.generation

@@ -117,9 +117,10 @@ def search_to_store(
     if repair and (damaged := store.discard_damaged()):
         logger.warning("%s: searching damaged chunks again: %s", path, damaged)
     fresh = tuple(map(_compiled_anew, stages))
-
-    def search_rows(rows: np.ndarray) -> Any:
-        return search(
+    search_missing(
+        store,
+        Claims(kvstore),
+        lambda rows: search(
             key,
             fresh,
             take(rows),
@@ -129,17 +130,11 @@ def search_to_store(
             chunk_size=chunk_size,
             mesh=mesh,
             check_finite=not layout.committed_chunks(kvstore),  # of a later chunk it may be so
-        )
-
-    with writing(path):
-        search_missing(
-            store,
-            Claims(kvstore),
-            search_rows,
-            chunks_per_call=1 if mesh is None else mesh.size,
-            progress=progress,
-            on_chunk=on_chunk,
-        )
+        ),
+        chunks_per_call=1 if mesh is None else mesh.size,
+        progress=progress,
+        on_chunk=on_chunk,
+    )
     return store
 
 
