@@ -139,6 +139,7 @@ def _cost(run_folder: RunFolder, training: Training) -> tuple[float, int, float]
 def _log(run_folder: RunFolder, results: dict[str, Result]) -> None:
     """Searches and results into the run's metrics."""
     config, folder = run_folder.config, run_folder.folder
+    run_folder.forget_evaluation()  # of an interrupted one
     for seed, search in itertools.product(config.seeds, searches(config)):
         if store := find_targets(folder, seed, search.name):
             run_folder.log(

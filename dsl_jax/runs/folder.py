@@ -17,7 +17,7 @@ import os
 import shutil
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,14 @@ class RunFolder:
 
     def forget(self, training: str, after_epoch: int) -> None:
         """Takes back the records of epochs that will be trained again after an interruption."""
+        self._keep(lambda r: r.get("training") != training or r.get("epoch", 0) <= after_epoch)
+
+    def forget_evaluation(self) -> None:
+        """Takes back the records of searches and results, which will be made again."""
+        self._keep(lambda r: "training" in r)
+
+    def _keep(self, is_kept: Callable[[dict[str, Any]], bool]) -> None:
+        """Takes back the other records, and the line that an interruption cut short."""
         path = self.folder / "metrics.jsonl"
         if not path.exists():
             return
@@ -94,9 +102,9 @@ class RunFolder:
         for line in path.read_text().splitlines():
             try:
                 record = json.loads(line)
-            except json.JSONDecodeError:  # the line that an interruption cut short
+            except json.JSONDecodeError:
                 continue
-            if record.get("training") != training or record.get("epoch", 0) <= after_epoch:
+            if is_kept(record):
                 kept.append(line)
         write_text(path, "".join(line + "\n" for line in kept))
 
@@ -269,6 +277,17 @@ def _plain(config: RunConfig, requested: str | None) -> dict[str, Any]:
     """What config.json holds."""
     plain = {"config": to_dict(config), "requested_dataset": requested or config.dataset}
     return json.loads(json.dumps(plain))
+
+
+def read_config(folder: Path) -> RunConfig | None:
+    """What a folder's run is made of; None: it holds none. Raises DamagedFile."""
+    path, remedy = folder / "config.json", "restore it from a copy"
+    if (saved := read_json(path, remedy)) is None:
+        return None
+    try:
+        return from_dict(saved["config"])
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise DamagedFile(path, error, remedy) from error
 
 
 def _read_config(folder: Path) -> dict[str, Any] | None:

@@ -4,13 +4,13 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dsl_jax.config import RunConfig, from_dict
+from dsl_jax.config import RunConfig
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.data.identity import DataIdentity
-from dsl_jax.files import read_json
 from dsl_jax.learning.train import Record
 from dsl_jax.networks.convnet import ConvNet
 from dsl_jax.runs.data import load_data, read_identity
+from dsl_jax.runs.folder import read_config
 from dsl_jax.runs.results import read_trained
 from dsl_jax.runs.saved import load_network
 from dsl_jax.targets.store import TargetStore
@@ -75,10 +75,8 @@ def load_run(folder: str | os.PathLike) -> LoadedRun:
       ValueError: the folder holds no run, or a file of it is damaged.
     """
     folder = Path(folder).expanduser()
-    saved = read_json(folder / "config.json")
-    if saved is None:
+    if (config := read_config(folder)) is None:
         raise ValueError(f"{folder} holds no run: config.json is missing")
-    config = from_dict(saved["config"])
     networks, history = Named(), Named()
     for path in sorted(folder.glob("seed_*/*")):
         if (trained := read_trained(path)) is not None:

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from dsl_jax.config import RunConfig, from_dict, to_dict
+from dsl_jax.config import RunConfig, to_dict
 from dsl_jax.files import DamagedFile, read_json, write_text
 from dsl_jax.keys import SEARCH, purpose_key
 from dsl_jax.plain_data import differences
 from dsl_jax.progress import progress_bar
 from dsl_jax.runs.data import read_identity
-from dsl_jax.runs.folder import PREDICTIONS, read_predictions, read_results
+from dsl_jax.runs.folder import PREDICTIONS, read_config, read_predictions, read_results
 from dsl_jax.runs.results import read_trained, to_json
 from dsl_jax.runs.saved import damaged_checkpoints, load_network
 from dsl_jax.runs.steps import searches
@@ -61,7 +61,7 @@ def verify_run(folder: str | os.PathLike, progress: bool = False) -> list[Damage
       ValueError: the folder holds no run.
     """
     folder = Path(folder).expanduser()
-    if not folder.is_dir() or not any((folder / n).exists() for n in ("config.json", "seed_0")):
+    if not (folder / "config.json").exists() and not any(folder.glob("seed_*/")):
         raise ValueError(f"{folder} holds no run: give the folder of one")
     config, found = _verify_config(folder)
     stores, others = folder.glob("seed_*/targets*/"), folder.glob("seed_*/*/")
@@ -102,15 +102,10 @@ def _verify_config(folder: Path) -> tuple[RunConfig | None, list[Damage]]:
     """config.json and data.json."""
     config, found = None, []
     try:
-        saved = read_json(folder / "config.json", "restore it from a copy")
-        if saved is None:
+        if (config := read_config(folder)) is None:
             found.append(Damage(f"{folder / 'config.json'} is missing: restore it from a copy"))
-        else:
-            config = from_dict(saved["config"])
     except DamagedFile as error:
         found.append(Damage(str(error)))
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        found.append(Damage(f"{folder / 'config.json'} holds no configuration of a run: {error}"))
     try:
         if read_identity(folder) is None and config is not None:
             found.append(

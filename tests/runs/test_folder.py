@@ -55,6 +55,15 @@ def test_epochs_that_are_trained_again_are_forgotten_and_no_other_line(tmp_path)
     assert kept == [("a", 1), ("b", 1), ("b", 2), ("b", 3)]
 
 
+def test_an_evaluation_that_is_made_again_is_told_once(tmp_path):
+    """Killed after it was logged, and before its results were kept."""
+    run = RunFolder(tmp_path / "run", CONFIG)
+    for record in ({"training": "a", "epoch": 1}, {"search": "seed_0"}, {"result": "a"}):
+        run.log(record)
+    run.forget_evaluation()
+    assert (run.folder / "metrics.jsonl").read_text() == '{"training": "a", "epoch": 1}\n'
+
+
 def test_checkpoints_give_back_the_last_state_that_was_written(tmp_path, monkeypatch):
     run = RunFolder(tmp_path / "run", CONFIG)
     like = {"w": jnp.zeros(3), "inner": [jnp.zeros((), jnp.int32)]}
