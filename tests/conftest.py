@@ -99,6 +99,14 @@ def experiment():
 
 
 @pytest.fixture
+def left_over_tasks():
+    """Of a write or a read that fails orbax leaves tasks: they end with the test, which may ignore
+    their warnings, and not with the session."""
+    yield
+    gc.collect()
+
+
+@pytest.fixture
 def one_device(monkeypatch):
     """Each of eight devices would compile the search; `test_search` has them."""
     from dsl_jax import devices, pipeline

@@ -18,6 +18,7 @@ from dsl_jax.targets.store import TargetStore
 # orbax leaves tasks behind when it meets damage.
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.usefixtures("left_over_tasks"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
