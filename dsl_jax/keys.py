@@ -1,5 +1,7 @@
 """Random keys: which generator, and what each key is for."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -47,8 +49,24 @@ def threefry_key(key: jax.Array) -> jax.Array:
     return jax.random.wrap_key_data(words, impl="threefry2x32")
 
 
+def computed_once(tree: Any) -> Any:
+    """Keys, or arrays made of them, that XLA does not compute again in each place that uses them.
+
+    A key's few words cost little to run and much to compile: fused into all their users, the rounds
+    of the generator would be most of a search's program.
+    """
+
+    def one(x: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return jax.lax.optimization_barrier(x)
+        words = jax.lax.optimization_barrier(jax.random.key_data(x))
+        return jax.random.wrap_key_data(words, impl=jax.random.key_impl(x))
+
+    return jax.tree.map(one, tree)
+
+
 # What a key is for: folded into the seed's key, so that no two purposes share random numbers.
-SEARCH_NETWORK, STATISTICS, SEARCH, LEARNER, TRAINING, CHOICE = range(6)
+SEARCH_NETWORK, STATISTICS, SEARCH, LEARNER, TRAINING, CHOICE, CONTROL = range(7)
 
 
 def check_seed(seed: int) -> None:

@@ -6,6 +6,7 @@ from evosax.algorithms.population_based import base
 from flax import struct
 
 from dsl_jax.evolution.operators import NOISE_TRUNCATION, reproduce
+from dsl_jax.keys import computed_once
 
 
 @struct.dataclass
@@ -107,7 +108,7 @@ class RepresentationGA(base.PopulationBasedAlgorithm):
         return state.replace(population=state.population[order], fitness=state.fitness[order])
 
     def _ask(self, key: jax.Array, state: State, params: Params) -> tuple[jax.Array, State]:
-        explorer_key, refiner_key = jax.random.split(key)
+        explorer_key, refiner_key = computed_once(jax.random.split(key))
         parents = jax.vmap(self._unravel_solution)(state.population)
         children = self._reproduce(
             explorer_key,

@@ -18,7 +18,7 @@ from dsl_jax.devices import Array, largest_divisor
 from dsl_jax.evolution import fitness, strategies
 from dsl_jax.evolution.fitness import Fitness, Population, Stages, as_cost, evaluate_candidates
 from dsl_jax.evolution.operators import kind_of, perturb_image, reproduce, standardize
-from dsl_jax.keys import philox_key
+from dsl_jax.keys import computed_once, philox_key
 from dsl_jax.values import instance_of
 
 
@@ -127,10 +127,10 @@ def _search_once(
     targets, traces = [], []
     for index, layer in enumerate(config.layers):
         kind = kind_of(candidates.shape[1:], last=index == len(stages) - 1)
-        layer_key = jax.random.fold_in(key, index)
+        layer_key = computed_once(jax.random.fold_in(key, index))
         evaluate = partial(evaluate_candidates, stages[index + 1 :], label, fitness=rules.fitness)
         if index > 0 and layer.generations:
-            copies_key = jax.random.fold_in(layer_key, 0)
+            copies_key = computed_once(jax.random.fold_in(layer_key, 0))
             candidates = _with_copies(copies_key, candidates, evaluate, layer, config, kind)
         parents, trace = _evolve(layer_key, candidates, evaluate, layer, config, kind, rules)
         if config.target == "parent_mean" and layer.generations:
@@ -221,7 +221,7 @@ def _evolve_as_in_the_paper(
     state = algorithm.init(key, population.candidates, costs, params)
 
     def generation(state, number):
-        generation_key = jax.random.fold_in(key, number)
+        generation_key = computed_once(jax.random.fold_in(key, number))
         children, state = algorithm.ask(generation_key, state, params)
         # Explorers and refiners apart, here as in `tell`, so that XLA need not join them.
         parts = jnp.split(children, [config.num_explorers])

@@ -20,7 +20,7 @@ from dsl_jax.evolution.dead import check_layers_change
 from dsl_jax.evolution.fitness import Stages
 from dsl_jax.evolution.image import SearchResult, check_schedules, rules_of, search_image
 from dsl_jax.inputs import as_array, check_ids, check_images, check_labels
-from dsl_jax.keys import check_key, philox_key
+from dsl_jax.keys import check_key, computed_once, philox_key
 from dsl_jax.progress import progress_bar
 from dsl_jax.values import whole_number
 
@@ -159,7 +159,8 @@ def _search_parts(parts, rules):
 def _search_one(shared, image, label, number, rules):
     """The search of the image with this id."""
     key, stages, config = shared
-    return search_image(jax.random.fold_in(key, number), stages, image, label, config, rules)
+    key = computed_once(jax.random.fold_in(key, number))
+    return search_image(key, stages, image, label, config, rules)
 
 
 @partial(jax.jit, static_argnames="rules")

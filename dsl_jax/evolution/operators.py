@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dsl_jax.keys import computed_once
+
 NORMALIZE_EPSILON = 1e-5
 NOISE_TRUNCATION = 1e-3
 KINDS = ("conv", "vector", "logits")
@@ -244,8 +246,9 @@ def reproduce(
     kind = kind or kind_of(parents.shape[1:], last=parents.ndim == 2)
     if kind not in KINDS:
         raise ValueError(f"kind {kind!r} is unknown: choose one of {', '.join(KINDS)}")
-    pair_key, noise_key = jax.random.split(key)
+    pair_key, noise_key = computed_once(jax.random.split(key))
     pairs = jax.random.randint(pair_key, (2, num_children), 0, parents.shape[0], jnp.int32)
+    pairs = computed_once(pairs)
     mothers, fathers = pairs
     sigmas = jax.vmap(spread)(parents)
     sigmas = 0.5 * (sigmas[mothers] + sigmas[fathers])
