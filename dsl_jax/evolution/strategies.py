@@ -10,8 +10,9 @@ normal u are the paper's mutations of it. So every algorithm has the same scale 
 more dimensions than smooth noise has. Letters: n candidates of a generation, k kept.
 """
 
+import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -77,8 +78,13 @@ def _make(algorithm: type, config: SearchConfig, shape: tuple[int, ...]) -> Any:
         return algorithm(
             population_size=config.num_children,
             solution=np.zeros(shape, np.float32),
-            **({"optimizer": optax.adam(0.1)} if config.strategy in SLOW else {}),
+            **({"optimizer": optax.adam(0.1)} if _is_slow(algorithm) else {}),
         )
+
+
+def _is_slow(algorithm: type) -> bool:
+    """Whether it is one of `SLOW`, which may be named or given as the class."""
+    return algorithm.__module__.startswith("evosax.") and algorithm.__name__ in SLOW
 
 
 def evolve(
@@ -120,7 +126,7 @@ def evolve(
     # No generation's, however many there are: those are folded in as 1, 2, ...
     first_key, first = jax.random.fold_in(key, 2**32 - 1), 1
     trace = [archive.fitness[:1]]
-    with _as_evosax_broadcasts():
+    with _as_evosax_computes():
         if isinstance(strategy, PopulationBasedAlgorithm):
             # Its first population: the start, and mutations of it; they are the first generation.
             draw_key, init_key = jax.random.split(first_key)
@@ -135,11 +141,11 @@ def evolve(
     def generation(carry, number):
         state, archive = carry
         ask_key, tell_key = jax.random.split(jax.random.fold_in(key, number))
-        with _as_evosax_broadcasts():
+        with _as_evosax_computes():
             us, asked = strategy.ask(ask_key, state, params)
         us = us.astype(jnp.float32)
         costs, archive = generation_of(us, archive)
-        with _as_evosax_broadcasts():
+        with _as_evosax_computes():
             told, _ = strategy.tell(tell_key, us, costs, asked, params)
         # Where JAX may use float64, evosax's numbers become that in between.
         state = jax.tree.map(lambda new, old: jnp.asarray(new, jnp.result_type(old)), told, state)
@@ -176,9 +182,11 @@ def _mutations_of(start: jax.Array, layer: LayerSchedule, config: SearchConfig, 
     return decode, shape
 
 
-def _as_evosax_broadcasts():
-    """evosax adds axes by broadcasting, which a strict user of JAX may have forbidden."""
-    return jax.numpy_rank_promotion("allow")
+@contextlib.contextmanager
+def _as_evosax_computes() -> Iterator[None]:
+    """evosax adds axes and changes types unasked, which a strict user of JAX may have forbidden."""
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        yield
 
 
 def _without_nan(fitness: jax.Array) -> jax.Array:

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import own_strategy
 import pytest
 from toy_search import CONFIG, KEY, STAGES, data
 
@@ -130,6 +131,19 @@ def test_unknown_strategies_are_refused_before_anything_is_searched():
     for name in ("no_such_module:X", "own_strategy:Run"):
         with pytest.raises(ValueError, match=f"{name}' cannot be imported"):
             search(KEY, STAGES, IMAGES, LABELS, with_strategy(name))
+
+
+def test_a_strategy_may_be_given_as_its_class():
+    from evosax.algorithms.distribution_based.open_es import Open_ES
+
+    assert with_strategy(own_strategy.Walk) == with_strategy("own_strategy:Walk")
+    # An algorithm whose default steps are too small here, given so, has the larger ones as well.
+    for ours, theirs in zip(
+        jax.tree.leaves(search(KEY, STAGES, IMAGES, LABELS, with_strategy(Open_ES))),
+        jax.tree.leaves(search(KEY, STAGES, IMAGES, LABELS, with_strategy("Open_ES"))),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 # ---- other ways to a target
