@@ -26,6 +26,15 @@ EVALUATION_STATISTICS = ("train", "batch")
 VARIANTS = ("all_layers", "skip_block_0", "sgd")
 IMAGES_TO_SEARCH = ("all", "wrong", "unsure")
 CONTROLS = ("first_targets", "natural_targets", "fresh_network", "long_sgd")
+TARGET_CONTROLS = (
+    "permuted",
+    "class_means",
+    "natural",
+    "class_displacement",
+    "channel_code",
+    "element_code",
+    "shuffled_labels",
+)
 PRESETS = ("smoke", "laptop", "paper")
 
 
@@ -267,6 +276,11 @@ class RunConfig:
       controls: what later cycles are compared with: as many epochs on the "first_targets"; the
           trained network's own representations as "natural_targets"; a "fresh_network" trained for
           as many epochs on the last targets; "long_sgd", SGD for as many epochs.
+      target_controls: what is also learned in place of each cycle's targets, to tell what these
+          carry: those of another image of the class ("permuted"); "class_means"; the "natural"
+          representations; these moved by the class's mean displacement ("class_displacement"), by a
+          random "channel_code" or "element_code" of the class, as far as the search did; targets
+          searched for "shuffled_labels" (see `targets.controls`).
       chunk_size: images searched in one call on a device; None: chosen from the memory.
     """
 
@@ -287,6 +301,7 @@ class RunConfig:
     cycles: int = 1
     later_cycles: tuple[CycleConfig, ...] = (CycleConfig(),)
     controls: tuple[str, ...] = CONTROLS
+    target_controls: tuple[str, ...] = ()
     num_seeds: int = 1
     seed: int = 0
     chunk_size: int | None = None
@@ -307,6 +322,8 @@ class RunConfig:
         one_of("representation", self.representation, REPRESENTATIONS)
         for control in self.controls:
             one_of("control", control, CONTROLS)
+        for control in self.target_controls:
+            one_of("target control", control, TARGET_CONTROLS)
         if not self.later_cycles:
             raise ValueError("later_cycles is empty: give one CycleConfig, used if cycles > 1")
         searches = {"search": self.search}

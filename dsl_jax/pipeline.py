@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from dsl_jax.config import CycleConfig, RunConfig
+from dsl_jax.config import TARGET_CONTROLS, CycleConfig, RunConfig
 from dsl_jax.data.dataset import Dataset, Split
 from dsl_jax.devices import device_mesh
 from dsl_jax.keys import CHOICE, SEARCH, TRAINING, purpose_key
@@ -19,16 +19,17 @@ from dsl_jax.learning.batches import exact_batch_size
 from dsl_jax.learning.evaluation import logits_of
 from dsl_jax.learning.train import Measure, learn, learn_sgd
 from dsl_jax.networks.convnet import ConvNet
-from dsl_jax.networks.frozen import frozen_stages
 from dsl_jax.runs.comparison import evaluate_all
+from dsl_jax.runs.controlled import control_key, control_of, stages_of
 from dsl_jax.runs.data import check_identity, keep_identity, load_run_data
 from dsl_jax.runs.folder import RunFolder, find_targets
 from dsl_jax.runs.lock import alone
 from dsl_jax.runs.loggers import Logger
 from dsl_jax.runs.results import Result, Trained
 from dsl_jax.runs.steps import FIRST_TARGETS, Search, Training, is_searched, steps
-from dsl_jax.runs.untrained import make_network, make_stages, network_arguments
+from dsl_jax.runs.untrained import make_network, network_arguments
 from dsl_jax.runs.verify import repair_run
+from dsl_jax.targets.controls import shuffled_labels
 from dsl_jax.targets.fill import search_to_store
 from dsl_jax.targets.overlay import Overlay
 from dsl_jax.targets.store import TargetStore
@@ -167,14 +168,18 @@ def stages_and_images(
     run_folder: RunFolder, dataset: Dataset, seed: int, step: Search
 ) -> tuple[Sequence[Callable], Split]:
     """The network that a step searches, as stages, and the images."""
+    stages, split = stages_of(run_folder, dataset, seed, step), dataset.train
+    if step.shuffled:
+        key = control_key(seed, "shuffled_labels", step.cycle)
+        split = split._replace(labels=shuffled_labels(key, split.labels))
     if step.network is None:
-        return make_stages(run_folder.config, dataset, seed), dataset.train
-    network = run_folder.network(f"seed_{seed}/{step.network}")
+        return stages, split
     rows = _chosen_before(run_folder.folder / f"seed_{seed}" / step.name, dataset.train.ids)
     if rows is None:
         key, chosen = purpose_key(seed, CHOICE, step.cycle), step.chosen or CycleConfig()
+        network = run_folder.network(f"seed_{seed}/{step.network}")
         rows = choose_images(key, network, dataset, chosen)
-    return frozen_stages(network), jax.tree.map(lambda array: array[rows], dataset.train)
+    return stages, jax.tree.map(lambda array: array[rows], split)
 
 
 def _chosen_before(path: Path, ids: np.ndarray) -> np.ndarray | None:
@@ -252,7 +257,13 @@ def _train(
     if step.variant == "sgd":
         learned = learn_sgd(key, network, dataset, learning, **options)
     else:
-        targets = open_targets(run_folder, seed, step.targets)
+        targets: Any = open_targets(run_folder, seed, step.targets)
+        if step.kind in TARGET_CONTROLS:
+            shuffled = None
+            if step.shuffled is not None:
+                names = (*step.targets[:-1], step.shuffled)
+                shuffled = open_targets(run_folder, seed, names)
+            targets = control_of(run_folder, dataset, seed, step, targets, shuffled)
         learned = learn(key, network, dataset, targets, learning, **options)
     best = learned.best_epoch
     trained = Trained(

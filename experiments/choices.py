@@ -13,7 +13,6 @@ smoothed matters most, 95.7 % against 81.7 % with the child smoothed (docs/choic
 """
 
 import dataclasses
-import re
 import sys
 from collections import Counter
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, sweep_points, sweep_rows, sweeps
-from common.overrides import override
+from common.overrides import override, parse_options
 
 from dsl_jax.config import RunConfig
 from dsl_jax.reports import plots
@@ -85,13 +84,10 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     for name in settings.options:
         one_of("option", name, tuple(OPTIONS))
     options = {name: OPTIONS[name] for name in settings.options}
-    for text in filter(None, settings.more.split("|")):
-        name, _, pairs = text.partition(":")
-        if not re.fullmatch(r"[\w.-]+", name) or not all("=" in p for p in pairs.split(";")):
-            raise ValueError(f"sweep.more: {text!r} should read NAME:FIELD=VALUE;FIELD=VALUE")
+    for name, assignments in parse_options(settings.more, "sweep.more").items():
         if name in OPTIONS or name == "targets":
             raise ValueError(f"sweep.more: the name {name} is taken")
-        options[name] = dict(pair.split("=", 1) for pair in pairs.split(";"))
+        options[name] = assignments
     base = dataclasses.replace(config, variants=("all_layers",))
     points, searched = [], set()
     for name, assignments in options.items():

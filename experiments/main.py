@@ -46,6 +46,12 @@ _AUGMENT = flags.DEFINE_bool(
 _CYCLES = flags.DEFINE_integer(
     "cycles", None, "How many times to search and to learn from it (default: once).", **AGAIN
 )
+_CONTROLS = flags.DEFINE_list(
+    "controls",
+    None,
+    f"Also learn what tells what targets carry: {','.join(configs.TARGET_CONTROLS)}.",
+    **AGAIN,
+)
 _PHASE = flags.DEFINE_string("phase", "all", f"One of {', '.join(pipeline.PHASES)}.", **AGAIN)
 _VERIFY = flags.DEFINE_bool(
     "verify", False, "Read all of the folder, list what is damaged, and stop.", **AGAIN
@@ -79,6 +85,8 @@ def configure() -> configs.RunConfig:
     fields = {} if _VARIANTS.value is None else {"variants": tuple(_VARIANTS.value)}
     if _CYCLES.value is not None:
         fields["cycles"] = _CYCLES.value
+    if _CONTROLS.value is not None:
+        fields["target_controls"] = tuple(_CONTROLS.value)
     if _AUGMENT.value:
         return command_line.configure(change=presets.with_augmentation, **fields)
     return command_line.configure(**fields)

@@ -11,7 +11,17 @@ FOLDER = Path(dsl_jax.__file__).parent
 # A wing or module may import those of the lines above its own, and a wing's modules each other.
 LEVELS = (
     {"values"},
-    {"devices", "files", "inputs", "keys", "measures", "names", "plain_data", "progress"},
+    {
+        "batching",
+        "devices",
+        "files",
+        "inputs",
+        "keys",
+        "measures",
+        "names",
+        "plain_data",
+        "progress",
+    },
     {"config"},
     {"evolution", "data"},
     {"networks", "presets"},

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 from flax import nnx
 
+from dsl_jax.batching import in_batches
 from dsl_jax.config import EVALUATION_STATISTICS
 from dsl_jax.data.dataset import Dataset, Split
 from dsl_jax.devices import mesh_of, replicate, take
@@ -149,26 +150,6 @@ def logits_of(network: nnx.Module, dataset: Dataset, split: Split) -> np.ndarray
     """
     outputs = _still(network, dataset)
     return in_batches(lambda images: outputs(images)[-1], split.images)
-
-
-def in_batches(function: Callable, images: np.ndarray, batch_size: int = BATCH_SIZE) -> Any:
-    """What a function makes of many images, which it is given in batches of one shape.
-
-    Args:
-      function: from [B, ...] to a pytree of arrays [B, ...].
-      images: [N, ...], at least one.
-      batch_size: B, or N if that is fewer; the last batch is filled up with its last image.
-
-    Returns:
-      The pytree with arrays [N, ...], on the host.
-    """
-    count = len(images)
-    batch_size = min(batch_size, count)
-    parts = []
-    for start in range(0, count, batch_size):
-        rows = np.minimum(np.arange(start, start + batch_size), count - 1)
-        parts.append(jax.tree.map(lambda x: np.asarray(x)[: count - start], function(images[rows])))
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 def _still(network: nnx.Module, dataset: Dataset) -> Callable:

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 from flax import nnx
 
+from dsl_jax.batching import in_batches
 from dsl_jax.data.dataset import Dataset, Split
-from dsl_jax.learning.evaluation import in_batches, with_training_statistics
+from dsl_jax.learning.evaluation import with_training_statistics
 from dsl_jax.networks.convnet import ConvNet
 
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C

@@ -72,12 +72,23 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Table:
+    """A table with a heading of its own, and a text that says what it means."""
+
+    heading: str
+    header: tuple[str, ...]
+    lines: tuple[tuple[str, ...], ...]
+    text: str
+
+
+@dataclass(frozen=True)
 class Report:
     """What a run did and what came out.
 
     notices: what a reader must not miss, such as a dataset that was put in another's place.
     finding: what came out and how sure it is, in a sentence or two.
     command: the command line that repeats the run.
+    tables: what stands between results and figures.
     summary: (label, value) pairs: dataset, sizes, preset, number of candidates, ...
     figures: (caption, file name of a PNG in the report's folder) pairs; beside NAME.png there may
       be a NAME-dark.png, for dark screens.
@@ -92,6 +103,7 @@ class Report:
     command: str = ""
     summary: tuple[tuple[str, Any], ...] = ()
     rows: tuple[Row, ...] = ()
+    tables: tuple[Table, ...] = ()
     figures: tuple[tuple[str, str], ...] = ()
     timings: tuple[tuple[str, float], ...] = ()
     settings: dict[str, Any] = field(default_factory=dict)
@@ -128,6 +140,9 @@ def to_markdown(report: Report) -> str:
         blocks += [markdown_table(header, named), _md(_explain(report.rows))]
     else:
         blocks.append("No results yet.")
+    for table in report.tables:
+        blocks += [f"## {_md(table.heading)}", _md(table.text)]
+        blocks.append(markdown_table(table.header, table.lines))
     if report.figures:
         blocks.append("## Figures")
         for caption, name in report.figures:
@@ -170,6 +185,9 @@ def to_html(report: Report, folder: str | os.PathLike) -> str:
         parts.append(f'<p class="small">{escape(_explain(report.rows))}</p>')
     else:
         parts.append("<p>No results yet.</p>")
+    for table in report.tables:
+        parts += [f"<h2>{escape(table.heading)}</h2>", f"<p>{escape(table.text)}</p>"]
+        parts.append(_html_table(table.header, table.lines))
     if report.figures:
         parts.append("<h2>Figures</h2>")
         parts += [_html_figure(caption, Path(folder) / name) for caption, name in report.figures]

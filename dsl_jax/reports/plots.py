@@ -168,6 +168,26 @@ def plot_accuracy(rows: Sequence[Any], split: str = "test") -> Figure:
     return figure
 
 
+def plot_differences(differences: Mapping[str, Any]) -> Figure:
+    """Differences of accuracies from what all are compared with, the zero line.
+
+    Args:
+      differences: by name an `intervals.Interval`, as fractions.
+    """
+    figure, axes = _figure(7.5, 1.2 + 0.45 * len(differences))
+    axes.axvline(0, color=GREY, linewidth=1)
+    for height, (value, low, high) in enumerate(differences.values()):
+        sides = [[100 * (value - low)], [100 * (high - value)]]
+        axes.errorbar(
+            100 * value, height, xerr=sides, fmt="o", color=COLORS[0], capsize=4, markersize=6
+        )
+    axes.set_yticks(range(len(differences)), list(differences))
+    axes.set_ylim(len(differences) - 0.5, -0.5)
+    axes.margins(x=0.1)
+    axes.set_xlabel("difference in test accuracy, points; bars: 95 % interval")
+    return figure
+
+
 def plot_representations(
     image: Any,
     natural: Sequence[Any],
@@ -229,6 +249,31 @@ def plot_representations(
         )
     if title:
         figure.suptitle(title)
+    return figure
+
+
+def plot_shares(shares: Sequence[Any]) -> Figure:
+    """What the targets of each block are made of: natural representation, class, rest.
+
+    Args:
+      shares: for each block a `targets.decomposition.Shares`.
+    """
+    figure, axes = _figure(7.5, 1.3 + 0.5 * len(shares))
+    heights, left = np.arange(len(shares)), np.zeros(len(shares))
+    parts = (
+        ("natural", "natural representation", COLORS[0]),
+        ("class_displacement", "common to the class", COLORS[1]),
+        ("rest", "the image's own rest", "#bbbbbb"),
+    )
+    for name, label, color in parts:
+        percent = 100 * np.array([getattr(one, name) for one in shares])
+        axes.barh(heights, percent, left=left, color=color, label=label, height=0.6)
+        left = left + percent
+    axes.set_yticks(heights, [f"block {number}" for number in heights])
+    axes.set_ylim(len(shares) - 0.5, -0.5)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("share of the targets' variance, %")
+    figure.legend(loc="outside upper center", ncols=len(parts), frameon=False, fontsize="small")
     return figure
 
 

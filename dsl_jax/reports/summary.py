@@ -13,16 +13,19 @@ from dsl_jax.data.dataset import Dataset, rows_of
 from dsl_jax.devices import environment
 from dsl_jax.files import replacing
 from dsl_jax.reports import plots
+from dsl_jax.reports.carried import carried_table
 from dsl_jax.reports.dark import in_dark
 from dsl_jax.reports.finding import best_method, finding
 from dsl_jax.reports.intervals import of_accuracy
-from dsl_jax.reports.pages import Report, Row
+from dsl_jax.reports.pages import Report, Row, Table
 from dsl_jax.reports.titles import KINDS, ROWS, training_title
 from dsl_jax.runs.data import check_identity
 from dsl_jax.runs.folder import find_targets, read_predictions, search_seconds
 from dsl_jax.runs.results import Result, read_trained
 from dsl_jax.runs.steps import is_searched, searches, trainings
 from dsl_jax.runs.untrained import make_stages
+from dsl_jax.targets.controls import Naturals
+from dsl_jax.targets.decomposition import Shares, decompose
 from dsl_jax.targets.store import TargetStore
 
 GALLERY_IMAGES = 3
@@ -72,10 +75,14 @@ def summarize(
         ),
     }
     searched: tuple[tuple[str, str], ...] = ()
+    tables: tuple[Table, ...] = ()
     timings = [(f"training {t}, seed {config.seed}", d.seconds) for t, d in trained.items()]
     if is_searched(config):
         targets = TargetStore.open(first / "targets")
         figures |= _search_figures(config, dataset, targets)
+        shares = _shares(config, dataset, targets)
+        tables = (carried_table(shares),)
+        figures["shares"] = (plots.plot_shares(shares), f"{tables[0].heading}, block by block.")
         searched = _searched(config, folder, targets)
         seconds = sum(search_seconds(folder, seed) for seed in config.seeds)
         timings.insert(0, ("search, compilation included, all seeds", seconds))
@@ -103,6 +110,7 @@ def summarize(
             *searched,
         ),
         rows=tuple(rows),
+        tables=tables,
         figures=tuple((caption, f"{name}.png") for name, (_, caption) in figures.items()),
         timings=tuple(timings),
         settings=to_dict(config),
@@ -170,6 +178,14 @@ def _search_figures(
             "logits the true class is orange.",
         ),
     }
+
+
+def _shares(config: RunConfig, dataset: Dataset, targets: TargetStore) -> tuple[Shares, ...]:
+    """What the first search's targets are made of."""
+    stages, split = make_stages(config, dataset, config.seed), dataset.train
+    rows = rows_of(split.ids, targets.ids)
+    naturals = Naturals(stages, split.images[rows], dataset.normalize)
+    return decompose(targets, naturals, split.labels[rows], dataset.num_classes)
 
 
 def _searched(config: RunConfig, folder: Path, targets: TargetStore) -> tuple[tuple[str, str], ...]:

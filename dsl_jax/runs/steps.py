@@ -3,7 +3,8 @@
 The first cycle is the paper's: one search of an untrained network, one training a variant. Each
 later cycle searches the network that the cycle before has trained, and trains it further. Beside
 the cycles stand their controls: two leave one thing of each cycle out, two train a network anew for
-as long as all cycles together, in one schedule.
+as long as all cycles together, in one schedule; and those of the targets, which learn something
+else in their place (see `targets.controls`).
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ class Search(NamedTuple):
 
     network: the training whose network is searched; None: the untrained one.
     chosen: which images; None: all.
+    shuffled: whether it is for labels that are dealt out anew among the images.
     """
 
     name: str
@@ -27,14 +29,16 @@ class Search(NamedTuple):
     cycle: int = 1
     network: str | None = None
     chosen: CycleConfig | None = None
+    shuffled: bool = False
 
 
 class Training(NamedTuple):
     """A network to train, kept in the folder `name`.
 
-    kind: "cycle" (the method), one of `config.CONTROLS`, or "sgd".
+    kind: "cycle" (the method), one of `config.CONTROLS` or `config.TARGET_CONTROLS`, or "sgd".
     variant, groups: how, and its ConvGroups a block.
     targets: the searches that it learns from; of an image's targets it takes those of the last.
+    shuffled: the search for shuffled labels that gives it the blocks' targets, if one does.
     start: the training whose network it goes on from; None: a new network.
     """
 
@@ -46,6 +50,7 @@ class Training(NamedTuple):
     targets: tuple[str, ...] = ()
     start: str | None = None
     cycle: int = 1
+    shuffled: str | None = None
 
     @property
     def role(self) -> str:
@@ -65,8 +70,11 @@ def steps(config: RunConfig) -> list[Search | Training]:
     searched = [variant for variant in config.variants if variant != "sgd"]
     found: list[Search | Training] = []
     if searched:
-        found.append(Search(FIRST_TARGETS, config.search))
-    found += [_learner(config, v, "cycle", v, (FIRST_TARGETS,)) for v in searched]
+        found.append(first := Search(FIRST_TARGETS, config.search))
+        found += _shuffled(config, first)
+    for variant in searched:
+        method = _learner(config, variant, "cycle", variant, (FIRST_TARGETS,))
+        found += [method, *_target_controls(config, method)]
     if "sgd" in config.variants:
         groups = sorted({config.learner_groups, *config.sgd_groups})
         found += [Training(f"sgd_g{g}", "sgd", "sgd", g, config.sgd) for g in groups]
@@ -91,16 +99,27 @@ def searches(config: RunConfig) -> list[Search]:
 
 def needed(config: RunConfig, training: Training) -> list[Search | Training]:
     """All steps that a training needs, in order, itself the last."""
-    wanted: set[str | None] = {training.name}
+    wanted = {training.name}
     found: list[Search | Training] = []
     for step in reversed(steps(config)):
         if step.name in wanted:
             found.append(step)
-            if isinstance(step, Search):
-                wanted.add(step.network)
-            else:
-                wanted |= {step.start, *step.targets}
+            wanted |= needs_of(step)
     return found[::-1]
+
+
+def needs_of(step: Search | Training) -> set[str]:
+    """The names of the steps that a step uses what is made by."""
+    names: set[str | None] = (
+        {step.network}
+        if isinstance(step, Search)
+        else {
+            step.start,
+            step.shuffled,
+            *step.targets,
+        }
+    )
+    return {name for name in names if name is not None}
 
 
 def later_cycle(config: RunConfig, cycle: int) -> CycleConfig:
@@ -113,6 +132,22 @@ def _learner(
 ) -> Training:
     learn = dataclasses.replace(config.learn, variant=variant)
     return Training(name, kind, variant, config.learner_groups, learn, targets, **rest)
+
+
+def _shuffled(config: RunConfig, search: Search) -> list[Search]:
+    """The same search for shuffled labels, if a control needs it."""
+    if "shuffled_labels" not in config.target_controls:
+        return []
+    return [search._replace(name=f"{search.name}_shuffled_labels", shuffled=True)]
+
+
+def _target_controls(config: RunConfig, method: Training) -> list[Training]:
+    """The same training on what each control makes of its targets."""
+    found = [
+        method._replace(name=f"{method.name}_{kind}", kind=kind) for kind in config.target_controls
+    ]
+    shuffled = f"{method.targets[-1]}_shuffled_labels"
+    return [t._replace(shuffled=shuffled) if t.kind == "shuffled_labels" else t for t in found]
 
 
 def _later_cycles(config: RunConfig, variant: str) -> list[Search | Training]:
@@ -148,8 +183,11 @@ def _chain(
         if change is not None:
             search = Search(f"targets_{name}", change(later.search), cycle, network, later)
             found.append(search)
+            found += _shuffled(config, search) if kind == "cycle" else []
             targets = (*targets, search.name)
-        found.append(_learner(config, name, kind, variant, targets, start=network, cycle=cycle))
+        learner = _learner(config, name, kind, variant, targets, start=network, cycle=cycle)
+        found.append(learner)
+        found += _target_controls(config, learner) if kind == "cycle" else []
         network = name
     return found
 

@@ -27,6 +27,26 @@ def override(config: Any, assignments: dict[str, str], name: str = "config") -> 
     return config
 
 
+def parse_options(text: str, where: str) -> dict[str, dict[str, str]]:
+    """Named sets of assignments, such as "weak:search.num_parents=5;cycles=2|strong:...".
+
+    Raises:
+      ValueError: it does not read so; `where` is what it was given as.
+    """
+    options = {}
+    for part in filter(None, text.split("|")):
+        name, _, pairs = part.partition(":")
+        if not re.fullmatch(r"[\w.-]+", name) or not all("=" in p for p in pairs.split(";")):
+            raise ValueError(f"{where}: {part!r} should read NAME:FIELD=VALUE;FIELD=VALUE")
+        options[name] = parse_assignments(pairs)
+    return options
+
+
+def parse_assignments(pairs: str) -> dict[str, str]:
+    """ "FIELD=VALUE;FIELD=VALUE" as a dict, without pairs for an empty text."""
+    return dict(pair.split("=", 1) for pair in filter(None, pairs.split(";")))
+
+
 def _assign(config: Any, parts: list[str], text: str, path: str) -> Any:
     if not parts:
         return _parse(config, text, path)

@@ -15,7 +15,7 @@ from dsl_jax.progress import progress_bar
 from dsl_jax.runs.comparison import evaluate_training
 from dsl_jax.runs.folder import RunFolder
 from dsl_jax.runs.results import Result
-from dsl_jax.runs.steps import Search, Training, steps, trainings
+from dsl_jax.runs.steps import Search, Training, needs_of, steps, trainings
 
 Failures = dict[tuple[int, str], str]  # by seed and step, what was wrong
 
@@ -55,7 +55,7 @@ def train_what_can_be(run_folder: RunFolder, dataset: Dataset) -> Failures:
     failures: Failures = {}
     for seed in run_folder.config.seeds:
         for step in steps(run_folder.config):
-            needs = (step.network,) if isinstance(step, Search) else (step.start, *step.targets)
+            needs = needs_of(step)
             broken = next((name for name in needs if (seed, name) in failures), None)
             if broken is not None:
                 failures[seed, step.name] = failures[seed, broken]

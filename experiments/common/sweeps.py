@@ -68,13 +68,15 @@ class Sweep(NamedTuple):
 
     points: all settings. measure: the rows of one, given its folder, which it may use to go on
     after an interruption; of a training that diverged, a row with its `failure`. draw: figures by
-    name and caption, from the rows that have results. table: Markdown, from all rows.
+    name and caption, from the rows that have results. table: Markdown, from all rows. complete:
+    adds to the rows what is kept in other files of the sweep's folder, for the two.
     """
 
     points: Sequence[Point]
     measure: Callable[[Point, Dataset, Path], sweep_rows.Rows]
     draw: Callable[[sweep_rows.Rows], dict[str, tuple[Figure, str]]]
     table: Callable[[sweep_rows.Rows], str]
+    complete: Callable[[sweep_rows.Rows, Path], sweep_rows.Rows] = lambda rows, folder: rows
 
 
 def run(
@@ -312,6 +314,7 @@ def write_results(sweep: Sweep, folder: Path, name: str) -> Path:
     if not sweep_rows.ended(rows):
         raise ValueError(f"no point of {folder} has a result; the points' files say why")
     write_text(folder / "rows.csv", _csv(rows))
+    rows = sweep.complete(rows, folder)
     minutes = sum(point["seconds"] for point in points.values()) / 60
     hardware = dict.fromkeys(
         ", ".join(f"{k} {v}" for k, v in point["environment"].items() if k != "date")

@@ -5,9 +5,9 @@ import dataclasses
 import pytest
 from common.overrides import override
 
-from dsl_jax.config import CONTROLS, CycleConfig
+from dsl_jax.config import CONTROLS, TARGET_CONTROLS, CycleConfig
 from dsl_jax.presets import get_preset
-from dsl_jax.runs.steps import Search, needed, searches, steps, trainings, without_search
+from dsl_jax.runs.steps import Search, needed, needs_of, searches, steps, trainings, without_search
 
 SMOKE = get_preset("smoke", "mnist")
 
@@ -29,11 +29,11 @@ def test_one_cycle_is_the_papers_method():
 
 
 @pytest.mark.parametrize("cycles", [1, 2, 4])
-def test_each_step_needs_only_what_comes_before_it(cycles):
+@pytest.mark.parametrize("target_controls", [(), TARGET_CONTROLS])
+def test_each_step_needs_only_what_comes_before_it(cycles, target_controls):
     done = set()
-    for step in steps(with_cycles(cycles)):
-        needs = {step.network} if isinstance(step, Search) else {step.start, *step.targets}
-        assert needs - {None} <= done
+    for step in steps(with_cycles(cycles, target_controls=target_controls)):
+        assert needs_of(step) <= done
         assert step.name not in done
         done.add(step.name)
 
@@ -104,3 +104,24 @@ def test_wrong_cycles_are_refused():
         search = dataclasses.replace(SMOKE.search, layers=layers)
         with_cycles(2, widths=(8, 8), search=search)
     assert len(trainings(SMOKE)) == 3
+
+
+def test_controls_of_targets_train_as_the_method_does_in_each_cycle():
+    config = with_cycles(2, variants=("all_layers",), controls=(), target_controls=TARGET_CONTROLS)
+    by_name = {step.name: step for step in steps(config)}
+    for method in ("all_layers", "all_layers_cycle_2"):
+        for kind in TARGET_CONTROLS:
+            control = by_name[f"{method}_{kind}"]
+            assert control.role == "control" and control.kind == kind
+            assert control._replace(name=method, kind="cycle", shuffled=None) == by_name[method]
+    # The next cycle goes on from the method, not from a control.
+    assert by_name["targets_all_layers_cycle_2"].network == "all_layers"
+    shuffled = by_name["all_layers_cycle_2_shuffled_labels"].shuffled
+    assert by_name[shuffled].shuffled and by_name[shuffled].network == "all_layers"
+    needs = [step.name for step in needed(config, by_name["all_layers_shuffled_labels"])]
+    assert needs == ["targets", "targets_shuffled_labels", "all_layers_shuffled_labels"]
+    without = dataclasses.replace(config, target_controls=("permuted",))
+    assert [search.name for search in searches(without)] == [
+        "targets",
+        "targets_all_layers_cycle_2",
+    ]

@@ -1,0 +1,71 @@
+"""The controls of a run's targets: what is learned in their place, by name."""
+
+import jax
+import numpy as np
+
+from dsl_jax.config import TARGET_CONTROLS
+from dsl_jax.data.dataset import Dataset, rows_of
+from dsl_jax.keys import CONTROL, purpose_key
+from dsl_jax.networks.frozen import frozen_stages
+from dsl_jax.runs.folder import RunFolder
+from dsl_jax.runs.steps import Search, Training, searches
+from dsl_jax.runs.untrained import make_stages
+from dsl_jax.targets import controls
+from dsl_jax.targets.controls import Control, Naturals, Targets, class_statistics
+
+
+def control_key(seed: int, kind: str, cycle: int) -> jax.Array:
+    """The key of a control's random numbers."""
+    return jax.random.fold_in(purpose_key(seed, CONTROL, cycle), TARGET_CONTROLS.index(kind))
+
+
+def stages_of(run_folder: RunFolder, dataset: Dataset, seed: int, search: Search) -> tuple:
+    """The network that a search searches, as stages."""
+    if search.network is None:
+        return make_stages(run_folder.config, dataset, seed)
+    return frozen_stages(run_folder.network(f"seed_{seed}/{search.network}"))
+
+
+def naturals_of(
+    run_folder: RunFolder, dataset: Dataset, seed: int, name: str, targets: Targets
+) -> tuple[Naturals, np.ndarray]:
+    """What the network of a search makes of the images of targets, and these images' labels."""
+    search = next(step for step in searches(run_folder.config) if step.name == name)
+    stages = stages_of(run_folder, dataset, seed, search)
+    rows = rows_of(dataset.train.ids, targets.ids)
+    images, labels = dataset.train.images[rows], dataset.train.labels[rows]
+    return Naturals(stages, images, dataset.normalize), labels
+
+
+def control_of(
+    run_folder: RunFolder,
+    dataset: Dataset,
+    seed: int,
+    step: Training,
+    targets: Targets,
+    shuffled: Targets | None,
+) -> Control:
+    """What a control's training learns.
+
+    Args:
+      run_folder, dataset, seed, step: of the training.
+      targets: those that the method's training learns.
+      shuffled: those that were searched for shuffled labels, for the control that needs them.
+    """
+    naturals, labels = naturals_of(run_folder, dataset, seed, step.targets[-1], targets)
+    key = control_key(seed, step.kind, step.cycle)
+    if step.kind == "permuted":
+        return controls.permuted(key, targets, labels)
+    if step.kind == "natural":
+        return controls.natural(targets, naturals)
+    if step.kind == "shuffled_labels" and shuffled is not None:
+        return controls.with_blocks_of(shuffled, targets)
+    statistics = class_statistics(targets, naturals, labels, dataset.num_classes)
+    if step.kind == "class_means":
+        return controls.class_means(targets, labels, statistics)
+    directions = statistics.displacements
+    if step.kind in ("channel_code", "element_code"):
+        shapes = [block.shape[1:] for block in directions]
+        code = step.kind.removesuffix("_code")
+        directions = controls.random_code(key, shapes, dataset.num_classes, code)
+    return controls.natural_plus(directions, statistics.cosines, targets, naturals, labels)

@@ -1,0 +1,355 @@
+"""Controls: targets that keep a part of what searched targets have, and not the rest.
+
+A searched target of an image is partly the image's natural representation, what the searched
+network makes of it; partly what is common to the targets of its class; and a rest. Each control
+keeps some of that, so that training on it tells what the rest was worth
+(docs/what_targets_carry.md). Letters: N images, M rows asked for, C classes, L blocks, that is the
+layers before the logits.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dsl_jax.batching import in_batches
+from dsl_jax.evolution.fitness import Stages
+from dsl_jax.evolution.image import SearchResult, in_float32
+from dsl_jax.evolution.operators import kind_of, standardize
+from dsl_jax.inputs import check_labels
+from dsl_jax.values import one_of
+
+CHUNK = 512  # images at once, so that memory holds no second copy of all
+CODES = ("channel", "element")
+Blocks = tuple[np.ndarray, ...]
+
+
+class Targets(Protocol):
+    """What `learn` takes besides a `SearchResult`: a `TargetStore`, an `Overlay`, a control."""
+
+    ids: np.ndarray
+
+    def read(self, rows: Any = None) -> SearchResult:
+        """Targets of some images, in the order of `rows` [M] (None: all)."""
+
+
+class Control:
+    """Targets made of others when they are read; `learn` takes it.
+
+    ids: int64 [N], those of the targets that it was made of.
+    """
+
+    def __init__(
+        self,
+        ids: np.ndarray,
+        make: Callable[[np.ndarray], tuple[np.ndarray, ...]],
+        at_once: int | None = None,
+    ):
+        """make: from rows, at most `at_once`, to their representations, the last the logits."""
+        self.ids = ids
+        self._make = make
+        self._at_once = at_once
+
+    def read(self, rows: slice | np.ndarray | None = None) -> SearchResult:
+        """Targets of some images, in the order of `rows` [M] (None: all), without fitness."""
+        rows = np.arange(len(self.ids))[slice(None) if rows is None else rows]
+        parts = [self._make(part) for part in chunks(rows, self._at_once)]
+        return SearchResult(jax.tree.map(lambda *p: np.concatenate(p), *parts), ())
+
+
+class Naturals:
+    """The natural representations of images, computed when they are read.
+
+    Args:
+      stages: those of the searched network.
+      images: [N, ...], in the order of the targets.
+      preprocess: what makes `images` normalised floats; None: they are.
+    """
+
+    def __init__(self, stages: Stages, images: np.ndarray, preprocess: Callable | None = None):
+        self._images = images
+        self._prepare = (lambda images: images) if preprocess is None else preprocess
+        self._compute = jax.jit(partial(natural_representations, stages))
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def read(self, rows: np.ndarray) -> Blocks:
+        """Of each block float32 [M, ...], normalised as targets are."""
+        return in_batches(
+            lambda images: self._compute(jnp.asarray(self._prepare(images), jnp.float32)),
+            self._images[rows],
+            CHUNK,
+        )
+
+
+def natural_representations(stages: Stages, images: jax.Array) -> tuple[jax.Array, ...]:
+    """What stages make of images [M, ...], normalised as targets are: a [M, ...] for each block."""
+    found, h = [], images
+    for stage in in_float32(stages, images[0])[:-1]:
+        h = stage(h)
+        kind = kind_of(h.shape[1:], last=False)
+        found.append(jax.vmap(lambda one, kind=kind: standardize(one, kind))(h))
+    return tuple(found)
+
+
+# --------------------------------------------------------------------------------------------
+# What is common to a class
+# --------------------------------------------------------------------------------------------
+
+
+class ClassStatistics(NamedTuple):
+    """What is common to the targets of a class.
+
+    Attributes:
+      counts: integers [C], the images of each class.
+      means: for each block float32 [C, ...], the mean target.
+      displacements: for each block float32 [C, ...], the mean of target less natural.
+      cosines: for each block the mean cosine of a target to its image's natural representation.
+    """
+
+    counts: np.ndarray
+    means: Blocks
+    displacements: Blocks
+    cosines: tuple[float, ...]
+
+
+def class_statistics(
+    targets: Targets, naturals: Naturals, labels: np.ndarray, num_classes: int
+) -> ClassStatistics:
+    """Means over the images of each class, read in parts.
+
+    Args:
+      targets: of N images.
+      naturals: those of the same images, in the same order.
+      labels: integers [N], likewise.
+      num_classes: C. The means of a class without images are 0.
+
+    Raises:
+      ValueError: other numbers of images, or labels out of range.
+    """
+    labels = _check(targets, naturals, labels, num_classes)
+    counts = np.bincount(labels, minlength=num_classes)
+    sums: list[np.ndarray] = []
+    cosines: list[list[float]] = []
+    for rows in chunks(np.arange(len(labels))):
+        pairs = list(zip(blocks_of(targets, rows), naturals.read(rows), strict=True))
+        if not sums:
+            sums = [np.zeros((2, num_classes, *t.shape[1:])) for t, _ in pairs]
+        members = np.eye(num_classes)[labels[rows]].T  # [C, m]
+        for total, (target, natural) in zip(sums, pairs, strict=True):
+            total[0] += np.tensordot(members, target, 1)
+            total[1] += np.tensordot(members, natural, 1)
+        cosines.append([cosine(target, natural).sum() for target, natural in pairs])
+    means = [total / np.maximum(counts, 1).reshape(-1, *[1] * (total.ndim - 2)) for total in sums]
+    return ClassStatistics(
+        counts,
+        tuple(target.astype(np.float32) for target, _ in means),
+        tuple((target - natural).astype(np.float32) for target, natural in means),
+        tuple((np.sum(cosines, axis=0) / len(labels)).tolist()),
+    )
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Of each pair of [M, ...] and [M, ...], less their means: [M]; 0 where one is constant."""
+    a, b = (centred(x) for x in (a, b))
+    size = np.sqrt(np.einsum("md,md->m", a, a) * np.einsum("md,md->m", b, b))
+    return np.einsum("md,md->m", a, b) / np.where(size == 0, 1, size)
+
+
+# --------------------------------------------------------------------------------------------
+# The controls
+# --------------------------------------------------------------------------------------------
+
+
+def permuted(key: jax.Array, targets: Targets | SearchResult, labels: np.ndarray) -> Control:
+    """Every image gets all targets, logits too, of another image of its class.
+
+    Args:
+      key: a `jax.random` key.
+      targets: of N images.
+      labels: integers [N].
+
+    Returns:
+      A `Control`; the only image of a class keeps its own targets.
+    """
+    targets = as_targets(targets)
+    others = permuted_rows(key, labels)
+    count = len(targets.ids)  # all at once: others lie anywhere, and a store reads whole chunks
+    return Control(targets.ids, lambda rows: targets.read(others[rows]).representations, count)
+
+
+def permuted_rows(key: jax.Array, labels: np.ndarray) -> np.ndarray:
+    """For each image [N] the row of another of its class: a random cycle through every class."""
+    labels = np.asarray(labels)
+    order = np.asarray(jax.random.permutation(key, len(labels)))
+    others = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        cycle = order[labels[order] == label]
+        others[cycle] = np.roll(cycle, 1)
+    return others
+
+
+def shuffled_labels(key: jax.Array, labels: np.ndarray) -> np.ndarray:
+    """The labels [N] dealt out anew among all images, to search for; see `with_blocks_of`."""
+    return np.asarray(labels)[np.asarray(jax.random.permutation(key, len(labels)))]
+
+
+def with_blocks_of(other: Targets, targets: Targets) -> Control:
+    """The blocks' targets of another search of the same images, with the logits of this one."""
+    if not np.array_equal(other.ids, targets.ids):
+        raise ValueError("the two searches are of different images, or in another order")
+    return Control(targets.ids, lambda rows: (*blocks_of(other, rows), logits_of(targets, rows)))
+
+
+def class_means(
+    targets: Targets | SearchResult, labels: np.ndarray, statistics: ClassStatistics
+) -> Control:
+    """Blocks: the mean target of the image's class, as it is. Logits: the image's own."""
+    return _by_class(targets, labels, statistics.means)
+
+
+def natural(targets: Targets | SearchResult, naturals: Naturals) -> Control:
+    """Blocks: the image's natural representations. Logits: its searched ones."""
+    targets = as_targets(targets)
+    return _with_logits(targets, naturals.read)
+
+
+def natural_plus(
+    directions: Sequence[np.ndarray],
+    cosines: Sequence[float],
+    targets: Targets | SearchResult,
+    naturals: Naturals,
+    labels: np.ndarray,
+) -> Control:
+    """Blocks: the image's natural representation moved in its class's direction.
+
+    Args:
+      directions: for each block [C, ...], of any size: the class displacements of
+        `class_statistics`, or a `random_code`.
+      cosines: for each block that of the target to the natural representation; `class_statistics`
+        has those that search leaves.
+      targets: of N images, of which the logits are taken.
+      naturals, labels: of the same images, in the same order.
+
+    Returns:
+      A `Control`; see `moved`.
+
+    Raises:
+      ValueError: not one direction and cosine a block, or a cosine that is none.
+    """
+    targets = as_targets(targets)
+    if len(directions) != len(cosines):
+        raise ValueError(f"{len(directions)} directions but {len(cosines)} cosines: one a block")
+    for value in cosines:
+        if not -1 <= value <= 1:
+            raise ValueError(f"the cosine {value} is none: it must lie between -1 and 1")
+    labels = np.asarray(labels)
+
+    def blocks(rows: np.ndarray) -> Blocks:
+        return tuple(
+            np.asarray(_moved(natural, direction[labels[rows]], value))
+            for natural, direction, value in zip(
+                naturals.read(rows), directions, cosines, strict=True
+            )
+        )
+
+    return _with_logits(targets, blocks)
+
+
+def moved(natural: jax.Array, direction: jax.Array, value: float) -> jax.Array:
+    """A representation [...] of unit variance whose cosine to `natural` [...] is `value`.
+
+    It is value * n + sqrt(1 - value^2) * d: n the natural one and d the direction, from which what
+    it has of n is taken away, both brought to mean 0 and variance 1.
+    """
+    n = standardize(natural, "conv")
+    d = direction - jnp.mean(direction)
+    d = d - n * (jnp.mean(n * d) / jnp.mean(n * n))
+    d = d * jax.lax.rsqrt(jnp.maximum(jnp.mean(d * d), jnp.finfo(jnp.float32).tiny))
+    return value * n + jnp.sqrt(1 - value * value) * d
+
+
+_moved = jax.jit(jax.vmap(moved, (0, 0, None)))
+
+
+def random_code(
+    key: jax.Array, shapes: Sequence[tuple[int, ...]], num_classes: int, kind: str
+) -> Blocks:
+    """A random direction for each class and block: [C, ...] standard normal numbers.
+
+    Args:
+      key: a `jax.random` key.
+      shapes: that of a representation of each block.
+      num_classes: C.
+      kind: "channel": a number a channel, the same at every position; "element": one an element.
+    """
+    one_of("kind", kind, CODES)
+    found = []
+    for index, shape in enumerate(shapes):
+        drawn = (*[1] * (len(shape) - 1), shape[-1]) if kind == "channel" else shape
+        code = jax.random.normal(jax.random.fold_in(key, index), (num_classes, *drawn))
+        found.append(np.broadcast_to(np.asarray(code), (num_classes, *shape)))
+    return tuple(found)
+
+
+# --------------------------------------------------------------------------------------------
+
+
+def as_targets(targets: Targets | SearchResult) -> Targets:
+    """A `SearchResult` as something that is read; its ids are its rows."""
+    if not isinstance(targets, SearchResult):
+        return targets
+    arrays = [np.asarray(h) for h in targets.representations]
+    return Control(np.arange(len(arrays[0])), lambda rows: tuple(h[rows] for h in arrays))
+
+
+def blocks_of(targets: Targets, rows: np.ndarray) -> Blocks:
+    """The targets of the blocks, float32 [M, ...] each."""
+    *blocks, _ = targets.read(rows).representations
+    return tuple(np.asarray(block, np.float32) for block in blocks)
+
+
+def logits_of(targets: Targets, rows: np.ndarray) -> np.ndarray:
+    """The targets of the logits: [M, classes]."""
+    return np.asarray(targets.read(rows).representations[-1])
+
+
+def _by_class(targets: Targets | SearchResult, labels: np.ndarray, directions: Blocks) -> Control:
+    targets, labels = as_targets(targets), np.asarray(labels)
+    return _with_logits(targets, lambda rows: tuple(d[labels[rows]] for d in directions))
+
+
+def _with_logits(targets: Targets, blocks: Callable[[np.ndarray], Blocks]) -> Control:
+    """Other blocks, in the type of the targets' own, with the targets' logits."""
+
+    def make(rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        *own, logits = targets.read(rows).representations
+        others = (b.astype(o.dtype) for b, o in zip(blocks(rows), own, strict=True))
+        return (*others, np.asarray(logits))
+
+    return Control(targets.ids, make)
+
+
+def _check(
+    targets: Targets, naturals: Naturals, labels: np.ndarray, num_classes: int
+) -> np.ndarray:
+    count = len(targets.ids)
+    if len(naturals) != count:
+        raise ValueError(f"{count} images have targets, but there are {len(naturals)} images")
+    return check_labels(labels, count, num_classes)
+
+
+def chunks(rows: np.ndarray, size: int | None = None) -> list[np.ndarray]:
+    """Rows [M] in parts of at most so many (None: CHUNK), at least one part."""
+    size = size or CHUNK
+    return [rows[start : start + size] for start in range(0, max(len(rows), 1), size)]
+
+
+def centred(x: np.ndarray) -> np.ndarray:
+    """[M, ...] -> float32 [M, d], each row less its mean."""
+    flat = np.asarray(x, np.float32).reshape(len(x), -1)
+    return flat - flat.mean(axis=1, keepdims=True)

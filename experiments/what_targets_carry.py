@@ -1,0 +1,270 @@
+"""What searched targets carry: a ladder of controls, on the same images, networks and seeds.
+
+    python experiments/what_targets_carry.py --dataset=cifar10
+
+Learned are the searched targets, and in their place those of another image of the class, the
+class's means, the natural representations, and these moved by what the search of a class has in
+common or by a random code of the class; beside them SGD. The test split is read at the end of each
+point, and the class that each network gives each test image is kept: intervals are over seeds and
+test images. Settings, each --sweep.NAME=VALUE (laptop's): num_seeds (3), groups (G of the learners:
+2), controls (all but shuffled_labels), best_sgd (SGD at its own best, chosen before on validation
+images, such as "learner_groups=3;sgd.learning_rate=0.1": none), more (further searches, such as
+"weak:search.layers[0].mutation_strength=0.1|..."), num_train and validation_size (the preset's).
+"""
+
+import dataclasses
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
+from common import command_line, sweep_points, sweep_rows, sweeps
+from common.overrides import override, parse_assignments, parse_options
+from common.sweep_failures import run_to_the_end
+
+from dsl_jax.config import TARGET_CONTROLS, RunConfig
+from dsl_jax.data.dataset import Dataset
+from dsl_jax.files import replacing
+from dsl_jax.pipeline import open_targets
+from dsl_jax.reports import intervals, plots
+from dsl_jax.reports.titles import training_title
+from dsl_jax.runs.controlled import naturals_of
+from dsl_jax.runs.folder import RunFolder, read_predictions
+from dsl_jax.runs.steps import trainings
+from dsl_jax.targets.decomposition import decompose
+
+CONTROLS = TARGET_CONTROLS[:-1]  # the last needs a search of its own
+PRESETS_OWN = "preset"  # the search that the preset makes
+BEST_SGD = "SGD at its best"
+COSTS = ("candidates", "search_seconds", "seconds")
+
+
+@dataclass(frozen=True)
+class Settings(sweeps.Settings):
+    """What is swept."""
+
+    groups: tuple[int, ...] = (2,)
+    controls: tuple[str, ...] = CONTROLS
+    best_sgd: str = ""
+    more: str = ""
+
+
+SCALES = {
+    "smoke": Settings(num_train=160, validation_size=40, num_seeds=1, groups=(1,)),
+    "laptop": Settings(num_seeds=3),
+    "paper": Settings(num_seeds=3),
+}
+
+
+def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
+    """A point a search, G and seed; their searches are made once."""
+    if "target_controls" not in command_line.assigned("config"):
+        config = dataclasses.replace(config, target_controls=settings.controls)
+    options = {PRESETS_OWN: {}} | parse_options(settings.more, "sweep.more")
+    points, searched = [], set()
+    for seed in config.seeds:
+        for option, assignments in options.items():
+            for groups in settings.groups:
+                chosen = dataclasses.replace(
+                    override(config, assignments, "sweep.more"),
+                    seed=seed,
+                    num_seeds=1,
+                    learner_groups=groups,
+                    sgd_groups=(groups,),
+                )
+                name = f"{option}-g{groups}-seed_{seed}"
+                columns = {"search": option, "learner_groups": groups, "seed": seed}
+                digest = sweep_points.search_digest(chosen), seed
+                is_new = digest not in searched
+                points.append(sweep_points.run_point(name, columns, chosen, is_searched=is_new))
+                searched.add(digest)
+        if settings.best_sgd:
+            points.append(best_sgd(config, settings, seed))
+    return sweeps.Sweep(points, measure, draw, table, with_predictions)
+
+
+def best_sgd(config: RunConfig, settings: Settings, seed: int) -> sweeps.Point:
+    """SGD alone, with settings of its own."""
+    given = parse_assignments(settings.best_sgd)
+    config = dataclasses.replace(config, seed=seed, num_seeds=1, variants=("sgd",), sgd_groups=())
+    config = override(dataclasses.replace(config, sgd_groups=(1,)), given, "sweep.best_sgd")
+    config = dataclasses.replace(config, sgd_groups=(config.learner_groups,), target_controls=())
+    columns = {"search": BEST_SGD, "learner_groups": config.learner_groups, "seed": seed}
+    return sweep_points.run_point(f"best_sgd-seed_{seed}", columns, config)
+
+
+def measure(point: sweeps.Point, dataset: Dataset, folder: Path) -> sweep_rows.Rows:
+    """A whole run: a row a training, and a file with what each says of each test image."""
+    config, seed = point.config, point.config.seed
+    run_folder = sweep_points.open_run(point, folder)
+    ended = run_to_the_end(config, folder, dataset)
+    rows, kept = [], {"labels": dataset.test.labels}
+    for _, name, training, result, failure in ended:
+        row = {
+            "training": name,
+            "title": training_title(name, training, config.cycles),
+            "kind": training.kind,
+            "variant": training.variant,
+            "cycle": training.cycle,
+        }
+        if result is None:
+            rows.append(row | {"failure": failure})
+            continue
+        kept[name] = read_predictions(folder / f"seed_{seed}" / name)
+        row |= {column: getattr(result, column) for column in COSTS} | {
+            "test_accuracy": result.test_accuracy[0],
+            "validation_accuracy": result.validation_accuracy[0],
+            "predictions": f"points/{point.name}.npz",
+        }
+        rows.append(row | shares_of(run_folder, dataset, seed, name))
+    small = np.min_scalar_type(dataset.num_classes - 1)
+    with replacing(folder.with_name(f"{folder.name}.npz")) as file:
+        np.savez_compressed(file, **{name: x.astype(small) for name, x in kept.items()})
+    return rows
+
+
+def shares_of(run_folder: RunFolder, dataset: Dataset, seed: int, name: str) -> dict[str, float]:
+    """What the targets of a training are made of, as columns; only of the method's own."""
+    training = next(step for step in trainings(run_folder.config) if step.name == name)
+    if training.role != "method":
+        return {}
+    targets = open_targets(run_folder, seed, training.targets)
+    naturals, labels = naturals_of(run_folder, dataset, seed, training.targets[-1], targets)
+    shares = decompose(targets, naturals, labels, dataset.num_classes)
+    return {
+        f"{field}_{block}": round(value, 5)
+        for block, one in enumerate(shares)
+        for field, value in one._asdict().items()
+    }
+
+
+def with_predictions(rows: sweep_rows.Rows, folder: Path) -> sweep_rows.Rows:
+    """The rows, each with `right`: whether each test image is classified right, bool [N]."""
+    files: dict[str, Any] = {}
+
+    def right(row: dict[str, Any]) -> np.ndarray:
+        if row["predictions"] not in files:
+            with np.load(folder / row["predictions"]) as arrays:
+                files[row["predictions"]] = dict(arrays)
+        kept = files[row["predictions"]]
+        return kept[row["training"]] == kept["labels"]
+
+    return [row | {"right": right(row)} if row.get("predictions") else row for row in rows]
+
+
+# --------------------------------------------------------------------------------------------
+# What is drawn
+# --------------------------------------------------------------------------------------------
+
+
+def less(ours: sweep_rows.Rows, theirs: sweep_rows.Rows) -> intervals.Interval | None:
+    """The difference in test accuracy, over the seeds that both have and the test images."""
+    other = {row["seed"]: row["right"] for row in sweep_rows.ended(theirs)}
+    pairs = [(r["right"], other[r["seed"]]) for r in sweep_rows.ended(ours) if r["seed"] in other]
+    if not pairs:
+        return None
+    return intervals.of_paired_seeds_and_images(*map(np.stack, zip(*pairs, strict=True)))
+
+
+def ladders(rows: sweep_rows.Rows) -> Iterator[tuple[str, sweep_rows.Rows, sweep_rows.Rows]]:
+    """For each search, G, variant and cycle: its title, its rows, and SGD's of that G."""
+    columns = ("search", "learner_groups", "variant", "cycle")
+    for place in dict.fromkeys(tuple(row[c] for c in columns) for row in rows):
+        search, groups, variant, cycle = place
+        if variant == "sgd":
+            continue
+        title = f"G = {groups}, {variant.replace('_', ' ')}"
+        title += f", cycle {cycle}" if cycle > 1 else ""
+        title += f", search {search}" if search != PRESETS_OWN else ""
+        chosen = sweep_rows.select(rows, **dict(zip(columns, place, strict=True)))
+        sgd = sweep_rows.select(rows, search=search, learner_groups=groups, kind="sgd")
+        yield title, chosen, sgd
+
+
+def in_text(interval: intervals.Interval | None) -> str:
+    return "" if interval is None else intervals.in_percent(interval, sign=True)
+
+
+def table(rows: sweep_rows.Rows) -> str:
+    """A table a ladder; what the targets are made of."""
+    best, parts = sweep_rows.select(rows, search=BEST_SGD), []
+    for title, chosen, sgd in ladders(rows):
+        searched, lines = sweep_rows.select(chosen, kind="cycle"), []
+        kinds = sweep_rows.values_of(chosen, "kind")
+        methods = [(sweep_rows.select(chosen, kind=kind), kind) for kind in kinds]
+        for one, kind in [*methods, (sgd, "sgd"), (best, "best_sgd")]:
+            if not one:
+                continue
+            against = None if kind == "cycle" else less(searched, one)
+            baselines = () if kind.endswith("sgd") else (sgd, best)
+            differences = [in_text(less(one, other)) for other in baselines]
+            lines.append(
+                [
+                    BEST_SGD if kind == "best_sgd" else one[0]["title"],
+                    sweep_rows.mean_percent(one, "test_accuracy"),
+                    sweep_rows.mean_percent(one, "validation_accuracy"),
+                    in_text(against),
+                    *(differences or ("", "")),
+                ]
+            )
+        header = ["learned", "test", "validation", "searched, less this", "this, less SGD's"]
+        parts.append(f"**{title}**")
+        parts.append(sweep_rows.markdown([*header, "less SGD's at its best"], lines))
+    note = (
+        "Accuracies in percent, mean ± standard deviation over seeds. Differences of test accuracy "
+        "in points, with their 95 % interval over seeds and test images."
+    )
+    return "\n\n".join([note, *parts, *carried(rows)])
+
+
+def carried(rows: sweep_rows.Rows) -> list[str]:
+    """What the targets are made of, a line a search and block."""
+    lines = []
+    for search in sweep_rows.values_of(rows, "search"):
+        found = [row for row in sweep_rows.select(rows, search=search) if "cosine_0" in row]
+        for cycle in sweep_rows.values_of(found, "cycle"):
+            some = sweep_rows.select(found, cycle=cycle)
+            for block in range(sum(name.startswith("cosine_") for name in some[0])):
+                names = ("natural", "class_displacement", "rest", "cosine")
+                means = [float(np.mean([row[f"{n}_{block}"] for row in some])) for n in names]
+                shares = [f"{value:.1%}" for value in means[:3]]
+                lines.append([search, cycle, f"block {block}", *shares, f"{means[3]:.2f}"])
+    if not lines:
+        return []
+    header = ["search", "cycle", "targets of", "natural", "class", "rest", "cosine to natural"]
+    note = (
+        "Shares of the targets' variance (see `dsl_jax.targets.decomposition`), means over seeds:"
+    )
+    return [note, sweep_rows.markdown(header, lines)]
+
+
+def draw(rows: sweep_rows.Rows) -> dict[str, tuple[Figure, str]]:
+    """A figure a ladder: how far each control is from the searched targets."""
+    figures = {}
+    best = sweep_rows.select(rows, search=BEST_SGD)
+    for number, (title, chosen, sgd) in enumerate(ladders(rows)):
+        searched = sweep_rows.select(chosen, kind="cycle")
+        kinds = [kind for kind in sweep_rows.values_of(chosen, "kind") if kind != "cycle"]
+        lines = {}
+        for one in [*(sweep_rows.select(chosen, kind=kind) for kind in kinds), sgd, best]:
+            if one and (difference := less(one, searched)) is not None:
+                lines[BEST_SGD if one is best else one[0]["title"]] = difference
+        if lines:
+            caption = f"{rows[0]['dataset']}, {title}: test accuracy less that of searched targets."
+            figures[f"ladder_{number}"] = (plots.plot_differences(lines), caption)
+    return figures
+
+
+def run_all() -> None:
+    """The sweep, as the command line says."""
+    fixed = ("learner_groups", "sgd_groups", "num_seeds")
+    sweeps.run("what_targets_carry", SCALES, define, fixed=fixed, has_cycles=True)
+
+
+if __name__ == "__main__":
+    command_line.start(run_all)

@@ -1,0 +1,105 @@
+"""A run with controls of its targets: what each learned, put together again by hand."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from tiny_run import tiny_config, tiny_data
+
+import dsl_jax as dsl
+from dsl_jax import pipeline
+from dsl_jax.config import TARGET_CONTROLS
+from dsl_jax.evolution.operators import normalize
+from dsl_jax.keys import SEARCH, TRAINING, purpose_key
+from dsl_jax.runs.controlled import control_key
+from dsl_jax.runs.untrained import make_network, make_stages
+from dsl_jax.targets import controls
+
+pytestmark = pytest.mark.slow
+CONFIG = dataclasses.replace(
+    tiny_config(), variants=("all_layers",), target_controls=TARGET_CONTROLS, cycles=2, controls=()
+)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return tiny_data()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("controls")
+    pipeline.run(CONFIG, folder, data, probes=False, progress=False)
+    return folder
+
+
+def trained_by_hand(data, blocks, logits):
+    """The weights of the first cycle's learner, trained on these targets."""
+    network = make_network(CONFIG, data, 0, CONFIG.learner_groups)
+    targets = dsl.SearchResult((*blocks, logits), ())
+    learned = dsl.learn(purpose_key(0, TRAINING), network, data, targets, CONFIG.learn)
+    return jax.tree.leaves(nnx.state(learned.network))
+
+
+def check(folder, name, expected):
+    for ours, theirs in zip(
+        jax.tree.leaves(nnx.state(dsl.load_run(folder).networks[f"seed_0/{name}"])),
+        expected,
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_every_cycle_has_every_control_and_says_what_it_cost(folder):
+    results = dsl.load_run(folder).results
+    for method in ("all_layers", "all_layers_cycle_2"):
+        own = results[method]
+        for kind in TARGET_CONTROLS:
+            control = results[f"{method}_{kind}"]
+            assert (control.role, control.kind) == ("control", kind)
+            searches = own.candidates * (2 if kind == "shuffled_labels" else 1)
+            if method == "all_layers":
+                assert control.candidates == searches
+    networks = dsl.load_run(folder).networks
+    heads = {str(np.asarray(network.linear.kernel[...])) for network in networks.values()}
+    assert len(heads) == len(networks)  # no two learned the same
+
+
+def test_permuted_is_learning_from_other_images_of_the_class(folder, data):
+    *blocks, logits = dsl.TargetStore.open(folder / "seed_0/targets").read().representations
+    others = controls.permuted_rows(control_key(0, "permuted", 1), data.train.labels)
+    expected = trained_by_hand(data, [h[others] for h in blocks], logits[others])
+    check(folder, "all_layers_permuted", expected)
+
+
+def test_natural_is_learning_what_the_searched_network_makes_of_the_image(folder, data):
+    *_, logits = dsl.TargetStore.open(folder / "seed_0/targets").read().representations
+    h, blocks = data.normalize(data.train.images), []
+    for stage in make_stages(CONFIG, data, 0)[:-1]:
+        h = jax.jit(stage)(h)
+        blocks.append(np.asarray(jax.vmap(normalize)(h)).astype(np.float16))
+    networks = dsl.load_run(folder).networks
+    found = networks["seed_0/all_layers_natural"].linear.kernel[...]
+    expected = trained_by_hand(data, blocks, logits)
+    assert any(
+        np.allclose(np.asarray(array), found, atol=1e-3)
+        for array in expected
+        if np.shape(array) == np.shape(found)
+    )
+
+
+def test_shuffled_labels_are_searched_for_by_the_same_key(folder, data):
+    labels = controls.shuffled_labels(control_key(0, "shuffled_labels", 1), data.train.labels)
+    found = dsl.search(
+        purpose_key(0, SEARCH),
+        make_stages(CONFIG, data, 0),
+        data.normalize(data.train.images),
+        labels,
+        CONFIG.search,
+        ids=data.train.ids,
+    )
+    store = dsl.TargetStore.open(folder / "seed_0/targets_shuffled_labels").read()
+    for ours, theirs in zip(store.representations, found.representations, strict=True):
+        np.testing.assert_array_equal(ours, np.asarray(theirs).astype(ours.dtype))

@@ -1,0 +1,177 @@
+"""Controls of targets: what each keeps and what it takes away, against plain NumPy."""
+
+import jax
+import numpy as np
+import pytest
+import toy_targets as toy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsl_jax.evolution.image import SearchResult
+from dsl_jax.targets import controls
+from dsl_jax.targets.controls import Naturals, class_statistics
+
+KEY = jax.random.key(0)
+LABELS = toy.LABELS.astype(np.int32)  # 0, 1, 2, three images each
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return toy.run(tmp_path_factory.mktemp("targets") / "store")
+
+
+@pytest.fixture(scope="module")
+def naturals():
+    return Naturals(toy.STAGES, toy.IMAGES)
+
+
+@pytest.fixture(scope="module")
+def statistics(store, naturals):
+    return class_statistics(store, naturals, LABELS, 3)
+
+
+def natural_by_hand(image):
+    """Both blocks of one image, one matrix product after another, normalised."""
+    found, h = [], image.reshape(-1)
+    for weights in toy.WEIGHTS[:2]:
+        h = np.tanh(h @ weights)
+        found.append((h - h.mean()) / np.sqrt(h.var() + 1e-5))
+    return found
+
+
+def unit(x):
+    return x / np.linalg.norm(x)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=40), st.integers(0, 2**32 - 1))
+def test_permuted_rows_are_others_of_the_class_each_once(labels, seed):
+    labels = np.array(labels)
+    rows = controls.permuted_rows(jax.random.key(seed), labels)
+    assert sorted(rows) == list(range(len(labels)))
+    assert (labels[rows] == labels).all()
+    own = rows == np.arange(len(labels))
+    assert (own == (np.bincount(labels)[labels] == 1)).all()
+
+
+def test_permuted_moves_all_layers_of_an_image_together(store):
+    control, whole = controls.permuted(KEY, store, LABELS), store.read()
+    others = controls.permuted_rows(KEY, LABELS)
+    rows = np.array([7, 0, 3])
+    for got, before in zip(control.read(rows).representations, whole.representations, strict=True):
+        np.testing.assert_array_equal(got, before[others[rows]])
+    assert (control.ids == store.ids).all()
+
+
+def test_natural_representations_are_those_of_the_clean_image_alone(naturals):
+    for row in (0, 5):
+        by_hand = natural_by_hand(toy.IMAGES[row])
+        for ours, theirs in zip(naturals.read(np.array([row, 1])), by_hand, strict=True):
+            np.testing.assert_allclose(ours[0].reshape(-1), theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_class_statistics_are_means_over_each_class(store, statistics):
+    targets = [np.asarray(h, np.float64) for h in store.read().representations[:-1]]
+    by_hand = [natural_by_hand(image) for image in toy.IMAGES]
+    assert statistics.counts.tolist() == [3, 3, 3]
+    for block, target in enumerate(targets):
+        n = np.array([one[block] for one in by_hand]).reshape(target.shape)
+        for label in range(3):
+            own = label == LABELS
+            mean, moved = statistics.means[block][label], statistics.displacements[block][label]
+            np.testing.assert_allclose(mean, target[own].mean(0), atol=1e-5)
+            np.testing.assert_allclose(moved, (target - n)[own].mean(0), atol=1e-5)
+        each = [
+            np.corrcoef(t.reshape(-1), m.reshape(-1))[0, 1] for t, m in zip(target, n, strict=True)
+        ]
+        assert statistics.cosines[block] == pytest.approx(np.mean(each), abs=1e-5)
+
+
+def test_reading_in_parts_changes_nothing(store, naturals, statistics, monkeypatch):
+    whole = controls.class_means(store, LABELS, statistics).read()
+    monkeypatch.setattr(controls, "CHUNK", 2)
+    again = class_statistics(store, naturals, LABELS, 3)
+    for ours, theirs in zip(jax.tree.leaves(again), jax.tree.leaves(statistics), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    parts = controls.class_means(store, LABELS, statistics).read()
+    jax.tree.map(np.testing.assert_array_equal, parts, whole)
+
+
+def test_a_control_of_the_blocks_keeps_the_images_own_logits(store, naturals, statistics):
+    logits = store.read().representations[-1]
+    made = {
+        "means": controls.class_means(store, LABELS, statistics),
+        "natural": controls.natural(store, naturals),
+        "displaced": controls.natural_plus(
+            statistics.displacements, statistics.cosines, store, naturals, LABELS
+        ),
+    }
+    for control in made.values():
+        read = control.read().representations
+        np.testing.assert_array_equal(read[-1], logits)
+        assert [h.dtype for h in read] == ["float16", "float16", "float32"]
+    blocks = made["means"].read().representations[0]
+    np.testing.assert_array_equal(blocks[0], blocks[3])  # the same class
+    assert np.abs(blocks[0] - blocks[1]).max() > 0.1
+
+
+@pytest.mark.parametrize("value", [0.0, 0.2, 0.95, 1.0])
+def test_moved_has_the_cosine_and_lies_between_its_two_parts(value):
+    random = np.random.default_rng(0)
+    natural, direction = random.normal(size=(2, 3, 3, 4)).astype(np.float32) * 5 + 1
+    found = np.asarray(controls.moved(natural, direction, value), np.float64).reshape(-1)
+    n, d = (unit((x - x.mean()).reshape(-1)) for x in (natural, direction))
+    d = unit(d - (d @ n) * n)
+    assert found.mean() == pytest.approx(0, abs=1e-5) and found.std() == pytest.approx(1, abs=1e-4)
+    np.testing.assert_allclose(unit(found), value * n + np.sqrt(1 - value**2) * d, atol=1e-5)
+
+
+def test_random_codes_are_of_class_block_and_channel_or_element():
+    shapes = [(2, 2, 3), (6,)]
+    by_channel, vector = controls.random_code(KEY, shapes, 4, "channel")
+    assert by_channel.shape == (4, 2, 2, 3) and vector.shape == (4, 6)
+    assert np.ptp(by_channel, axis=(1, 2)).max() == 0
+    assert len(np.unique(by_channel[:, 0, 0])) == 12
+    by_element = controls.random_code(KEY, shapes, 4, "element")[0]
+    assert len(np.unique(by_element)) == 48
+    with pytest.raises(ValueError, match="pixel"):
+        controls.random_code(KEY, shapes, 4, "pixel")
+
+
+def test_blocks_of_another_search_are_taken_with_these_logits(store, tmp_path):
+    labels = controls.shuffled_labels(jax.random.key(3), LABELS)
+    assert sorted(labels) == sorted(LABELS) and (labels != LABELS).any()
+    other = toy.run(tmp_path / "shuffled", labels=labels)
+    found = controls.with_blocks_of(other, store).read().representations
+    for ours, theirs in zip(found[:-1], other.read().representations[:-1], strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(found[-1], store.read().representations[-1])
+    elsewhere = toy.run(tmp_path / "elsewhere", ids=np.arange(toy.NUM_IMAGES))
+    with pytest.raises(ValueError, match="different images"):
+        controls.with_blocks_of(elsewhere, store)
+
+
+def test_a_search_result_serves_like_a_store(store, statistics):
+    in_memory = SearchResult(*store.read())
+    for ours, theirs in (
+        (controls.permuted(KEY, in_memory, LABELS), controls.permuted(KEY, store, LABELS)),
+        (
+            controls.class_means(in_memory, LABELS, statistics),
+            controls.class_means(store, LABELS, statistics),
+        ),
+    ):
+        for got, expected in zip(
+            ours.read().representations, theirs.read().representations, strict=True
+        ):
+            np.testing.assert_array_equal(got, expected)
+
+
+def test_what_does_not_fit_is_named(store, naturals, statistics):
+    with pytest.raises(ValueError, match="9 images have targets, but there are 8"):
+        class_statistics(store, Naturals(toy.STAGES, toy.IMAGES[:8]), LABELS, 3)
+    with pytest.raises(ValueError, match="labels go from 0 to 2"):
+        class_statistics(store, naturals, LABELS, 2)
+    with pytest.raises(ValueError, match="2 directions but 1 cosines"):
+        controls.natural_plus(statistics.displacements, [0.5], store, naturals, LABELS)
+    with pytest.raises(ValueError, match=r"cosine 1\.5 is none"):
+        controls.natural_plus(statistics.displacements, [0.5, 1.5], store, naturals, LABELS)
