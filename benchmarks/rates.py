@@ -29,8 +29,6 @@ SETS = {  # the catalogue's name, and by how much the images' sides are divided
     "digits, 8x8": ("digits", 1),
     "MNIST, 14x14": ("mnist", 2),
     "CIFAR-10, 16x16": ("cifar10", 2),
-    "Fashion-MNIST, 28x28": ("fashion_mnist", 1),
-    "CIFAR-10, 32x32": ("cifar10", 1),
 }
 
 

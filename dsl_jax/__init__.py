@@ -16,6 +16,8 @@ from dsl_jax.presets import get_preset
 from dsl_jax.reports.run import run
 from dsl_jax.runs.load import LoadedRun, load_run
 from dsl_jax.runs.verify import verify_run
+from dsl_jax.targets import controls
+from dsl_jax.targets.decomposition import decompose
 from dsl_jax.targets.fill import search_to_store
 from dsl_jax.targets.overlay import Overlay
 from dsl_jax.targets.store import TargetStore
@@ -38,6 +40,8 @@ __all__ = [
     "StagedNetwork",
     "TargetStore",
     "check_stages",
+    "controls",
+    "decompose",
     "evaluate",
     "evolution",
     "frozen_stages",

@@ -64,18 +64,17 @@ def verify_run(folder: str | os.PathLike, progress: bool = False) -> list[Damage
     if not (folder / "config.json").exists() and not any(folder.glob("seed_*/")):
         raise ValueError(f"{folder} holds no run: give the folder of one")
     config, found = _verify_config(folder)
-    stores, others = folder.glob("seed_*/targets*/"), folder.glob("seed_*/*/")
-    parts = [functools.partial(_verify_store, path, config) for path in sorted(stores)]
-    parts += [
-        functools.partial(_verify_training, path)
-        for path in sorted(others)
-        if not path.name.startswith("targets")
-    ]
-    parts += [functools.partial(_verify_notes, folder)]
-    with progress_bar(len(parts), unit="part", description="verify", show=progress) as bar:
-        for part in parts:
-            found += part()
+    stores = {path: _num_chunks(path) for path in sorted(folder.glob("seed_*/targets*/"))}
+    trainings = sorted(set(folder.glob("seed_*/*/")) - set(stores))
+    count = sum(stores.values()) + len(trainings) + 1
+    with progress_bar(count, unit="part", description="verify", show=progress) as bar:
+        for path in stores:
+            found += _verify_store(path, config, bar.update)
+        for path in trainings:
+            found += _verify_training(path)
             bar.update()
+        found += _verify_notes(folder)
+        bar.update()
     return found
 
 
@@ -119,7 +118,17 @@ def _verify_config(folder: Path) -> tuple[RunConfig | None, list[Damage]]:
     return config, found
 
 
-def _verify_store(path: Path, config: RunConfig | None) -> Iterator[Damage]:
+def _num_chunks(path: Path) -> int:
+    """How many chunks a store has; 0: it cannot be opened."""
+    try:
+        return TargetStore.open(path).num_chunks
+    except (FileNotFoundError, ValueError):
+        return 0
+
+
+def _verify_store(
+    path: Path, config: RunConfig | None, on_chunk: Callable[[], Any]
+) -> Iterator[Damage]:
     """The targets of a search."""
     try:
         if layout.read_manifest(layout.open_kvstore(path), path) is None:
@@ -134,7 +143,7 @@ def _verify_store(path: Path, config: RunConfig | None) -> Iterator[Damage]:
         return
     if config is not None and (lines := _other_search(store, config, path)):
         yield Damage(f"{path} holds the targets of another search: {'; '.join(lines)}")
-    for chunk, line in store.faults():
+    for chunk, line in store.faults(on_chunk):
         yield Damage(f"{path}: {line}; {layout.REPAIR}", functools.partial(store.discard, chunk))
 
 

@@ -17,7 +17,7 @@ Letters: N images, L layers.
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -140,10 +140,16 @@ class TargetStore:
         lines = [f"{self._describe(chunk)}: not searched yet" for chunk in self.missing_chunks()]
         return lines + [line for _, line in self.faults()]
 
-    def faults(self) -> Iterator[tuple[int, str]]:
-        """Reads every chunk that is there: (its number, what is wrong) of those damaged."""
+    def faults(self, on_chunk: Callable[[], Any] = lambda: None) -> Iterator[tuple[int, str]]:
+        """Reads every chunk that is there: (its number, what is wrong) of those damaged.
+
+        on_chunk: called after each of the store's chunks.
+        """
         self.missing_chunks()
-        yield from self._faults(self._known, self._names())
+        for chunk in range(self.num_chunks):
+            if chunk in self._known:
+                yield from self._faults([chunk], self._names())
+            on_chunk()
 
     def write(self, chunk: int, result: SearchResult) -> bool:
         """Writes a chunk, then its marker. Nothing is done if the chunk is there already.

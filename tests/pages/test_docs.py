@@ -72,8 +72,18 @@ def test_the_pages_on_cycles_and_strategies_show_what_runs(page, capsys):
     assert len(fitness) == 4 and all(0 <= value < 1 for value in fitness)
 
 
+@pytest.mark.slow
+def test_the_page_on_what_targets_carry_shows_what_runs(capsys):
+    names = run_blocks(ROOT / "docs" / "what_targets_carry.md")
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in printed[:3]] == ["block 0", "block 1", "block 2"]
+    assert names["shares"].rest > 0.5 and names["shares"].natural < 0.5
+    assert [line.split()[0] for line in printed[3:]] == ["searched", "permuted"]
+
+
 def test_no_page_shows_python_that_no_test_runs():
     tested = {"README.md", "your_own_model.md", "your_own_data.md", "cycles.md", "strategies.md"}
+    tested |= {"what_targets_carry.md"}
     assert {page.name for page in PAGES if blocks(page, "python")} <= tested
 
 

@@ -1,0 +1,63 @@
+"""The ladder of controls: its rows, what it keeps of each test image, and its differences."""
+
+import numpy as np
+import pytest
+from sweep_results import rows_of
+from tiny_search import TINY_RUN as TINY
+
+import dsl_jax
+from dsl_jax.learning.evaluation import logits_of
+from dsl_jax.reports.intervals import of_paired_seeds_and_images
+
+CONTROLS = ("_permuted", "_channel_code")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
+
+
+def test_the_ladder_keeps_each_prediction_and_compares_pair_by_pair(experiment, tmp_path):
+    folder = tmp_path / "ladder"
+    flags = ["--seed=3", "--num_seeds=2", "--config.learn.epochs=1", "--config.sgd.epochs=1"]
+    flags += ["--sweep.controls=permuted,channel_code", f"--output_dir={folder}"]
+    flags += ["--sweep.best_sgd=learner_groups=2;sgd.learning_rate=0.3"]
+    assert experiment("what_targets_carry")(*TINY, *flags) == 0
+
+    rows = rows_of(folder)
+    names = [f"{v}{c}" for v in ("all_layers", "skip_block_0") for c in ("", *CONTROLS)]
+    expected = [*names, "sgd_g1", "sgd_g2"]
+    assert [(r["seed"], r["training"]) for r in rows] == [(s, n) for s in (3, 4) for n in expected]
+    dataset = dsl_jax.load_dataset("digits", num_train=60, validation_size=20)
+    right = {}
+    for seed in (3, 4):
+        with np.load(folder / f"points/preset-g1-seed_{seed}.npz") as kept:
+            np.testing.assert_array_equal(kept["labels"], dataset.test.labels)
+            networks = dsl_jax.load_run(folder / f"points/preset-g1-seed_{seed}").networks
+            for name in ("all_layers", "all_layers_permuted"):
+                network = networks[f"seed_{seed}/{name}"]
+                classes = logits_of(network, dataset, dataset.test).argmax(axis=1)
+                np.testing.assert_array_equal(kept[name], classes)
+                right[name, seed] = classes == dataset.test.labels
+    (found,) = [r for r in rows if (r["seed"], r["training"]) == (3, "all_layers")]
+    assert found["test_accuracy"] == pytest.approx(right["all_layers", 3].mean())
+    assert found["natural_0"] + found["class_displacement_0"] + found["rest_0"] == pytest.approx(
+        1, abs=1e-4
+    )
+    best = dsl_jax.load_run(folder / "points/best_sgd-seed_3").config
+    assert (best.learner_groups, best.sgd.learning_rate) == (2, 0.3)
+
+    ours, theirs = (
+        np.stack([right[name, seed] for seed in (3, 4)])
+        for name in ("all_layers", "all_layers_permuted")
+    )
+    value, low, high = (100 * x for x in of_paired_seeds_and_images(ours, theirs))
+    page = (folder / "report.md").read_text()
+    (line,) = [x for x in page.splitlines() if x.startswith("| searched targets, all layers, perm")]
+    assert f"{value:+.2f} ({low:+.2f} to {high:+.2f})" in line
+    for variant in (0, 1):
+        assert (folder / f"ladder_{variant}.png").exists()
+
+    # Further searches join, and what is there is not computed again.
+    before = (folder / "points/preset-g1-seed_3.json").read_bytes()
+    more = "--sweep.more=weak:search.layers[0].mutation_strength=0.01"
+    assert experiment("what_targets_carry")(*TINY, *flags, more) == 0
+    assert (folder / "points/preset-g1-seed_3.json").read_bytes() == before
+    cosines = {r["search"]: r["cosine_0"] for r in rows_of(folder) if r["cosine_0"] != ""}
+    assert cosines["weak"] > cosines["preset"]
