@@ -324,6 +324,8 @@ class RunConfig:
             one_of("control", control, CONTROLS)
         for control in self.target_controls:
             one_of("target control", control, TARGET_CONTROLS)
+        if self.target_controls:
+            self._check_target_controls()
         if not self.later_cycles:
             raise ValueError("later_cycles is empty: give one CycleConfig, used if cycles > 1")
         searches = {"search": self.search}
@@ -334,6 +336,17 @@ class RunConfig:
                 raise ValueError(
                     f"{name}.layers has {len(search.layers)} schedules: {len(self.widths)} "
                     f"widths need {len(self.widths) + 1}, one a block and one for the logits"
+                )
+
+    def _check_target_controls(self) -> None:
+        """Raises ValueError where there are no targets to control, or not of all images."""
+        if self.variants == ("sgd",):
+            raise ValueError("target_controls are set, but variants has no searched targets")
+        for number, cycle in enumerate(self.later_cycles if self.cycles > 1 else ()):
+            if cycle.images != "all" or cycle.share < 1:
+                raise ValueError(
+                    f"target_controls are set, but later_cycles[{number}] searches only some "
+                    "images anew: controls of such targets are not defined"
                 )
 
     @property

@@ -32,6 +32,7 @@ from dsl_jax.data.dataset import Dataset
 from dsl_jax.files import replacing
 from dsl_jax.pipeline import open_targets
 from dsl_jax.reports import intervals, plots
+from dsl_jax.reports.carried import HEADER
 from dsl_jax.reports.titles import training_title
 from dsl_jax.runs.controlled import naturals_of
 from dsl_jax.runs.folder import RunFolder, read_predictions
@@ -90,10 +91,11 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
 
 def best_sgd(config: RunConfig, settings: Settings, seed: int) -> sweeps.Point:
     """SGD alone, with settings of its own."""
-    given = parse_assignments(settings.best_sgd)
-    config = dataclasses.replace(config, seed=seed, num_seeds=1, variants=("sgd",), sgd_groups=())
-    config = override(dataclasses.replace(config, sgd_groups=(1,)), given, "sweep.best_sgd")
-    config = dataclasses.replace(config, sgd_groups=(config.learner_groups,), target_controls=())
+    config = dataclasses.replace(
+        config, seed=seed, num_seeds=1, variants=("sgd",), target_controls=(), cycles=1
+    )
+    config = override(config, parse_assignments(settings.best_sgd), "sweep.best_sgd")
+    config = dataclasses.replace(config, sgd_groups=(config.learner_groups,))
     columns = {"search": BEST_SGD, "learner_groups": config.learner_groups, "seed": seed}
     return sweep_points.run_point(f"best_sgd-seed_{seed}", columns, config)
 
@@ -104,6 +106,7 @@ def measure(point: sweeps.Point, dataset: Dataset, folder: Path) -> sweep_rows.R
     run_folder = sweep_points.open_run(point, folder)
     ended = run_to_the_end(config, folder, dataset)
     rows, kept = [], {"labels": dataset.test.labels}
+    shares = shares_of(run_folder, dataset, seed)
     for _, name, training, result, failure in ended:
         row = {
             "training": name,
@@ -121,26 +124,29 @@ def measure(point: sweeps.Point, dataset: Dataset, folder: Path) -> sweep_rows.R
             "validation_accuracy": result.validation_accuracy[0],
             "predictions": f"points/{point.name}.npz",
         }
-        rows.append(row | shares_of(run_folder, dataset, seed, name))
+        rows.append(row | shares.get(name, {}))
     small = np.min_scalar_type(dataset.num_classes - 1)
     with replacing(folder.with_name(f"{folder.name}.npz")) as file:
         np.savez_compressed(file, **{name: x.astype(small) for name, x in kept.items()})
     return rows
 
 
-def shares_of(run_folder: RunFolder, dataset: Dataset, seed: int, name: str) -> dict[str, float]:
-    """What the targets of a training are made of, as columns; only of the method's own."""
-    training = next(step for step in trainings(run_folder.config) if step.name == name)
-    if training.role != "method":
-        return {}
-    targets = open_targets(run_folder, seed, training.targets)
-    naturals, labels = naturals_of(run_folder, dataset, seed, training.targets[-1], targets)
-    shares = decompose(targets, naturals, labels, dataset.num_classes)
-    return {
-        f"{field}_{block}": round(value, 5)
-        for block, one in enumerate(shares)
-        for field, value in one._asdict().items()
-    }
+def shares_of(run_folder: RunFolder, dataset: Dataset, seed: int) -> dict[str, dict[str, float]]:
+    """What the targets of each of the method's trainings are made of: columns, by training."""
+    found: dict[tuple[str, ...], dict[str, float]] = {}
+    methods = [step for step in trainings(run_folder.config) if step.role == "method"]
+    for training in methods:
+        if training.targets in found or not (
+            targets := open_targets(run_folder, seed, training.targets)
+        ):
+            continue
+        naturals, labels = naturals_of(run_folder, dataset, seed, training.targets[-1], targets)
+        found[training.targets] = {
+            f"{field}_{block}": round(value, 5)
+            for block, one in enumerate(decompose(targets, naturals, labels, dataset.num_classes))
+            for field, value in one._asdict().items()
+        }
+    return {training.name: found.get(training.targets, {}) for training in methods}
 
 
 def with_predictions(rows: sweep_rows.Rows, folder: Path) -> sweep_rows.Rows:
@@ -172,7 +178,7 @@ def less(ours: sweep_rows.Rows, theirs: sweep_rows.Rows) -> intervals.Interval |
 
 
 def ladders(rows: sweep_rows.Rows) -> Iterator[tuple[str, sweep_rows.Rows, sweep_rows.Rows]]:
-    """For each search, G, variant and cycle: its title, its rows, and SGD's of that G."""
+    """For each search, G, variant and cycle: its title, its rows, and SGD's of that G and length."""
     columns = ("search", "learner_groups", "variant", "cycle")
     for place in dict.fromkeys(tuple(row[c] for c in columns) for row in rows):
         search, groups, variant, cycle = place
@@ -182,12 +188,14 @@ def ladders(rows: sweep_rows.Rows) -> Iterator[tuple[str, sweep_rows.Rows, sweep
         title += f", cycle {cycle}" if cycle > 1 else ""
         title += f", search {search}" if search != PRESETS_OWN else ""
         chosen = sweep_rows.select(rows, **dict(zip(columns, place, strict=True)))
-        sgd = sweep_rows.select(rows, search=search, learner_groups=groups, kind="sgd")
+        as_long = "sgd" if cycle == 1 else "long_sgd"
+        sgd = sweep_rows.select(rows, search=search, learner_groups=groups, kind=as_long)
         yield title, chosen, sgd
 
 
 def in_text(interval: intervals.Interval | None) -> str:
-    return "" if interval is None else intervals.in_percent(interval, sign=True)
+    """An interval in points; nothing where there is none."""
+    return intervals.in_percent(interval, sign=True) if interval else ""
 
 
 def table(rows: sweep_rows.Rows) -> str:
@@ -196,51 +204,60 @@ def table(rows: sweep_rows.Rows) -> str:
     for title, chosen, sgd in ladders(rows):
         searched, lines = sweep_rows.select(chosen, kind="cycle"), []
         kinds = sweep_rows.values_of(chosen, "kind")
-        methods = [(sweep_rows.select(chosen, kind=kind), kind) for kind in kinds]
-        for one, kind in [*methods, (sgd, "sgd"), (best, "best_sgd")]:
+        for one in [*(sweep_rows.select(chosen, kind=kind) for kind in kinds), sgd, best]:
             if not one:
                 continue
-            against = None if kind == "cycle" else less(searched, one)
-            baselines = () if kind.endswith("sgd") else (sgd, best)
-            differences = [in_text(less(one, other)) for other in baselines]
+            baselines = (
+                ()
+                if any(one is other for other in (sgd, best))
+                else (less(one, sgd), less(one, best))
+            )
             lines.append(
                 [
-                    BEST_SGD if kind == "best_sgd" else one[0]["title"],
+                    BEST_SGD if one is best else one[0]["title"],
                     sweep_rows.mean_percent(one, "test_accuracy"),
                     sweep_rows.mean_percent(one, "validation_accuracy"),
-                    in_text(against),
-                    *(differences or ("", "")),
+                    "" if one is searched else in_text(less(one, searched)),
+                    *(map(in_text, baselines) if baselines else ("", "")),
                 ]
             )
-        header = ["learned", "test", "validation", "searched, less this", "this, less SGD's"]
-        parts.append(f"**{title}**")
-        parts.append(sweep_rows.markdown([*header, "less SGD's at its best"], lines))
+        header = [
+            "learned",
+            "test",
+            "validation",
+            "less searched",
+            "less SGD",
+            "less SGD at its best",
+        ]
+        parts += [f"**{title}**", sweep_rows.markdown(header, lines)]
+    seeds = len(sweep_rows.values_of(rows, "seed"))
+    over = "test images, for one seed" if seeds == 1 else f"{seeds} seeds and the test images"
     note = (
         "Accuracies in percent, mean ± standard deviation over seeds. Differences of test accuracy "
-        "in points, with their 95 % interval over seeds and test images."
+        f"in points, with their 95 % interval over {over}."
     )
     return "\n\n".join([note, *parts, *carried(rows)])
 
 
 def carried(rows: sweep_rows.Rows) -> list[str]:
-    """What the targets are made of, a line a search and block."""
-    lines = []
-    for search in sweep_rows.values_of(rows, "search"):
-        found = [row for row in sweep_rows.select(rows, search=search) if "cosine_0" in row]
-        for cycle in sweep_rows.values_of(found, "cycle"):
-            some = sweep_rows.select(found, cycle=cycle)
-            for block in range(sum(name.startswith("cosine_") for name in some[0])):
-                names = ("natural", "class_displacement", "rest", "cosine")
-                means = [float(np.mean([row[f"{n}_{block}"] for row in some])) for n in names]
-                shares = [f"{value:.1%}" for value in means[:3]]
-                lines.append([search, cycle, f"block {block}", *shares, f"{means[3]:.2f}"])
+    """What the targets are made of, a line a block; of a first search for all that learn from it."""
+    lines, places = [], {}
+    for row in rows:
+        if "cosine_0" in row:
+            later = (row["title"], row["learner_groups"]) if row["cycle"] > 1 else ("", "")
+            places.setdefault((row["search"], row["cycle"], *later), []).append(row)
+    for (search, cycle, title, groups), some in places.items():
+        name = f"{search}, {title}, G = {groups}" if cycle > 1 else search
+        for block in range(sum(column.startswith("cosine_") for column in some[0])):
+            columns = ("natural", "class_displacement", "rest", "cosine")
+            means = [float(np.mean([row[f"{c}_{block}"] for row in some])) for c in columns]
+            lines.append(
+                [name, f"block {block}", *(f"{x:.1%}" for x in means[:3]), f"{means[3]:.2f}"]
+            )
     if not lines:
         return []
-    header = ["search", "cycle", "targets of", "natural", "class", "rest", "cosine to natural"]
-    note = (
-        "Shares of the targets' variance (see `dsl_jax.targets.decomposition`), means over seeds:"
-    )
-    return [note, sweep_rows.markdown(header, lines)]
+    note = "Shares of the targets' variance (`dsl_jax.targets.decomposition`), means over seeds:"
+    return [note, sweep_rows.markdown(["search", *HEADER], lines)]
 
 
 def draw(rows: sweep_rows.Rows) -> dict[str, tuple[Figure, str]]:

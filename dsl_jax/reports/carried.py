@@ -7,7 +7,7 @@ import numpy as np
 from dsl_jax.reports.pages import Table
 from dsl_jax.targets.decomposition import Shares
 
-HEADER = ("targets of", "natural", "class", "rest", "cosine to natural")
+HEADER = ("targets of", "natural", "class displacement", "neither", "cosine to natural")
 
 
 def carried_table(shares: Sequence[Shares]) -> Table:
@@ -25,9 +25,10 @@ def carried_table(shares: Sequence[Shares]) -> Table:
     rest = np.mean([one.rest for one in shares])
     text = (
         "Shares of the variance of a searched target: along its image's natural representation in "
-        "the searched network; along what the targets of the other images of its class have in "
-        f"common; the rest, {rest:.0%} on average, which is this image's own. A network can only "
-        "learn of the rest what can be told from the image; --controls=permuted trains on targets "
-        "whose rest belongs to another image of the class."
+        "the searched network; along its class's mean displacement, searched less natural, of the "
+        f"other images of the class; and neither, {rest:.0%} on average. With few images a class "
+        "the second share is too low, and the third too high. What is an image's own helps only as "
+        "far as it can be told from the image: --controls=permuted trains on the targets of another "
+        "image of the class."
     )
     return Table("What the targets carry", HEADER, lines, text)

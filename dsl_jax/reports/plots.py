@@ -253,7 +253,7 @@ def plot_representations(
 
 
 def plot_shares(shares: Sequence[Any]) -> Figure:
-    """What the targets of each block are made of: natural representation, class, rest.
+    """What the targets of each block are made of: natural part, class displacement, neither.
 
     Args:
       shares: for each block a `targets.decomposition.Shares`.
@@ -262,8 +262,8 @@ def plot_shares(shares: Sequence[Any]) -> Figure:
     heights, left = np.arange(len(shares)), np.zeros(len(shares))
     parts = (
         ("natural", "natural representation", COLORS[0]),
-        ("class_displacement", "common to the class", COLORS[1]),
-        ("rest", "the image's own rest", "#bbbbbb"),
+        ("class_displacement", "displacement of the class", COLORS[1]),
+        ("rest", "neither", "#bbbbbb"),
     )
     for name, label, color in parts:
         percent = 100 * np.array([getattr(one, name) for one in shares])

@@ -18,7 +18,7 @@ from dsl_jax.reports.dark import in_dark
 from dsl_jax.reports.finding import best_method, finding
 from dsl_jax.reports.intervals import of_accuracy
 from dsl_jax.reports.pages import Report, Row, Table
-from dsl_jax.reports.titles import KINDS, ROWS, training_title
+from dsl_jax.reports.titles import CONTROLLED, KINDS, ROWS, training_title
 from dsl_jax.runs.data import check_identity
 from dsl_jax.runs.folder import find_targets, read_predictions, search_seconds
 from dsl_jax.runs.results import Result, read_trained
@@ -184,6 +184,8 @@ def _shares(config: RunConfig, dataset: Dataset, targets: TargetStore) -> tuple[
     """What the first search's targets are made of."""
     stages, split = make_stages(config, dataset, config.seed), dataset.train
     rows = rows_of(split.ids, targets.ids)
+    if (rows < 0).any():
+        raise ValueError(f"{targets.path} has targets of images that are not in the training split")
     naturals = Naturals(stages, split.images[rows], dataset.normalize)
     return decompose(targets, naturals, split.labels[rows], dataset.num_classes)
 
@@ -204,8 +206,8 @@ def _description(name: str, result: Result, config: RunConfig) -> str:
     """A sentence for the report's readers."""
     if name in ROWS:
         return ROWS[name][1]
-    if result.kind in KINDS:
-        return KINDS[result.kind][1]
+    if result.kind in (known := KINDS | CONTROLLED):
+        return known[result.kind][1]
     paired = result.groups == config.learner_groups
     best = result.best_by_validation and len(config.sgd_groups) > 1
     return " and ".join(

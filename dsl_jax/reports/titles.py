@@ -1,6 +1,5 @@
 """What tables and figures call the trainings of a run."""
 
-from dsl_jax.config import TARGET_CONTROLS
 from dsl_jax.runs.results import Result
 from dsl_jax.runs.steps import Training
 
@@ -10,29 +9,35 @@ ROWS = {
     "linear_on_pixels": ("linear classifier on pixels", "no network"),
     "head_on_untrained_network": ("head on the untrained network", "nothing learned but the head"),
 }
-# By `steps.Training.kind`, for controls and later cycles: after the variant, and a sentence.
+# By `steps.Training.kind`, for what stands in later cycles: after the variant, and a sentence.
 KINDS = {
     "cycle": ("", "searched again from the network before, and trained further"),
     "first_targets": (", the first targets again", "as many epochs, but nothing searched again"),
     "natural_targets": (", no search of blocks", "its own representations as targets"),
     "fresh_network": (", a fresh network", "trained for as many epochs on the last targets"),
     "long_sgd": ("", "as many as all cycles together"),
-    "permuted": (", permuted", "each image learns the targets of another of its class"),
-    "class_means": (", class means", "each image learns the mean target of its class"),
-    "natural": (", natural", "its natural representations, searched logits"),
+}
+# Likewise, for controls of targets: before the variant, and a sentence.
+CONTROLLED = {
+    "permuted": ("permuted targets", "each image learns those of another of its class"),
+    "class_means": ("class means", "each image learns the mean target of its class"),
+    "natural": ("natural representations", "blocks not searched; searched logits"),
     "class_displacement": (
-        ", natural and class",
-        "its natural representation, moved by what the search of its class has in common",
+        "natural and class displacement",
+        "moved by the class's mean of searched less natural; searched logits",
     ),
     "channel_code": (
-        ", natural and channel code",
-        "its natural representation, moved by a random number a class and channel: no search",
+        "natural and channel code",
+        "moved by a random number a class and channel, blocks not searched; searched logits",
     ),
     "element_code": (
-        ", natural and element code",
-        "its natural representation, moved by a random tensor a class: no search",
+        "natural and element code",
+        "moved by a random tensor a class, blocks not searched; searched logits",
     ),
-    "shuffled_labels": (", shuffled labels", "blocks searched for labels dealt out at random"),
+    "shuffled_labels": (
+        "targets for shuffled labels",
+        "blocks searched for labels dealt out at random; searched logits of the true ones",
+    ),
 }
 
 
@@ -43,9 +48,9 @@ def training_title(name: str, training: Training | Result, cycles: int) -> str:
     if training.variant == "sgd":
         long = f", {cycles} times the epochs" if training.kind == "long_sgd" else ""
         return f"SGD, G = {training.groups}{long}"
-    title = ROWS[str(training.variant)][0] + KINDS[training.kind][0]
-    if training.kind == "fresh_network" or (
-        training.kind in TARGET_CONTROLS and training.cycle == 1
-    ):
-        return title
-    return f"{title}, cycle {training.cycle}"
+    title = ROWS[str(training.variant)][0]
+    if training.kind in CONTROLLED:
+        title = title.replace("searched targets", CONTROLLED[training.kind][0])
+        return title if training.cycle == 1 else f"{title}, cycle {training.cycle}"
+    title += KINDS[training.kind][0]
+    return title if training.kind == "fresh_network" else f"{title}, cycle {training.cycle}"

@@ -16,7 +16,8 @@ from dsl_jax.targets.controls import Control, Naturals, Targets, class_statistic
 
 def control_key(seed: int, kind: str, cycle: int) -> jax.Array:
     """The key of a control's random numbers."""
-    return jax.random.fold_in(purpose_key(seed, CONTROL, cycle), TARGET_CONTROLS.index(kind))
+    key = jax.random.fold_in(purpose_key(seed, CONTROL), TARGET_CONTROLS.index(kind))
+    return jax.random.fold_in(key, cycle)
 
 
 def stages_of(run_folder: RunFolder, dataset: Dataset, seed: int, search: Search) -> tuple:
@@ -33,6 +34,8 @@ def naturals_of(
     search = next(step for step in searches(run_folder.config) if step.name == name)
     stages = stages_of(run_folder, dataset, seed, search)
     rows = rows_of(dataset.train.ids, targets.ids)
+    if (rows < 0).any():
+        raise ValueError(f"{name} has targets of images that are not in the training split")
     images, labels = dataset.train.images[rows], dataset.train.labels[rows]
     return Naturals(stages, images, dataset.normalize), labels
 

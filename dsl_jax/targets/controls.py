@@ -8,7 +8,6 @@ layers before the logits.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -18,6 +17,7 @@ import numpy as np
 from dsl_jax.batching import in_batches
 from dsl_jax.evolution.fitness import Stages
 from dsl_jax.evolution.image import SearchResult, in_float32
+from dsl_jax.evolution.images import as_pytrees
 from dsl_jax.evolution.operators import kind_of, standardize
 from dsl_jax.inputs import check_labels
 from dsl_jax.values import one_of
@@ -25,6 +25,7 @@ from dsl_jax.values import one_of
 CHUNK = 512  # images at once, so that memory holds no second copy of all
 CODES = ("channel", "element")
 Blocks = tuple[np.ndarray, ...]
+Given = Any  # `Targets`, which give a `Control`, or a `SearchResult`, which gives one
 
 
 class Targets(Protocol):
@@ -56,8 +57,15 @@ class Control:
     def read(self, rows: slice | np.ndarray | None = None) -> SearchResult:
         """Targets of some images, in the order of `rows` [M] (None: all), without fitness."""
         rows = np.arange(len(self.ids))[slice(None) if rows is None else rows]
-        parts = [self._make(part) for part in chunks(rows, self._at_once)]
-        return SearchResult(jax.tree.map(lambda *p: np.concatenate(p), *parts), ())
+        whole, start = (), 0
+        for part in map(self._make, chunks(rows, self._at_once)):
+            if len(part[0]) == len(rows):
+                return SearchResult(tuple(part), ())
+            whole = whole or tuple(np.empty((len(rows), *h.shape[1:]), h.dtype) for h in part)
+            for array, h in zip(whole, part, strict=True):  # no second copy of all
+                array[start : start + len(h)] = h
+            start += len(part[0])
+        return SearchResult(whole, ())
 
 
 class Naturals:
@@ -72,7 +80,7 @@ class Naturals:
     def __init__(self, stages: Stages, images: np.ndarray, preprocess: Callable | None = None):
         self._images = images
         self._prepare = (lambda images: images) if preprocess is None else preprocess
-        self._compute = jax.jit(partial(natural_representations, stages))
+        self._stages = as_pytrees(stages)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -80,7 +88,7 @@ class Naturals:
     def read(self, rows: np.ndarray) -> Blocks:
         """Of each block float32 [M, ...], normalised as targets are."""
         return in_batches(
-            lambda images: self._compute(jnp.asarray(self._prepare(images), jnp.float32)),
+            lambda images: _natural(self._stages, jnp.asarray(self._prepare(images), jnp.float32)),
             self._images[rows],
             CHUNK,
         )
@@ -94,6 +102,9 @@ def natural_representations(stages: Stages, images: jax.Array) -> tuple[jax.Arra
         kind = kind_of(h.shape[1:], last=False)
         found.append(jax.vmap(lambda one, kind=kind: standardize(one, kind))(h))
     return tuple(found)
+
+
+_natural = jax.jit(natural_representations)
 
 
 # --------------------------------------------------------------------------------------------
@@ -131,7 +142,7 @@ def class_statistics(
     Raises:
       ValueError: other numbers of images, or labels out of range.
     """
-    labels = _check(targets, naturals, labels, num_classes)
+    labels = check_aligned(targets, naturals, labels, num_classes)
     counts = np.bincount(labels, minlength=num_classes)
     sums: list[np.ndarray] = []
     cosines: list[list[float]] = []
@@ -165,7 +176,7 @@ def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 # --------------------------------------------------------------------------------------------
 
 
-def permuted(key: jax.Array, targets: Targets | SearchResult, labels: np.ndarray) -> Control:
+def permuted(key: jax.Array, targets: Given, labels: np.ndarray) -> Given:
     """Every image gets all targets, logits too, of another image of its class.
 
     Args:
@@ -174,12 +185,14 @@ def permuted(key: jax.Array, targets: Targets | SearchResult, labels: np.ndarray
       labels: integers [N].
 
     Returns:
-      A `Control`; the only image of a class keeps its own targets.
+      A `Control`, or a `SearchResult` where one was given. The only image of a class keeps its own
+      targets.
     """
-    targets = as_targets(targets)
+    read = as_targets(targets)
     others = permuted_rows(key, labels)
-    count = len(targets.ids)  # all at once: others lie anywhere, and a store reads whole chunks
-    return Control(targets.ids, lambda rows: targets.read(others[rows]).representations, count)
+    count = len(read.ids)  # all at once: others lie anywhere, and a store reads whole chunks
+    control = Control(read.ids, lambda rows: read.read(others[rows]).representations, count)
+    return _as_given(targets, control)
 
 
 def permuted_rows(key: jax.Array, labels: np.ndarray) -> np.ndarray:
@@ -205,26 +218,24 @@ def with_blocks_of(other: Targets, targets: Targets) -> Control:
     return Control(targets.ids, lambda rows: (*blocks_of(other, rows), logits_of(targets, rows)))
 
 
-def class_means(
-    targets: Targets | SearchResult, labels: np.ndarray, statistics: ClassStatistics
-) -> Control:
+def class_means(targets: Given, labels: np.ndarray, statistics: ClassStatistics) -> Given:
     """Blocks: the mean target of the image's class, as it is. Logits: the image's own."""
-    return _by_class(targets, labels, statistics.means)
+    labels = np.asarray(labels)
+    return _with_logits(targets, lambda rows: tuple(m[labels[rows]] for m in statistics.means))
 
 
-def natural(targets: Targets | SearchResult, naturals: Naturals) -> Control:
+def natural(targets: Given, naturals: Naturals) -> Given:
     """Blocks: the image's natural representations. Logits: its searched ones."""
-    targets = as_targets(targets)
     return _with_logits(targets, naturals.read)
 
 
 def natural_plus(
     directions: Sequence[np.ndarray],
     cosines: Sequence[float],
-    targets: Targets | SearchResult,
+    targets: Given,
     naturals: Naturals,
     labels: np.ndarray,
-) -> Control:
+) -> Given:
     """Blocks: the image's natural representation moved in its class's direction.
 
     Args:
@@ -236,12 +247,11 @@ def natural_plus(
       naturals, labels: of the same images, in the same order.
 
     Returns:
-      A `Control`; see `moved`.
+      A `Control`, or a `SearchResult` where one was given; see `moved`.
 
     Raises:
       ValueError: not one direction and cosine a block, or a cosine that is none.
     """
-    targets = as_targets(targets)
     if len(directions) != len(cosines):
         raise ValueError(f"{len(directions)} directions but {len(cosines)} cosines: one a block")
     for value in cosines:
@@ -318,23 +328,24 @@ def logits_of(targets: Targets, rows: np.ndarray) -> np.ndarray:
     return np.asarray(targets.read(rows).representations[-1])
 
 
-def _by_class(targets: Targets | SearchResult, labels: np.ndarray, directions: Blocks) -> Control:
-    targets, labels = as_targets(targets), np.asarray(labels)
-    return _with_logits(targets, lambda rows: tuple(d[labels[rows]] for d in directions))
-
-
-def _with_logits(targets: Targets, blocks: Callable[[np.ndarray], Blocks]) -> Control:
+def _with_logits(targets: Given, blocks: Callable[[np.ndarray], Blocks]) -> Given:
     """Other blocks, in the type of the targets' own, with the targets' logits."""
+    read = as_targets(targets)
 
     def make(rows: np.ndarray) -> tuple[np.ndarray, ...]:
-        *own, logits = targets.read(rows).representations
+        *own, logits = read.read(rows).representations
         others = (b.astype(o.dtype) for b, o in zip(blocks(rows), own, strict=True))
         return (*others, np.asarray(logits))
 
-    return Control(targets.ids, make)
+    return _as_given(targets, Control(read.ids, make))
 
 
-def _check(
+def _as_given(targets: Given, control: Control) -> Given:
+    """A control of what is in memory is made at once: `learn` takes it, without ids, as well."""
+    return control.read() if isinstance(targets, SearchResult) else control
+
+
+def check_aligned(
     targets: Targets, naturals: Naturals, labels: np.ndarray, num_classes: int
 ) -> np.ndarray:
     count = len(targets.ids)

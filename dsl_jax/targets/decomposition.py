@@ -1,8 +1,9 @@
-"""What a searched target is made of: natural representation, class, rest.
+"""What a searched target is made of: natural part, class displacement, and neither.
 
-For each image, t the target, n its natural representation and d what the targets of the OTHER
-images of its class have in common (their mean displacement, less its part along n), all centred:
-|t|^2 = (t.n)^2/|n|^2 + (t.d)^2/|d|^2 + rest (docs/what_targets_carry.md).
+For each image, t the target, n its natural representation and d the mean displacement (target less
+natural) of the OTHER images of its class, less its part along n, all centred:
+|t|^2 = (t.n)^2/|n|^2 + (t.d)^2/|d|^2 + rest (docs/what_targets_carry.md). The mean of few images is
+a noisy direction, so with few images a class its share is too low.
 Letters: N images, M of them at once, C classes, L blocks.
 """
 
@@ -18,6 +19,7 @@ from dsl_jax.targets.controls import (
     as_targets,
     blocks_of,
     centred,
+    check_aligned,
     chunks,
     class_statistics,
 )
@@ -29,7 +31,7 @@ class Shares(NamedTuple):
     Attributes:
       natural: along the image's natural representation.
       class_displacement: along the mean displacement of the class's other images.
-      rest: the image's own: neither.
+      rest: neither.
       cosine: the mean cosine of target and natural representation.
     """
 
@@ -61,9 +63,9 @@ def decompose(
       ValueError: as `class_statistics`.
     """
     targets = as_targets(targets)
+    labels = check_aligned(targets, naturals, labels, num_classes)
     if statistics is None:
         statistics = class_statistics(targets, naturals, labels, num_classes)
-    labels = np.asarray(labels)
     sums: Any = 0.0
     for rows in chunks(np.arange(len(labels))):
         members, blocks = labels[rows], []
@@ -96,8 +98,8 @@ def shares_of(
       Two arrays [M] between 0 and 1; what is missing to 1 is the rest.
     """
     t, n, d = (centred(x) for x in (target, natural, displacement))
-    n = _unit(n)
-    d = _unit(d - np.einsum("md,md->m", d, n)[:, None] * n)
+    n = _unit(n, n)
+    d = _unit(d - np.einsum("md,md->m", d, n)[:, None] * n, d)
     size = np.einsum("md,md->m", t, t)
     size = np.where(size == 0, 1, size)
     along, common = (np.einsum("md,md->m", t, x) ** 2 / size for x in (n, d))
@@ -114,8 +116,8 @@ def without_own(means: np.ndarray, own: np.ndarray, counts: np.ndarray) -> np.nd
     return np.where(counts > 1, rest, 0)
 
 
-def _unit(x: np.ndarray) -> np.ndarray:
-    """Rows [M, d] of length 1; those of (nearly) none stay 0."""
-    length = np.linalg.norm(x, axis=1, keepdims=True)
-    scale = np.abs(x).max(initial=0) * 1e-6
-    return np.where(length > scale, x / np.where(length == 0, 1, length), 0)
+def _unit(x: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Rows [M, d] of length 1; 0 where what is left of `whole` [M, d] is but its rounding."""
+    length, before = (np.linalg.norm(y, axis=1, keepdims=True) for y in (x, whole))
+    is_left = length > 1e-5 * before
+    return np.where(is_left, x / np.where(is_left, length, 1), 0)

@@ -1,6 +1,7 @@
 """What the points of sweeps have in common: their cost, searches of a few images, whole runs."""
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Sequence
@@ -125,10 +126,12 @@ def open_run(point: sweeps.Point, folder: Path) -> RunFolder:
     run_folder = RunFolder(folder, point.config)
     if not steps.is_searched(point.config):
         return run_folder
-    for seed in point.config.seeds:
-        shared = folder.parent / "targets" / search_digest(point.config) / f"seed_{seed}"
+    first = [step.name for step in steps.searches(point.config) if step.network is None]
+    for seed, name in itertools.product(point.config.seeds, first):
+        within = f"seed_{seed}" if name == steps.FIRST_TARGETS else f"seed_{seed}_{name}"
+        shared = folder.parent / "targets" / search_digest(point.config) / within
         shared.mkdir(parents=True, exist_ok=True)
-        own = folder / f"seed_{seed}" / "targets"
+        own = folder / f"seed_{seed}" / name
         own.parent.mkdir(parents=True, exist_ok=True)
         if not own.is_symlink():
             own.symlink_to(os.path.relpath(shared, own.parent), target_is_directory=True)

@@ -47,9 +47,9 @@ def test_the_ladder_keeps_each_prediction_and_compares_pair_by_pair(experiment, 
         np.stack([right[name, seed] for seed in (3, 4)])
         for name in ("all_layers", "all_layers_permuted")
     )
-    value, low, high = (100 * x for x in of_paired_seeds_and_images(ours, theirs))
+    value, low, high = (100 * x for x in of_paired_seeds_and_images(theirs, ours))
     page = (folder / "report.md").read_text()
-    (line,) = [x for x in page.splitlines() if x.startswith("| searched targets, all layers, perm")]
+    (line,) = [x for x in page.splitlines() if x.startswith("| permuted targets, all")]
     assert f"{value:+.2f} ({low:+.2f} to {high:+.2f})" in line
     for variant in (0, 1):
         assert (folder / f"ladder_{variant}.png").exists()
