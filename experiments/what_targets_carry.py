@@ -178,7 +178,7 @@ def less(ours: sweep_rows.Rows, theirs: sweep_rows.Rows) -> intervals.Interval |
 
 
 def ladders(rows: sweep_rows.Rows) -> Iterator[tuple[str, sweep_rows.Rows, sweep_rows.Rows]]:
-    """For each search, G, variant and cycle: its title, its rows, and SGD's of that G and length."""
+    """For each search, G, variant and cycle: its title, its rows, SGD's of that G and length."""
     columns = ("search", "learner_groups", "variant", "cycle")
     for place in dict.fromkeys(tuple(row[c] for c in columns) for row in rows):
         search, groups, variant, cycle = place
@@ -207,18 +207,15 @@ def table(rows: sweep_rows.Rows) -> str:
         for one in [*(sweep_rows.select(chosen, kind=kind) for kind in kinds), sgd, best]:
             if not one:
                 continue
-            baselines = (
-                ()
-                if any(one is other for other in (sgd, best))
-                else (less(one, sgd), less(one, best))
-            )
+            is_sgd = one is sgd or one is best
+            baselines = ("", "") if is_sgd else [in_text(less(one, x)) for x in (sgd, best)]
             lines.append(
                 [
                     BEST_SGD if one is best else one[0]["title"],
                     sweep_rows.mean_percent(one, "test_accuracy"),
                     sweep_rows.mean_percent(one, "validation_accuracy"),
                     "" if one is searched else in_text(less(one, searched)),
-                    *(map(in_text, baselines) if baselines else ("", "")),
+                    *baselines,
                 ]
             )
         header = [
@@ -240,7 +237,7 @@ def table(rows: sweep_rows.Rows) -> str:
 
 
 def carried(rows: sweep_rows.Rows) -> list[str]:
-    """What the targets are made of, a line a block; of a first search for all that learn from it."""
+    """What targets are made of, a line a block; of a first search for all that learn from it."""
     lines, places = [], {}
     for row in rows:
         if "cosine_0" in row:

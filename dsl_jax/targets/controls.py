@@ -57,7 +57,8 @@ class Control:
     def read(self, rows: slice | np.ndarray | None = None) -> SearchResult:
         """Targets of some images, in the order of `rows` [M] (None: all), without fitness."""
         rows = np.arange(len(self.ids))[slice(None) if rows is None else rows]
-        whole, start = (), 0
+        whole: tuple[np.ndarray, ...] = ()
+        start = 0
         for part in map(self._make, chunks(rows, self._at_once)):
             if len(part[0]) == len(rows):
                 return SearchResult(tuple(part), ())

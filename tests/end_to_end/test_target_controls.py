@@ -91,7 +91,10 @@ def test_a_classs_displacement_is_that_of_its_own_class(folder, data):
         n = np.asarray(jax.vmap(normalize)(h))
         flat = [x.reshape(len(x), -1).astype(np.float64) for x in (n, target)]
         n_flat, t_flat = (x - x.mean(axis=1, keepdims=True) for x in flat)
-        cosines = [a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in zip(n_flat, t_flat)]
+        cosines = [
+            a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+            for a, b in zip(n_flat, t_flat, strict=True)
+        ]
         c = np.mean(cosines)
         made = np.empty_like(n_flat)
         for row, label in enumerate(data.train.labels):
