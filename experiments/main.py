@@ -49,7 +49,7 @@ _CYCLES = flags.DEFINE_integer(
 _CONTROLS = flags.DEFINE_list(
     "controls",
     None,
-    f"Also learn what tells what targets carry: {','.join(configs.TARGET_CONTROLS)}.",
+    "Also learn these in the targets' place (docs/what_targets_carry.md).",
     **AGAIN,
 )
 _PHASE = flags.DEFINE_string("phase", "all", f"One of {', '.join(pipeline.PHASES)}.", **AGAIN)

@@ -1,5 +1,8 @@
 """The ladder of controls: its rows, what it keeps of each test image, and its differences."""
 
+import dataclasses
+import importlib
+
 import numpy as np
 import pytest
 from sweep_results import rows_of
@@ -7,22 +10,22 @@ from tiny_search import TINY_RUN as TINY
 
 import dsl_jax
 from dsl_jax.learning.evaluation import logits_of
+from dsl_jax.presets import get_preset
 from dsl_jax.reports.intervals import of_paired_seeds_and_images
 
-CONTROLS = ("_permuted", "_channel_code")
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
 
-
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
 def test_the_ladder_keeps_each_prediction_and_compares_pair_by_pair(experiment, tmp_path):
     folder = tmp_path / "ladder"
     flags = ["--seed=3", "--num_seeds=2", "--config.learn.epochs=1", "--config.sgd.epochs=1"]
     flags += ["--sweep.controls=permuted,channel_code", f"--output_dir={folder}"]
+    flags += ["--config.variants=('all_layers','sgd')"]
     flags += ["--sweep.best_sgd=learner_groups=2;sgd.learning_rate=0.3"]
     assert experiment("what_targets_carry")(*TINY, *flags) == 0
 
     rows = rows_of(folder)
-    names = [f"{v}{c}" for v in ("all_layers", "skip_block_0") for c in ("", *CONTROLS)]
-    expected = [*names, "sgd_g1", "sgd_g2"]
+    expected = ["all_layers", "all_layers_permuted", "all_layers_channel_code", "sgd_g1", "sgd_g2"]
     assert [(r["seed"], r["training"]) for r in rows] == [(s, n) for s in (3, 4) for n in expected]
     dataset = dsl_jax.load_dataset("digits", num_train=60, validation_size=20)
     right = {}
@@ -51,13 +54,22 @@ def test_the_ladder_keeps_each_prediction_and_compares_pair_by_pair(experiment, 
     page = (folder / "report.md").read_text()
     (line,) = [x for x in page.splitlines() if x.startswith("| permuted targets, all")]
     assert f"{value:+.2f} ({low:+.2f} to {high:+.2f})" in line
-    for variant in (0, 1):
-        assert (folder / f"ladder_{variant}.png").exists()
+    assert (folder / "ladder_0.png").exists()
 
-    # Further searches join, and what is there is not computed again.
-    before = (folder / "points/preset-g1-seed_3.json").read_bytes()
-    more = "--sweep.more=weak:search.layers[0].mutation_strength=0.01"
-    assert experiment("what_targets_carry")(*TINY, *flags, more) == 0
-    assert (folder / "points/preset-g1-seed_3.json").read_bytes() == before
-    cosines = {r["search"]: r["cosine_0"] for r in rows_of(folder) if r["cosine_0"] != ""}
-    assert cosines["weak"] > cosines["preset"]
+
+def test_further_searches_and_depths_are_points_beside_the_presets():
+    ladder = importlib.import_module("what_targets_carry")
+    settings = ladder.Settings(groups=(1, 2), more="weak:search.layers[0].mutation_strength=0.01")
+    config = dataclasses.replace(get_preset("laptop", "cifar10"), num_seeds=2, seed=5)
+    points = ladder.define(config, settings).points
+    assert [point.name for point in points] == [
+        f"{search}-g{groups}-seed_{seed}"
+        for seed in (5, 6)
+        for search in ("preset", "weak")
+        for groups in (1, 2)
+    ]
+    # A search is made once, for both depths.
+    assert [point.candidates > 0 for point in points] == [True, False] * 4
+    weak = points[2].config
+    assert weak.search.layers[0].mutation_strength == 0.01 and weak.sgd_groups == (1,)
+    assert weak.target_controls == ladder.CONTROLS
