@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-NUMBERS = (200, 800, 3200, 6400, 12800)
-BLOCK = 1024  # images that are hashed together: below this, memory grows with them
+NUMBERS = (500, 5_000, 50_000)
 SHAPE = (28, 28, 1)
 WIDTH = 8
 
@@ -126,35 +125,32 @@ def in_process(cache: str, *arguments: str) -> dict[str, int]:
 
 
 def measure_all(cache: str) -> dict[str, Any]:
-    """Prints and returns the peaks and the slope over the numbers of images."""
+    """Prints and returns the peaks, and how they grow with the number of images."""
     in_process(cache, f"--store={NUMBERS[0]}")
     stores = {}
     for number in NUMBERS:
         stores[number] = in_process(cache, f"--store={number}")
         peak, files = stores[number]["peak_bytes"], stores[number]["file_bytes"]
         print(
-            f"{number:5d} images: peak {peak / 2**20:.1f} MiB, "
+            f"{number:6,d} images: peak {peak / 2**20:.1f} MiB, "
             f"without mapped files {(peak - files) / 2**20:.1f} MiB",
             flush=True,
         )
 
-    def slope(*names):
-        numbers = [number for number in NUMBERS if number > BLOCK]
-        rows = [stores[number] for number in numbers]
-        values = [row["peak_bytes"] - sum(row[name] for name in names) for row in rows]
-        return float(np.polyfit(numbers, values, 1)[0])
+    def ratio(*names):
+        first, *_, last = (
+            row["peak_bytes"] - sum(row[name] for name in names) for row in stores.values()
+        )
+        return last / first
 
-    image_bytes = 4 * int(np.prod(SHAPE))
     result = {
         "stores": stores,
-        "image_bytes": image_bytes,
-        "slope_bytes": slope(),
-        "slope_without_files_bytes": slope("file_bytes"),
+        "ratio": ratio(),
+        "ratio_without_files": ratio("file_bytes"),
     }
     print(
-        f"slope above {BLOCK} images: {result['slope_bytes']:.0f} bytes an image, "
-        f"without mapped files {result['slope_without_files_bytes']:.0f}; "
-        f"an image has {image_bytes}",
+        f"{NUMBERS[-1]:,} images take {result['ratio']:.2f} times the memory of {NUMBERS[0]}, "
+        f"without mapped files {result['ratio_without_files']:.2f} times",
         flush=True,
     )
     for name in ("one_image_compiling", "one_image"):
