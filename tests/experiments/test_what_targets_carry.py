@@ -11,21 +11,24 @@ from tiny_search import TINY_RUN as TINY
 import dsl_jax
 from dsl_jax.learning.evaluation import logits_of
 from dsl_jax.presets import get_preset
-from dsl_jax.reports.intervals import of_paired_seeds_and_images
+from dsl_jax.reports.intervals import in_percent, of_paired_seeds_and_images
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_device")
 def test_the_ladder_keeps_each_prediction_and_compares_pair_by_pair(experiment, tmp_path):
     folder = tmp_path / "ladder"
     flags = ["--seed=3", "--num_seeds=2", "--config.learn.epochs=1", "--config.sgd.epochs=1"]
     flags += ["--sweep.controls=permuted,channel_code", f"--output_dir={folder}"]
-    flags += ["--config.variants=('all_layers','sgd')"]
+    flags += ["--config.variants=('all_layers','sgd')", "--config.cycles=2", "--config.controls=()"]
     flags += ["--sweep.best_sgd=learner_groups=2;sgd.learning_rate=0.3"]
     assert experiment("what_targets_carry")(*TINY, *flags) == 0
 
     rows = rows_of(folder)
-    expected = ["all_layers", "all_layers_permuted", "all_layers_channel_code", "sgd_g1", "sgd_g2"]
+    methods = ("all_layers", "all_layers_cycle_2")
+    names = [f"{m}{c}" for m in methods for c in ("", "_permuted", "_channel_code")]
+    expected = [*names, "sgd_g1", "sgd_g2"]
     assert [(r["seed"], r["training"]) for r in rows] == [(s, n) for s in (3, 4) for n in expected]
     dataset = dsl_jax.load_dataset("digits", num_train=60, validation_size=20)
     right = {}
@@ -38,6 +41,7 @@ def test_the_ladder_keeps_each_prediction_and_compares_pair_by_pair(experiment, 
                 classes = logits_of(network, dataset, dataset.test).argmax(axis=1)
                 np.testing.assert_array_equal(kept[name], classes)
                 right[name, seed] = classes == dataset.test.labels
+    assert rows[3]["natural_0"] != rows[0]["natural_0"]  # a trained network's
     (found,) = [r for r in rows if (r["seed"], r["training"]) == (3, "all_layers")]
     assert found["test_accuracy"] == pytest.approx(right["all_layers", 3].mean())
     assert found["natural_0"] + found["class_displacement_0"] + found["rest_0"] == pytest.approx(
@@ -73,3 +77,53 @@ def test_further_searches_and_depths_are_points_beside_the_presets():
     weak = points[2].config
     assert weak.search.layers[0].mutation_strength == 0.01 and weak.sgd_groups == (1,)
     assert weak.target_controls == ladder.CONTROLS
+
+
+def test_differences_are_of_pairs_and_sgd_at_its_best_stands_beside_all(tmp_path):
+    ladder, random = importlib.import_module("what_targets_carry"), np.random.default_rng(0)
+    labels, rows, right = np.zeros(200, np.uint8), [], {}
+    (tmp_path / "points").mkdir()
+    kinds = {"all_layers": "cycle", "all_layers_permuted": "permuted"}
+    chances = {"all_layers": 0.5, "all_layers_permuted": 0.6, "sgd_g1": 0.7, "sgd_g3": 0.8}
+    for seed in (1, 2):
+        kept = {name: (random.random(200) > p).astype(np.uint8) for name, p in chances.items()}
+        np.savez(tmp_path / f"points/{seed}.npz", labels=labels, **kept)
+        for name, predictions in kept.items():
+            right[name, seed] = predictions == 0
+            rows.append(
+                {
+                    "dataset": "digits",
+                    "search": ladder.BEST_SGD if name == "sgd_g3" else ladder.PRESETS_OWN,
+                    "learner_groups": 1,
+                    "seed": seed,
+                    "training": name,
+                    "title": name,
+                    "kind": {"all_layers": "cycle"}.get(
+                        name, name[-8:] if "all" in name else "sgd"
+                    ),
+                    "variant": "sgd" if "sgd" in name else "all_layers",
+                    "cycle": 1,
+                    "test_accuracy": right[name, seed].mean(),
+                    "validation_accuracy": 0.5,
+                    "predictions": f"points/{seed}.npz",
+                }
+            )
+    rows = ladder.with_predictions(rows, tmp_path)
+    lines = [line.split(" | ") for line in ladder.table(rows).splitlines() if " | " in line]
+    by_title = {line[0].removeprefix("| "): line[1:] for line in lines}
+
+    def difference(ours, theirs):
+        pair = (np.stack([right[name, seed] for seed in (1, 2)]) for name in (ours, theirs))
+        return in_percent(of_paired_seeds_and_images(*pair), sign=True)
+
+    permuted, sgd, best = (by_title[x] for x in ("all_layers_permuted", "sgd_g1", ladder.BEST_SGD))
+    assert permuted[2] == difference("all_layers_permuted", "all_layers")
+    assert permuted[3] == difference("all_layers_permuted", "sgd_g1")
+    assert permuted[4].removesuffix(" |") == difference("all_layers_permuted", "sgd_g3")
+    assert best[2] == difference("sgd_g3", "all_layers") and sgd[3] == ""
+    ((figure, _),) = ladder.draw(rows).values()
+    assert [x.get_text() for x in figure.axes[0].get_yticklabels()] == [
+        "all_layers_permuted",
+        "sgd_g1",
+        ladder.BEST_SGD,
+    ]
