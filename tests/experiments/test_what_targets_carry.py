@@ -98,9 +98,7 @@ def test_differences_are_of_pairs_and_sgd_at_its_best_stands_beside_all(tmp_path
                     "seed": seed,
                     "training": name,
                     "title": name,
-                    "kind": {"all_layers": "cycle"}.get(
-                        name, name[-8:] if "all" in name else "sgd"
-                    ),
+                    "kind": kinds.get(name, "sgd"),
                     "variant": "sgd" if "sgd" in name else "all_layers",
                     "cycle": 1,
                     "test_accuracy": right[name, seed].mean(),
