@@ -78,6 +78,7 @@ def test_a_result_depends_on_key_and_id_alone():
     assert not np.array_equal(other.representations[0], whole.representations[0][:1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["representation_ga", "DifferentialEvolution", "SNES"])
 def test_a_long_run_begins_like_a_short_one(strategy):
     images, labels = data(3)
@@ -119,6 +120,7 @@ def test_the_mean_of_the_parents_is_normalised_again_and_the_search_is_the_same(
     np.testing.assert_allclose(np.asarray(mean.representations[-1]).mean(axis=1), 0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_stage_that_fails_for_some_candidates_does_no_harm():
     def brittle(h):
         h = logits_stage(h)
@@ -132,6 +134,7 @@ def test_a_stage_that_fails_for_some_candidates_does_no_harm():
         assert (np.diff(np.where(finite, trace, -np.inf)[:, -3:], axis=1) >= 0).all()
 
 
+@pytest.mark.slow
 def test_stages_that_make_every_fitness_nan_are_told():
     images = jax.random.normal(KEY, (3, 4, 4, 3))
     stages = (image_stage, lambda h: vector_stage(h) * jnp.nan, lambda h: h[:, :5])
@@ -139,6 +142,7 @@ def test_stages_that_make_every_fitness_nan_are_told():
         search(KEY, stages, images, np.zeros(3, int), CONFIG)
 
 
+@pytest.mark.slow
 def test_the_reading_of_the_smoothing_reaches_the_children():
     images, labels = data(3)
     base = search(KEY, STAGES, images, labels, CONFIG, chunk_size=4)
@@ -215,12 +219,13 @@ def test_no_key_is_used_twice():
         jax.config.update("jax_debug_key_reuse", False)
 
 
+@pytest.mark.slow
 def test_devices_change_no_bit_and_keep_what_they_found():
-    images, labels = data(16)
-    mesh = jax.make_mesh((8,), ("images",))
+    images, labels = data(6)
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:3]), ("images",))  # each compiles the search
     one = search(KEY, STAGES, images, labels, CONFIG, chunk_size=2)
-    some = search(KEY, STAGES, images[:7], labels[:7], CONFIG, chunk_size=2, mesh=mesh)
-    assert_same(jax.tree.map(lambda x: x[:7], one), some)
+    some = search(KEY, STAGES, images[:5], labels[:5], CONFIG, chunk_size=2, mesh=mesh)
+    assert_same(jax.tree.map(lambda x: x[:5], one), some)
     whole = search(KEY, STAGES, jnp.asarray(images), labels, CONFIG, chunk_size=2, mesh=mesh)
     assert_same(one, whole)
     for array in jax.tree.leaves(whole):
@@ -285,6 +290,7 @@ def test_a_store_takes_an_id_and_a_label_once_and_right(tmp_path):
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_fitness_of_ones_own_takes_the_place_of_the_log_probability(tmp_path):
     images, labels = data(4)
     config = dataclasses.replace(CONFIG, fitness=own_fitness.towards_class_0)

@@ -45,6 +45,7 @@ def test_fitness_rises_and_representations_are_as_the_papers(name):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_as_many_candidates_are_evaluated_as_by_the_papers_algorithm(name):
     evaluated = []
@@ -180,6 +181,7 @@ def test_what_comes_in_probable_enough_is_left_alone(strategy):
         assert (np.diff(result.fitness[index], axis=1) == 0).all()
 
 
+@pytest.mark.slow
 def test_several_searches_are_averaged_layer_by_layer():
     config = dataclasses.replace(CONFIG, num_searches=3)
     run = jax.jit(lambda key, config: search_image(key, STAGES, IMAGES[0], LABELS[0], config))

@@ -66,6 +66,7 @@ def of(gradients, word):
     return [np.asarray(g) for name, g in gradients.items() if word in name]
 
 
+@pytest.mark.slow
 def test_the_heads_loss_never_reaches_the_body_nor_the_regression_the_head():
     without = gradient(dataclasses.replace(CONFIG, head_weight=0.0))
     with_head = gradient(dataclasses.replace(CONFIG, head_weight=5.0))

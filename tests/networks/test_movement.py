@@ -69,6 +69,7 @@ def test_layers_that_do_not_evolve_may_be_dead():
     dsl.check_stages((same, over_space, head), IMAGES, config)
 
 
+@pytest.mark.slow
 def test_a_block_of_one_position_is_refused_when_it_is_frozen():
     def freeze(side, blocks):
         images = GENERATOR.normal(size=(20, side, side, 1)).astype(np.float32)
