@@ -25,7 +25,7 @@ def get_preset(name: str, dataset: str | Dataset) -> RunConfig:
       name: the preset's.
       dataset: a name, or data of one's own. These are taken as they are (`num_train` and
         `validation_size` are None), by as many blocks as their images are large enough for, and
-        are trained on for as many steps as the preset usually takes.
+        are trained on for as many steps as the preset usually takes, at a rate of at most 1.
 
     Raises:
       ValueError: either name is unknown; the message lists those that there are.
@@ -61,6 +61,7 @@ def with_augmentation(config: RunConfig) -> RunConfig:
 # --------------------------------------------------------------------------------------------
 
 STEPS_AN_EPOCH = 4  # at least, where there are so many images
+HIGHEST_RATE = 1.0  # for searched targets; measured: docs/your_own_data.md
 
 
 def _suited(config: RunConfig, dataset: Dataset) -> RunConfig:
@@ -79,7 +80,10 @@ def _suited(config: RunConfig, dataset: Dataset) -> RunConfig:
         widths=config.widths[: _num_blocks(dataset)],
         search=_for_blocks(config.search, dataset),
         later_cycles=tuple(later),
-        learn=_as_many_steps(config.learn, images, taken - held_out),
+        learn=dataclasses.replace(
+            _as_many_steps(config.learn, images, taken - held_out),
+            learning_rate=min(config.learn.learning_rate, HIGHEST_RATE),
+        ),
         sgd=_as_many_steps(config.sgd, images, taken - held_out),
     )
 

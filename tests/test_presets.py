@@ -55,9 +55,11 @@ def test_few_images_are_trained_on_for_as_many_steps_as_usual(name, channels):
     assert learn.validate_every == max(1, round(longer))
 
 
-def test_many_images_are_trained_on_for_the_usual_epochs():
-    learn = get_preset("smoke", own(num=2000)).learn
-    assert learn == get_preset("smoke", "cifar10").learn
+def test_many_images_are_trained_on_for_the_usual_epochs_at_the_rate_of_own_data():
+    config, usual = get_preset("smoke", own(num=2000)), get_preset("smoke", "cifar10")
+    assert config.learn == dataclasses.replace(usual.learn, learning_rate=1.0)
+    assert config.sgd == usual.sgd
+    assert get_preset("laptop", own()).learn.learning_rate == 1.0
 
 
 def test_images_of_ones_own_are_not_mirrored():
