@@ -159,4 +159,4 @@ def test_the_tour_runs_from_its_first_cell_to_its_last():
     accuracies = [float(x) for x in re.findall(r"test accuracy ([\d.]+)%", text)]
     assert len(accuracies) == 3 and min(accuracies) > 80
     pictures = [o for c in notebook.cells for o in c.get("outputs", ()) if "data" in o]
-    assert len(pictures) == 4
+    assert len(pictures) == 5
