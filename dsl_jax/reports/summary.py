@@ -11,21 +11,22 @@ import numpy as np
 from dsl_jax.config import RunConfig, to_dict
 from dsl_jax.data.dataset import Dataset, rows_of
 from dsl_jax.devices import environment
+from dsl_jax.evolution.fitness import Stages
 from dsl_jax.files import replacing
-from dsl_jax.reports import plots
+from dsl_jax.reports import pictures, plots
 from dsl_jax.reports.carried import carried_table
 from dsl_jax.reports.dark import in_dark
 from dsl_jax.reports.finding import best_method, finding
 from dsl_jax.reports.intervals import of_accuracy
 from dsl_jax.reports.pages import Report, Row, Table
 from dsl_jax.reports.titles import CONTROLLED, KINDS, ROWS, training_title
+from dsl_jax.runs.controlled import naturals_of
 from dsl_jax.runs.data import check_identity
 from dsl_jax.runs.folder import find_targets, read_predictions, search_seconds
 from dsl_jax.runs.results import Result, read_trained
 from dsl_jax.runs.steps import is_searched, searches, trainings
 from dsl_jax.runs.untrained import make_stages
-from dsl_jax.targets.controls import Naturals
-from dsl_jax.targets.decomposition import Shares, decompose
+from dsl_jax.targets.decomposition import decompose
 from dsl_jax.targets.store import TargetStore
 
 GALLERY_IMAGES = 3
@@ -79,8 +80,10 @@ def summarize(
     timings = [(f"training {t}, seed {config.seed}", d.seconds) for t, d in trained.items()]
     if is_searched(config):
         targets = TargetStore.open(first / "targets")
-        figures |= _search_figures(config, dataset, targets)
-        shares = _shares(config, dataset, targets)
+        stages = make_stages(config, dataset, config.seed)
+        figures |= _search_figures(stages, dataset, targets)
+        naturals, labels = naturals_of(stages, dataset, targets)
+        shares = decompose(targets, naturals, labels, dataset.num_classes)
         tables = (carried_table(shares),)
         figures["shares"] = (plots.plot_shares(shares), f"{tables[0].heading}, block by block.")
         searched = _searched(config, folder, targets)
@@ -152,20 +155,20 @@ def _mistakes(
     labels, names = dataset.test.labels, dataset.class_titles
     figures = {
         "confusion": (
-            plots.plot_confusion(labels, predictions, names),
+            pictures.plot_confusion(labels, predictions, names),
             f"{title}, seed {config.seed}: how often a class is taken for another, in percent.",
         )
     }
     if (predictions != labels).any():
         figures["mistakes"] = (
-            plots.plot_mistakes(dataset.test.images, labels, predictions, names),
+            pictures.plot_mistakes(dataset.test.images, labels, predictions, names),
             f"{title}, seed {config.seed}: the first test images that it gets wrong.",
         )
     return figures
 
 
 def _search_figures(
-    config: RunConfig, dataset: Dataset, targets: TargetStore
+    stages: Stages, dataset: Dataset, targets: TargetStore
 ) -> dict[str, tuple[Any, str]]:
     return {
         "fitness": (
@@ -173,21 +176,11 @@ def _search_figures(
             "Search: the best candidate's fitness in each generation, layer after layer.",
         ),
         "representations": (
-            _gallery(config, dataset, targets),
+            _gallery(stages, dataset, targets),
             "Natural representations of the untrained network beside the searched ones; in the "
             "logits the true class is orange.",
         ),
     }
-
-
-def _shares(config: RunConfig, dataset: Dataset, targets: TargetStore) -> tuple[Shares, ...]:
-    """What the first search's targets are made of."""
-    stages, split = make_stages(config, dataset, config.seed), dataset.train
-    rows = rows_of(split.ids, targets.ids)
-    if (rows < 0).any():
-        raise ValueError(f"{targets.path} has targets of images that are not in the training split")
-    naturals = Naturals(stages, split.images[rows], dataset.normalize)
-    return decompose(targets, naturals, split.labels[rows], dataset.num_classes)
 
 
 def _searched(config: RunConfig, folder: Path, targets: TargetStore) -> tuple[tuple[str, str], ...]:
@@ -234,17 +227,17 @@ def _row(name: str, result: Result, config: RunConfig, dataset: Dataset) -> Row:
     )
 
 
-def _gallery(config: RunConfig, dataset: Dataset, targets: TargetStore) -> Any:
+def _gallery(stages: Stages, dataset: Dataset, targets: TargetStore) -> Any:
     """A few training images of different classes, seed 0's natural and searched representations."""
     _, rows = np.unique(dataset.train.labels, return_index=True)
     rows = np.sort(rows)[:GALLERY_IMAGES]
     searched = targets.read(rows_of(targets.ids, dataset.train.ids[rows]))
     h = jnp.asarray(dataset.normalize(dataset.train.images[rows]))
     natural = []
-    for stage in make_stages(config, dataset, config.seed):
+    for stage in stages:
         h = stage(h)
         natural.append(np.asarray(h))
-    return plots.plot_representations(
+    return pictures.plot_representations(
         dataset.train.images[rows],
         natural,
         [np.asarray(r, np.float32) for r in searched.representations],

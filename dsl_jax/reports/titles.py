@@ -48,9 +48,8 @@ def training_title(name: str, training: Training | Result, cycles: int) -> str:
     if training.variant == "sgd":
         long = f", {cycles} times the epochs" if training.kind == "long_sgd" else ""
         return f"SGD, G = {training.groups}{long}"
-    title = ROWS[str(training.variant)][0]
     if training.kind in CONTROLLED:
-        title = title.replace("searched targets", CONTROLLED[training.kind][0])
+        title = f"{CONTROLLED[training.kind][0]}, {str(training.variant).replace('_', ' ')}"
         return title if training.cycle == 1 else f"{title}, cycle {training.cycle}"
-    title += KINDS[training.kind][0]
+    title = ROWS[str(training.variant)][0] + KINDS[training.kind][0]
     return title if training.kind == "fresh_network" else f"{title}, cycle {training.cycle}"
