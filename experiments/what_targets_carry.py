@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -34,7 +34,7 @@ from dsl_jax.pipeline import open_targets
 from dsl_jax.reports import intervals, plots
 from dsl_jax.reports.carried import HEADER
 from dsl_jax.reports.titles import training_title
-from dsl_jax.runs.controlled import naturals_of
+from dsl_jax.runs.controlled import searched_naturals
 from dsl_jax.runs.folder import RunFolder, read_predictions
 from dsl_jax.runs.steps import trainings
 from dsl_jax.targets.decomposition import decompose
@@ -64,8 +64,7 @@ SCALES = {
 
 def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     """A point a search, G and seed; their searches are made once."""
-    if "target_controls" not in command_line.assigned("config"):
-        config = dataclasses.replace(config, target_controls=settings.controls)
+    config = dataclasses.replace(config, target_controls=settings.controls)
     options = {PRESETS_OWN: {}} | parse_options(settings.more, "sweep.more")
     points, searched = [], set()
     for seed in config.seeds:
@@ -94,7 +93,7 @@ def best_sgd(config: RunConfig, settings: Settings, seed: int) -> sweeps.Point:
     config = dataclasses.replace(
         config, seed=seed, num_seeds=1, variants=("sgd",), target_controls=(), cycles=1
     )
-    config = override(config, parse_assignments(settings.best_sgd), "sweep.best_sgd")
+    config = override(config, parse_assignments(settings.best_sgd, "sweep.best_sgd"))
     config = dataclasses.replace(config, sgd_groups=(config.learner_groups,))
     columns = {"search": BEST_SGD, "learner_groups": config.learner_groups, "seed": seed}
     return sweep_points.run_point(f"best_sgd-seed_{seed}", columns, config)
@@ -140,7 +139,9 @@ def shares_of(run_folder: RunFolder, dataset: Dataset, seed: int) -> dict[str, d
             targets := open_targets(run_folder, seed, training.targets)
         ):
             continue
-        naturals, labels = naturals_of(run_folder, dataset, seed, training.targets[-1], targets)
+        naturals, labels = searched_naturals(
+            run_folder, dataset, seed, training.targets[-1], targets
+        )
         found[training.targets] = {
             f"{field}_{block}": round(value, 5)
             for block, one in enumerate(decompose(targets, naturals, labels, dataset.num_classes))
@@ -177,9 +178,23 @@ def less(ours: sweep_rows.Rows, theirs: sweep_rows.Rows) -> intervals.Interval |
     return intervals.of_paired_seeds_and_images(*map(np.stack, zip(*pairs, strict=True)))
 
 
-def ladders(rows: sweep_rows.Rows) -> Iterator[tuple[str, sweep_rows.Rows, sweep_rows.Rows]]:
-    """For each search, G, variant and cycle: its title, its rows, SGD's of that G and length."""
+class Ladder(NamedTuple):
+    """What is compared: rows of the searched targets, and of all else, by name.
+
+    others: the controls, SGD of the same G and as many epochs, and SGD at its best, where there.
+    """
+
+    title: str
+    searched: sweep_rows.Rows
+    others: dict[str, sweep_rows.Rows]
+    sgd: sweep_rows.Rows
+    best_sgd: sweep_rows.Rows
+
+
+def ladders(rows: sweep_rows.Rows) -> Iterator[Ladder]:
+    """One for each search, G, variant and cycle."""
     columns = ("search", "learner_groups", "variant", "cycle")
+    best = sweep_rows.select(rows, search=BEST_SGD)
     for place in dict.fromkeys(tuple(row[c] for c in columns) for row in rows):
         search, groups, variant, cycle = place
         if variant == "sgd":
@@ -190,7 +205,13 @@ def ladders(rows: sweep_rows.Rows) -> Iterator[tuple[str, sweep_rows.Rows, sweep
         chosen = sweep_rows.select(rows, **dict(zip(columns, place, strict=True)))
         as_long = "sgd" if cycle == 1 else "long_sgd"
         sgd = sweep_rows.select(rows, search=search, learner_groups=groups, kind=as_long)
-        yield title, chosen, sgd
+        methods = [
+            sweep_rows.select(chosen, kind=kind) for kind in sweep_rows.values_of(chosen, "kind")
+        ]
+        searched, *controls = methods
+        others = {one[0]["title"]: one for one in [*controls, sgd] if one}
+        others |= {BEST_SGD: best} if best else {}
+        yield Ladder(title, searched, others, sgd, best)
 
 
 def in_text(interval: intervals.Interval | None) -> str:
@@ -200,32 +221,22 @@ def in_text(interval: intervals.Interval | None) -> str:
 
 def table(rows: sweep_rows.Rows) -> str:
     """A table a ladder; what the targets are made of."""
-    best, parts = sweep_rows.select(rows, search=BEST_SGD), []
-    for title, chosen, sgd in ladders(rows):
-        searched, lines = sweep_rows.select(chosen, kind="cycle"), []
-        kinds = sweep_rows.values_of(chosen, "kind")
-        for one in [*(sweep_rows.select(chosen, kind=kind) for kind in kinds), sgd, best]:
-            if not one:
-                continue
-            is_sgd = one is sgd or one is best
-            baselines = ("", "") if is_sgd else [in_text(less(one, x)) for x in (sgd, best)]
+    header = ["learned", "test", "validation", "less searched", "less SGD", "less SGD at its best"]
+    parts = []
+    for title, searched, others, sgd, best in ladders(rows):
+        lines = []
+        for name, one in [(searched[0]["title"], searched), *others.items()]:
+            baselines = (
+                [searched, sgd, best] if one is not sgd and one is not best else [searched, [], []]
+            )
             lines.append(
                 [
-                    BEST_SGD if one is best else one[0]["title"],
+                    name,
                     sweep_rows.mean_percent(one, "test_accuracy"),
                     sweep_rows.mean_percent(one, "validation_accuracy"),
-                    "" if one is searched else in_text(less(one, searched)),
-                    *baselines,
+                    *("" if one is other else in_text(less(one, other)) for other in baselines),
                 ]
             )
-        header = [
-            "learned",
-            "test",
-            "validation",
-            "less searched",
-            "less SGD",
-            "less SGD at its best",
-        ]
         parts += [f"**{title}**", sweep_rows.markdown(header, lines)]
     seeds = len(sweep_rows.values_of(rows, "seed"))
     over = "test images, for one seed" if seeds == 1 else f"{seeds} seeds and the test images"
@@ -260,23 +271,19 @@ def carried(rows: sweep_rows.Rows) -> list[str]:
 def draw(rows: sweep_rows.Rows) -> dict[str, tuple[Figure, str]]:
     """A figure a ladder: how far each control is from the searched targets."""
     figures = {}
-    best = sweep_rows.select(rows, search=BEST_SGD)
-    for number, (title, chosen, sgd) in enumerate(ladders(rows)):
-        searched = sweep_rows.select(chosen, kind="cycle")
-        kinds = [kind for kind in sweep_rows.values_of(chosen, "kind") if kind != "cycle"]
-        lines = {}
-        for one in [*(sweep_rows.select(chosen, kind=kind) for kind in kinds), sgd, best]:
-            if one and (difference := less(one, searched)) is not None:
-                lines[BEST_SGD if one is best else one[0]["title"]] = difference
-        if lines:
-            caption = f"{rows[0]['dataset']}, {title}: test accuracy less that of searched targets."
-            figures[f"ladder_{number}"] = (plots.plot_differences(lines), caption)
+    for number, ladder in enumerate(ladders(rows)):
+        differences = {name: less(one, ladder.searched) for name, one in ladder.others.items()}
+        known = {name: one for name, one in differences.items() if one is not None}
+        if known:
+            what = "test accuracy less that of searched targets"
+            caption = f"{rows[0]['dataset']}, {ladder.title}: {what}."
+            figures[f"ladder_{number}"] = (plots.plot_differences(known), caption)
     return figures
 
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    fixed = ("learner_groups", "sgd_groups", "num_seeds")
+    fixed = ("learner_groups", "sgd_groups", "num_seeds", "target_controls")
     sweeps.run("what_targets_carry", SCALES, define, fixed=fixed, has_cycles=True)
 
 

@@ -5,6 +5,7 @@ import numpy as np
 
 from dsl_jax.config import TARGET_CONTROLS
 from dsl_jax.data.dataset import Dataset, rows_of
+from dsl_jax.evolution.fitness import Stages
 from dsl_jax.keys import CONTROL, purpose_key
 from dsl_jax.networks.frozen import frozen_stages
 from dsl_jax.runs.folder import RunFolder
@@ -27,17 +28,33 @@ def stages_of(run_folder: RunFolder, dataset: Dataset, seed: int, search: Search
     return frozen_stages(run_folder.network(f"seed_{seed}/{search.network}"))
 
 
-def naturals_of(
+def training_rows(dataset: Dataset, targets: Targets) -> np.ndarray:
+    """Where the images of targets stand in the training split.
+
+    Raises:
+      ValueError: it lacks some of them.
+    """
+    rows = rows_of(dataset.train.ids, targets.ids)
+    if missing := targets.ids[rows < 0].tolist():
+        raise ValueError(
+            f"the training split lacks {len(missing)} of {len(rows)} images with targets, ids "
+            f"{missing[:5]} ..."
+        )
+    return rows
+
+
+def naturals_of(stages: Stages, dataset: Dataset, targets: Targets) -> tuple[Naturals, np.ndarray]:
+    """What a network makes of the images of targets, and these images' labels."""
+    rows, split = training_rows(dataset, targets), dataset.train
+    return Naturals(stages, split.images[rows], dataset.normalize), split.labels[rows]
+
+
+def searched_naturals(
     run_folder: RunFolder, dataset: Dataset, seed: int, name: str, targets: Targets
 ) -> tuple[Naturals, np.ndarray]:
-    """What the network of a search makes of the images of targets, and these images' labels."""
+    """`naturals_of` the network that the search of this name searched."""
     search = next(step for step in searches(run_folder.config) if step.name == name)
-    stages = stages_of(run_folder, dataset, seed, search)
-    rows = rows_of(dataset.train.ids, targets.ids)
-    if (rows < 0).any():
-        raise ValueError(f"{name} has targets of images that are not in the training split")
-    images, labels = dataset.train.images[rows], dataset.train.labels[rows]
-    return Naturals(stages, images, dataset.normalize), labels
+    return naturals_of(stages_of(run_folder, dataset, seed, search), dataset, targets)
 
 
 def control_of(
@@ -55,14 +72,15 @@ def control_of(
       targets: those that the method's training learns.
       shuffled: those that were searched for shuffled labels, for the control that needs them.
     """
-    naturals, labels = naturals_of(run_folder, dataset, seed, step.targets[-1], targets)
     key = control_key(seed, step.kind, step.cycle)
+    if shuffled is not None:
+        return controls.with_blocks_of(shuffled, targets)
     if step.kind == "permuted":
+        labels = dataset.train.labels[training_rows(dataset, targets)]
         return controls.permuted(key, targets, labels)
+    naturals, labels = searched_naturals(run_folder, dataset, seed, step.targets[-1], targets)
     if step.kind == "natural":
         return controls.natural(targets, naturals)
-    if step.kind == "shuffled_labels" and shuffled is not None:
-        return controls.with_blocks_of(shuffled, targets)
     statistics = class_statistics(targets, naturals, labels, dataset.num_classes)
     if step.kind == "class_means":
         return controls.class_means(targets, labels, statistics)

@@ -109,16 +109,11 @@ def needed(config: RunConfig, training: Training) -> list[Search | Training]:
 
 
 def needs_of(step: Search | Training) -> set[str]:
-    """The names of the steps that a step uses what is made by."""
-    names: set[str | None] = (
-        {step.network}
-        if isinstance(step, Search)
-        else {
-            step.start,
-            step.shuffled,
-            *step.targets,
-        }
-    )
+    """The names of the steps whose results a step uses."""
+    if isinstance(step, Search):
+        names: tuple[str | None, ...] = (step.network,)
+    else:
+        names = (step.start, step.shuffled, *step.targets)
     return {name for name in names if name is not None}
 
 

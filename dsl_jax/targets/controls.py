@@ -18,8 +18,9 @@ from dsl_jax.batching import in_batches
 from dsl_jax.evolution.fitness import Stages
 from dsl_jax.evolution.image import SearchResult, in_float32
 from dsl_jax.evolution.images import as_pytrees
-from dsl_jax.evolution.operators import kind_of, standardize
+from dsl_jax.evolution.operators import normalize
 from dsl_jax.inputs import check_labels
+from dsl_jax.measures import cosine_distance
 from dsl_jax.values import one_of
 
 CHUNK = 512  # images at once, so that memory holds no second copy of all
@@ -100,8 +101,7 @@ def natural_representations(stages: Stages, images: jax.Array) -> tuple[jax.Arra
     found, h = [], images
     for stage in in_float32(stages, images[0])[:-1]:
         h = stage(h)
-        kind = kind_of(h.shape[1:], last=False)
-        found.append(jax.vmap(lambda one, kind=kind: standardize(one, kind))(h))
+        found.append(jax.vmap(normalize)(h))
     return tuple(found)
 
 
@@ -155,7 +155,10 @@ def class_statistics(
         for total, (target, natural) in zip(sums, pairs, strict=True):
             total[0] += np.tensordot(members, target, 1)
             total[1] += np.tensordot(members, natural, 1)
-        cosines.append([cosine(target, natural).sum() for target, natural in pairs])
+        distances = [
+            cosine_distance(*(jnp.asarray(centred(one)) for one in pair)) for pair in pairs
+        ]
+        cosines.append([float(np.sum(1 - np.asarray(distance))) for distance in distances])
     means = [total / np.maximum(counts, 1).reshape(-1, *[1] * (total.ndim - 2)) for total in sums]
     return ClassStatistics(
         counts,
@@ -163,13 +166,6 @@ def class_statistics(
         tuple((target - natural).astype(np.float32) for target, natural in means),
         tuple((np.sum(cosines, axis=0) / len(labels)).tolist()),
     )
-
-
-def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Of each pair of [M, ...] and [M, ...], less their means: [M]; 0 where one is constant."""
-    a, b = (centred(x) for x in (a, b))
-    size = np.sqrt(np.einsum("md,md->m", a, a) * np.einsum("md,md->m", b, b))
-    return np.einsum("md,md->m", a, b) / np.where(size == 0, 1, size)
 
 
 # --------------------------------------------------------------------------------------------
@@ -216,7 +212,7 @@ def with_blocks_of(other: Targets, targets: Targets) -> Control:
     """The blocks' targets of another search of the same images, with the logits of this one."""
     if not np.array_equal(other.ids, targets.ids):
         raise ValueError("the two searches are of different images, or in another order")
-    return Control(targets.ids, lambda rows: (*blocks_of(other, rows), logits_of(targets, rows)))
+    return _with_logits(targets, lambda rows: other.read(rows).representations[:-1])
 
 
 def class_means(targets: Given, labels: np.ndarray, statistics: ClassStatistics) -> Given:
@@ -277,7 +273,7 @@ def moved(natural: jax.Array, direction: jax.Array, value: float) -> jax.Array:
     It is value * n + sqrt(1 - value^2) * d: n the natural one and d the direction, from which what
     it has of n is taken away, both brought to mean 0 and variance 1.
     """
-    n = standardize(natural, "conv")
+    n = normalize(natural)
     d = direction - jnp.mean(direction)
     d = d - n * (jnp.mean(n * d) / jnp.mean(n * n))
     d = d * jax.lax.rsqrt(jnp.maximum(jnp.mean(d * d), jnp.finfo(jnp.float32).tiny))
@@ -324,11 +320,6 @@ def blocks_of(targets: Targets, rows: np.ndarray) -> Blocks:
     return tuple(np.asarray(block, np.float32) for block in blocks)
 
 
-def logits_of(targets: Targets, rows: np.ndarray) -> np.ndarray:
-    """The targets of the logits: [M, classes]."""
-    return np.asarray(targets.read(rows).representations[-1])
-
-
 def _with_logits(targets: Given, blocks: Callable[[np.ndarray], Blocks]) -> Given:
     """Other blocks, in the type of the targets' own, with the targets' logits."""
     read = as_targets(targets)
@@ -349,6 +340,7 @@ def _as_given(targets: Given, control: Control) -> Given:
 def check_aligned(
     targets: Targets, naturals: Naturals, labels: np.ndarray, num_classes: int
 ) -> np.ndarray:
+    """Labels as int32 [N]. Raises ValueError unless all three are of as many images."""
     count = len(targets.ids)
     if len(naturals) != count:
         raise ValueError(f"{count} images have targets, but there are {len(naturals)} images")

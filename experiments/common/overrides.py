@@ -38,13 +38,16 @@ def parse_options(text: str, where: str) -> dict[str, dict[str, str]]:
         name, _, pairs = part.partition(":")
         if not re.fullmatch(r"[\w.-]+", name) or not all("=" in p for p in pairs.split(";")):
             raise ValueError(f"{where}: {part!r} should read NAME:FIELD=VALUE;FIELD=VALUE")
-        options[name] = parse_assignments(pairs)
+        options[name] = parse_assignments(pairs, where)
     return options
 
 
-def parse_assignments(pairs: str) -> dict[str, str]:
-    """ "FIELD=VALUE;FIELD=VALUE" as a dict, without pairs for an empty text."""
-    return dict(pair.split("=", 1) for pair in filter(None, pairs.split(";")))
+def parse_assignments(pairs: str, where: str) -> dict[str, str]:
+    """From "FIELD=VALUE;FIELD=VALUE" the values by field. Raises as `parse_options`."""
+    parts = [pair.partition("=") for pair in pairs.split(";")]
+    if not all(equals for _, equals, _ in parts):
+        raise ValueError(f"{where}: {pairs!r} should read FIELD=VALUE;FIELD=VALUE")
+    return {field: value for field, _, value in parts}
 
 
 def _assign(config: Any, parts: list[str], text: str, path: str) -> Any:
