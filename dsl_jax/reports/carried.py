@@ -28,7 +28,7 @@ def carried_table(shares: Sequence[Shares]) -> Table:
         "the searched network; along its class's mean displacement, searched less natural, of the "
         f"other images of the class; and neither, {rest:.0%} on average. With few images a class "
         "the second share is too low, and the third too high. What is an image's own helps only as "
-        "far as it can be told from the image; --controls=permuted trains on the targets of "
-        "another image of the class."
+        "far as it can be told from the image; the control called permuted trains on the targets "
+        "of another image of the class."
     )
     return Table("What the targets carry", HEADER, lines, text)

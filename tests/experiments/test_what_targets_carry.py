@@ -77,7 +77,7 @@ def test_further_searches_and_depths_are_points_beside_the_presets():
     weak = points[2].config
     assert weak.search.layers[0].mutation_strength == 0.01 and weak.sgd_groups == (1,)
     assert weak.target_controls == ladder.CONTROLS
-    with pytest.raises(ValueError, match="sweep.best_sgd: 'fast' should read FIELD=VALUE"):
+    with pytest.raises(ValueError, match=r"sweep\.best_sgd: 'fast' should read FIELD=VALUE"):
         ladder.define(config, dataclasses.replace(settings, best_sgd="fast"))
 
 

@@ -10,7 +10,10 @@ from figures import png
 from matplotlib.colors import to_hex
 
 from dsl_jax.reports import pictures, plots
+from dsl_jax.reports.carried import carried_table
 from dsl_jax.reports.dark import INK, PAPER, in_dark
+from dsl_jax.reports.intervals import Interval
+from dsl_jax.targets.decomposition import Shares
 
 
 def rising_fitness(num_images=20, generations=(4, 0, 3)):
@@ -191,3 +194,35 @@ def test_on_dark_paper_ink_is_light_but_not_on_images():
     confusion = pictures.plot_confusion([0, 1], [0, 1], ("cat", "dog"))
     before = [text.get_color() for text in confusion.axes[0].texts]
     assert [text.get_color() for text in in_dark(confusion).axes[0].texts] == before
+
+
+# --------------------------------------------------------------------------------------------
+# What targets carry
+# --------------------------------------------------------------------------------------------
+
+SHARES = (Shares(0.1, 0.3, 0.6, 0.31), Shares(0.0, 0.75, 0.25, 0.0))
+
+
+def test_shares_of_a_block_follow_each_other_up_to_all_of_it():
+    figure = plots.plot_shares(SHARES)
+    bars = [(bar.get_x(), bar.get_width()) for bar in figure.axes[0].patches]
+    for block, one in enumerate(SHARES):
+        parts = bars[block :: len(SHARES)]
+        np.testing.assert_allclose([width for _, width in parts], [100 * x for x in one[:3]])
+        np.testing.assert_allclose([x for x, _ in parts], 100 * np.cumsum([0, *one[:2]]))
+    assert png(figure)
+
+
+def test_shares_in_a_table_have_the_mean_of_what_is_neither():
+    table = carried_table(SHARES)
+    assert table.lines[0] == ("block 0", "10.0%", "30.0%", "60.0%", "0.31")
+    assert "neither, 42% on average" in table.text  # 42.5, to even
+
+
+def test_differences_are_points_beside_the_zero_line():
+    figure = plots.plot_differences({"permuted": Interval(0.01, -0.005, 0.02)})
+    axes = figure.axes[0]
+    (bar,) = axes.collections
+    np.testing.assert_allclose(bar.get_segments()[0][:, 0], (-0.5, 2))
+    assert axes.lines[0].get_xdata()[0] == 0 and axes.get_yticklabels()[0].get_text() == "permuted"
+    assert png(figure)

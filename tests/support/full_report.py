@@ -1,6 +1,6 @@
 """A report in which nothing is left out."""
 
-from dsl_jax.reports.pages import Report, Row
+from dsl_jax.reports.pages import Report, Row, Table
 
 
 def full_report():
@@ -23,6 +23,9 @@ def full_report():
                 is_reference=True,
                 interval=(0.9854, 0.9897),
             ),
+        ),
+        tables=(
+            Table("What it is made of", ("part", "share"), (("block 0", "12.5%"),), "Two parts."),
         ),
         figures=(("Accuracy of every row", "accuracy plot.png"),),
         timings=(("search", 59.94), ("learning", 59.97)),
