@@ -49,7 +49,12 @@ def report(rows: list[dict[str, Any]], about: dict[str, Any], path: str | None) 
     for line in cells:
         print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)))
     if path:
-        Path(path).write_text(json.dumps({"machine": about, "rows": rows}, indent=1) + "\n")
+        save({"machine": about, "rows": rows}, path)
+
+
+def save(results: dict[str, Any], path: str) -> None:
+    """Writes results as JSON."""
+    Path(path).write_text(json.dumps(results, indent=1) + "\n")
 
 
 def _cell(value: Any) -> str:

@@ -1,0 +1,326 @@
+"""All that needs a real accelerator, in one command of minutes: is it right there, and how fast.
+
+    python benchmarks/on_device.py --json=on_device.json
+
+Compared with the CPU of the same machine: what the stages give for the same images, and what the
+same search finds. Measured: copying memory, a generation of each layer at the paper's widths and
+at laptop's, a step of learning, the seconds that each needs to compile, a repetition bit for bit,
+and a whole laptop run of --dataset. On a machine without an accelerator it all runs on the CPU;
+--small makes that a matter of a minute.
+"""
+
+import dataclasses
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import timing
+from absl import app, flags
+from flax import nnx
+
+import dsl_jax as dsl
+from dsl_jax.evolution.fitness import evaluate_candidates
+from dsl_jax.evolution.image import _evolve, rules_of
+from dsl_jax.evolution.images import _search_together, as_pytrees
+from dsl_jax.evolution.operators import kind_of
+from dsl_jax.keys import philox_key
+from dsl_jax.learning.objectives import target_objective
+from dsl_jax.learning.optimizer import make_optimizer
+from dsl_jax.learning.train import Program, _step
+from dsl_jax.networks.interface import in_mode
+
+_ROUNDS = flags.DEFINE_integer("rounds", 5, "How often each piece is timed; medians count.")
+_SMALL = flags.DEFINE_bool("small", False, "Small networks and few images, to see that it runs.")
+_DATASET = flags.DEFINE_string("dataset", "mnist", "Of the whole run; empty: none.")
+_JSON = flags.DEFINE_string("json", None, "Where the results go.")
+
+IMAGE_SHAPE = (32, 32, 3)
+CLASSES = 10
+
+
+class Case(NamedTuple):
+    """A network to search and to learn with, and how."""
+
+    name: str
+    width: int
+    search: dsl.SearchConfig
+    images: int  # searched at once
+    batch: int
+
+
+def cases() -> list[Case]:
+    """The paper's network and laptop's."""
+    laptop = dsl.get_preset("laptop", "cifar10")
+    if _SMALL.value:
+        search = dsl.get_preset("smoke", "cifar10").search
+        return [Case("small", 8, search, images=2, batch=20)]
+    paper = dsl.get_preset("paper", "cifar10")
+    return [
+        Case("laptop, width 32", 32, laptop.search, images=256, batch=100),
+        Case("paper, width 256", 256, paper.search, images=32, batch=2000),
+    ]
+
+
+def make(case: Case) -> tuple[dsl.ConvNet, tuple, np.ndarray]:
+    """A case's network, its stages, and images."""
+    images = np.random.default_rng(0).normal(size=(max(64, case.images), *IMAGE_SHAPE))
+    images = images.astype(np.float32)
+    network = dsl.ConvNet(
+        IMAGE_SHAPE, CLASSES, (case.width,) * 3, 2, normalize_blocks=True, rngs=nnx.Rngs(0)
+    )
+    network.whiten(images[:64])
+    stages = dsl.frozen_stages(network, images[:64], case.search, key=jax.random.key(0))
+    return network, as_pytrees(stages), images
+
+
+# --------------------------------------------------------------------------------------------
+# Is it right?
+# --------------------------------------------------------------------------------------------
+
+
+def agreement(case: Case) -> list[dict[str, Any]]:
+    """What the device makes of images, and of their search, beside what the CPU makes of them."""
+    _, stages, images = make(case)
+    devices = {"here": jax.devices()[0], "cpu": jax.devices("cpu")[0]}
+    rows = []
+    for precision in ("default", "highest"):
+        found = {}
+        with jax.default_matmul_precision(precision):
+            for place, device in devices.items():
+                h, outputs = jax.device_put(images[:64], device), []
+                for stage in jax.device_put(stages, device):
+                    h = jax.jit(stage)(h)
+                    outputs.append(np.asarray(h))
+                found[place] = outputs
+        for number, (here, cpu) in enumerate(zip(found["here"], found["cpu"], strict=True)):
+            error = float(np.linalg.norm(here - cpu) / np.linalg.norm(cpu))
+            rows.append(
+                {"what": f"stage {number}, matmul precision {precision}", "relative error": error}
+            )
+    return rows
+
+
+def searches_agree(case: Case) -> list[dict[str, Any]]:
+    """A small search by the same key on both: mean cross-entropy after each layer."""
+    few = case._replace(images=4 if _SMALL.value else 64)
+    _, stages, images = make(few)
+    labels = np.arange(few.images) % CLASSES
+    results = {}
+    for place in ("here", "again", "cpu"):
+        device = jax.devices("cpu" if place == "cpu" else None)[0]
+        shared = (philox_key(jax.random.key(1)), stages, few.search)
+        each = (
+            images[: few.images],
+            labels.astype(np.int32),
+            np.arange(few.images, dtype=np.uint32),
+        )
+        placed = jax.device_put((shared, *each), device)
+        results[place] = jax.device_get(_search_together(*placed, rules_of(few.search)))
+    same = jax.tree.map(np.array_equal, results["here"], results["again"])
+    return [
+        {
+            "what": f"layer {number}",
+            "cross-entropy here": -float(here[:, -1].mean()),
+            "on the CPU": -float(cpu[:, -1].mean()),
+            "largest difference": float(np.abs(here[:, -1] - cpu[:, -1]).max()),
+            "again the same bits": all(jax.tree.leaves(same)),
+        }
+        for number, (here, cpu) in enumerate(
+            zip(results["here"].fitness, results["cpu"].fitness, strict=True)
+        )
+    ]
+
+
+# --------------------------------------------------------------------------------------------
+# How fast is it?
+# --------------------------------------------------------------------------------------------
+
+
+def bandwidth() -> float:
+    """Bytes a second that a copy reads and writes."""
+    array = jnp.ones((2**22 if _SMALL.value else 2**29,), jnp.float32)
+    copy = jax.jit(lambda x: x + 1)
+    seconds = timing.side_by_side({"copy": lambda: copy(array)}, _ROUNDS.value)["copy"]
+    return 2 * array.nbytes / seconds
+
+
+def generations(case: Case, copied: float) -> list[dict[str, Any]]:
+    """A generation of each layer, of several images at once.
+
+    Its seconds are the difference between few generations and more. Passes: over the bytes of its
+    candidates, at the speed at which memory is copied.
+    """
+    _, stages, images = make(case)
+    rows, h = [], jnp.asarray(images[: case.images])
+    for index, layer in enumerate(case.search.layers):
+        h = jax.jit(stages[index])(h)
+        kind = kind_of(h.shape[1:], last=index == len(stages) - 1)
+        few, more = 1, 6
+
+        def evolve(many, index=index, layer=layer, kind=kind):
+            changed = dataclasses.replace(layer, generations=many)
+
+            @jax.jit
+            def of_all(keys, rest, h):
+                def of_one(key, one):
+                    evaluate = partial(evaluate_candidates, rest, 3)
+                    start = jnp.broadcast_to(one, (case.search.population_size, *one.shape))
+                    rules = rules_of(case.search)
+                    return _evolve(key, start, evaluate, changed, case.search, kind, rules)
+
+                return jax.vmap(of_one)(keys, h)
+
+            return of_all
+
+        keys = jax.random.split(philox_key(jax.random.key(0)), case.images)
+        works, compiling = {}, 0.0
+        for name, many in (("few", few), ("more", more)):
+            work = evolve(many)
+            started = time.perf_counter()
+            jax.block_until_ready(work(keys, stages[index + 1 :], h))
+            compiling = time.perf_counter() - started
+            works[name] = partial(work, keys, stages[index + 1 :], h)
+        times = timing.side_by_side(works, _ROUNDS.value)
+        seconds = max(1e-9, (times["more"] - times["few"]) / (more - few))
+        candidates = case.images * case.search.num_children
+        size = 4 * int(np.prod(h.shape[1:]))
+        rows.append(
+            {
+                "what": f"{case.name}, layer {index}",
+                "candidates/s": candidates / seconds,
+                "KB each": size / 1e3,
+                "passes": seconds * copied / (candidates * size),
+                "ms a generation": 1e3 * seconds,
+                "first call, s": compiling,
+            }
+        )
+    return rows
+
+
+def whole_search(case: Case) -> dict[str, Any]:
+    """`laptop`'s search of as many images as fit at once; of the paper's, how long it compiles."""
+    _, stages, images = make(case)
+    labels = (np.arange(case.images) % CLASSES).astype(np.int32)
+    shared = (philox_key(jax.random.key(1)), stages, case.search)
+    each = (images[: case.images], labels, np.arange(case.images, dtype=np.uint32))
+    rules = rules_of(case.search)
+    started = time.perf_counter()
+    compiled = _search_together.lower(shared, *each, rules=rules).compile()
+    compiling = time.perf_counter() - started
+    started = time.perf_counter()
+    jax.block_until_ready(compiled(shared, *each))
+    seconds = time.perf_counter() - started
+    memory = compiled.memory_analysis()
+    return {
+        "what": f"{case.name}, {case.images} images at once",
+        "compile, s": compiling,
+        "temporaries, GB": memory.temp_size_in_bytes / 1e9 if memory else float("nan"),
+        "seconds": seconds,
+        "images/s": case.images / seconds,
+        "candidates/s": case.images * case.search.candidates_per_image / seconds,
+    }
+
+
+def learning(case: Case) -> dict[str, Any]:
+    """A step of learning from targets, batches coming from the host as they do in `learn`."""
+    network, _, _ = make(case)
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (case.batch, *IMAGE_SHAPE), np.uint8)
+    shapes = jax.eval_shape(
+        in_mode(network, training=False).representations,
+        jax.ShapeDtypeStruct(images.shape, np.float32),
+    )
+    targets = tuple(
+        generator.normal(size=shape).astype(np.float16)
+        for shape in [*(h.shape for h in shapes), (case.batch, CLASSES)]
+    )
+    config = dsl.LearnConfig(batch_size=case.batch, learning_rate=0.05)
+    graph, params, rest = nnx.split(in_mode(network, training=True), nnx.Param, ...)
+    program = Program(graph, target_objective, config, 20, (0.5,) * 3, (0.25,) * 3)
+    start = jax.tree.map(jnp.copy, params)
+
+    def steps(many: int) -> list[float]:
+        params = jax.tree.map(jnp.copy, start)
+        optimizer, losses = make_optimizer(config, 20).init(params), []
+        for _ in range(many):
+            params, optimizer, loss = _step(
+                jax.random.key(0), params, optimizer, rest, images, targets, program
+            )
+            losses.append(loss)
+        return jax.device_get(losses)
+
+    started = time.perf_counter()
+    steps(1)
+    compiling = time.perf_counter() - started
+    few, more = 1, 4 if _SMALL.value else 41
+    times = timing.side_by_side({"few": partial(steps, few), "more": partial(steps, more)})
+    return {
+        "what": f"{case.name}, batch {case.batch}",
+        "ms a step": 1e3 * (times["more"] - times["few"]) / (more - few),
+        "first step, s": compiling,
+        "again the same bits": steps(more) == steps(more),
+    }
+
+
+def whole_run() -> dict[str, Any]:
+    """`main.py` as a user types it."""
+    root = Path(__file__).parents[1]
+    folder = f"/tmp/on_device-{int(time.time())}"
+    command = [sys.executable, "experiments/main.py", f"--dataset={_DATASET.value}"]
+    command += ["--preset=smoke"] if _SMALL.value else []
+    started = time.perf_counter()
+    done = subprocess.run(
+        [*command, f"--output_dir={folder}"], cwd=root, capture_output=True, text=True
+    )
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+    table = [line for line in done.stdout.splitlines() if line.startswith("|")]
+    return {"what": " ".join(["python", *command[1:]]), "seconds": seconds, "table": table}
+
+
+def main(_) -> None:
+    about = timing.machine("dsl_jax", "flax", "optax", "evosax")
+    results: dict[str, Any] = {}
+    failed = []
+
+    def keep(name: str, measure: Callable[[], list[dict[str, Any]]]) -> None:
+        """What is measured stays, should a later piece fail or the machine be taken away."""
+        started = time.perf_counter()
+        print(f"\n{name}", flush=True)
+        try:
+            results[name] = measure()
+            timing.report(results[name], about, None)
+        except Exception:
+            results[name] = traceback.format_exc()
+            failed.append(name)
+            print(results[name])
+        print(f"{time.perf_counter() - started:.0f} s", flush=True)
+        if _JSON.value:
+            timing.save({"machine": about, "results": results}, _JSON.value)
+
+    both = cases()
+    keep("the stages beside the CPU's", lambda: agreement(both[0]))
+    keep("a search beside the CPU's", lambda: searches_agree(both[0]))
+    keep("learning", lambda: [learning(case) for case in both])
+    keep("whole search", lambda: [whole_search(both[0])])
+    copied = bandwidth()
+    keep("copying memory", lambda: [{"what": "GB/s", "value": copied / 1e9}])
+    for case in both:
+        keep(f"generations, {case.name}", partial(generations, case, copied))
+    if _DATASET.value:
+        keep("whole run", lambda: [whole_run()])
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    app.run(main)
