@@ -19,7 +19,7 @@ from flax import nnx
 import dsl_jax as dsl
 from dsl_jax.learning.objectives import target_objective
 from dsl_jax.learning.optimizer import make_optimizer
-from dsl_jax.learning.train import Program, _step
+from dsl_jax.learning.steps import Program, take_step
 from dsl_jax.networks.interface import in_mode
 
 _ROUNDS = flags.DEFINE_integer("rounds", 11, "How often each step is timed; medians count.")
@@ -53,7 +53,7 @@ def our_step(network, images, targets):
     program = Program(graph, target_objective, config, 20, *MOMENTS)
 
     def step():
-        state["params"], state["optimizer"], loss = _step(
+        state["params"], state["optimizer"], loss = take_step(
             key,
             state["params"],
             state["optimizer"],

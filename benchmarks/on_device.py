@@ -34,7 +34,7 @@ from dsl_jax.evolution.operators import kind_of
 from dsl_jax.keys import philox_key
 from dsl_jax.learning.objectives import target_objective
 from dsl_jax.learning.optimizer import make_optimizer
-from dsl_jax.learning.train import Program, _step
+from dsl_jax.learning.steps import Program, take_step
 from dsl_jax.networks.interface import in_mode
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "How often each piece is timed; medians count.")
@@ -251,7 +251,7 @@ def learning(case: Case) -> dict[str, Any]:
         params = jax.tree.map(jnp.copy, start)
         optimizer, losses = make_optimizer(config, 20).init(params), []
         for _ in range(many):
-            params, optimizer, loss = _step(
+            params, optimizer, loss = take_step(
                 jax.random.key(0), params, optimizer, rest, images, targets, program
             )
             losses.append(loss)

@@ -7,19 +7,16 @@ Letters: N training images, B images of a batch, L searched layers before the lo
 
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from jax.sharding import Mesh
 
 from dsl_jax.config import LearnConfig
-from dsl_jax.data.augmentation import augment
-from dsl_jax.data.dataset import Dataset, normalize_pixels
+from dsl_jax.data.dataset import Dataset
 from dsl_jax.devices import on_one_device, replicate, take
 from dsl_jax.files import plain
 from dsl_jax.keys import threefry_key
@@ -28,12 +25,16 @@ from dsl_jax.learning.checks import check_arguments, check_finite, check_targets
 from dsl_jax.learning.evaluation import evaluate_images, with_training_statistics
 from dsl_jax.learning.objectives import sgd_objective, target_objective
 from dsl_jax.learning.optimizer import learning_rate, make_optimizer
+from dsl_jax.learning.resident import has_room_for, with_resident_images
+from dsl_jax.learning.steps import Program, take_step, take_steps
 from dsl_jax.networks.interface import in_mode
 from dsl_jax.progress import progress_bar
 
 Record = dict[str, Any]
 Measure = Callable[[nnx.Module], dict[str, Any]]
 OnEpoch = Callable[[Record], None]
+
+STEPS_AT_ONCE = 600  # at most, where they are one program; the bar moves after it
 
 
 class LearnResult(NamedTuple):
@@ -154,26 +155,16 @@ class Options(NamedTuple):
     progress: str | None
 
 
-class Program(NamedTuple):
-    """What a step is compiled for, all of it hashable; graph: the network without its arrays."""
-
-    graph: Any
-    objective: Callable
-    config: LearnConfig
-    steps_per_epoch: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
 class Task(NamedTuple):
     """All that stays in training."""
 
     program: Program
     dataset: Dataset
     batches: np.ndarray  # rows [steps, B]
-    answers: Any  # what the network should give: a pytree of arrays [N, ...] on the host
+    answers: Any  # what the network should give: a pytree of arrays [N, ...]
     rest: Any  # the network's arrays that are no parameters
     mesh: Mesh | None
+    is_resident: bool  # images and answers lie on the device, so that it can take batches itself
 
 
 class TrainState(NamedTuple):
@@ -243,7 +234,10 @@ def _begin(
     optimizer = make_optimizer(config, len(batches)).init(params)
     state = TrainState(params, optimizer, best_params, jnp.full(2, -jnp.inf, jnp.float32))
     program = Program(graph, objective, config, len(batches), dataset.mean, dataset.std)
-    task = Task(program, dataset, batches, answers, replicate(states[1], mesh), mesh)
+    if is_resident := mesh is None and has_room_for((dataset.train.images, answers)):
+        dataset, answers = with_resident_images(dataset), jax.device_put(answers)
+    rest = replicate(states[1], mesh)
+    task = Task(program, dataset, batches, answers, rest, mesh, is_resident)
     return task, replicate(state, mesh)
 
 
@@ -278,16 +272,27 @@ def _run_batches(
 ) -> tuple[TrainState, np.ndarray]:
     """All batches once, in a new order; the state after them, and their losses."""
     order_key, step_key = jax.random.split(key)
+    order = np.asarray(jax.random.permutation(order_key, len(task.batches)))
     params, optimizer, losses = state.params, state.optimizer, []
-    for number in np.asarray(jax.random.permutation(order_key, len(task.batches))):
+    images, answers, rest = task.dataset.train.images, task.answers, task.rest
+    if task.is_resident:
+        for numbers in np.array_split(order, -(-len(order) // STEPS_AT_ONCE)):
+            batches = (numbers, task.batches[numbers])
+            params, optimizer, some = take_steps(
+                step_key, params, optimizer, rest, images, answers, batches, task.program
+            )
+            losses.append(some)
+            bar.update(len(numbers))
+        return state._replace(params=params, optimizer=optimizer), np.concatenate(losses)
+    for number in order:
         rows = task.batches[number]
-        params, optimizer, loss = _step(
+        params, optimizer, loss = take_step(
             jax.random.fold_in(step_key, number),
             params,
             optimizer,
-            task.rest,
-            take(task.dataset.train.images, rows, task.mesh),
-            jax.tree.map(lambda answer: take(answer, rows, task.mesh), task.answers),
+            rest,
+            take(images, rows, task.mesh),
+            jax.tree.map(lambda answer: take(answer, rows, task.mesh), answers),
             task.program,
         )
         losses.append(loss)
@@ -330,29 +335,3 @@ def _measured(measure: Measure, network: nnx.Module) -> Record:
             "joins the epoch's record"
         )
     return plain(found)
-
-
-@partial(jax.jit, static_argnames="program", donate_argnames=("params", "optimizer_state"))
-def _step(
-    key: jax.Array,
-    params: Any,
-    optimizer_state: Any,
-    rest: Any,
-    images: jax.Array,
-    answers: Any,
-    program: Program,
-) -> tuple[Any, Any, jax.Array]:
-    """One step on a batch of uint8 images [B, H, W, C]."""
-    graph, objective, config, steps_per_epoch, mean, std = program
-    if config.augment:
-        images = augment(key, images, padding=config.crop_padding, flip=config.flip)
-    images = normalize_pixels(images, mean, std)
-
-    def loss_of(params: Any) -> jax.Array:
-        # A copy, since BatchNorm writes its statistics into variables of the trace outside.
-        return objective(nnx.merge(graph, params, rest, copy=True), images, answers, config)
-
-    loss, gradient = jax.value_and_grad(loss_of)(params)
-    optimizer = make_optimizer(config, steps_per_epoch)
-    updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
-    return optax.apply_updates(params, updates), optimizer_state, loss

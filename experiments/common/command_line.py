@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import importlib.util
 import os
 import shlex
 import signal
@@ -157,6 +158,7 @@ def guarded(work: Callable[[], None]) -> None:
         logging.set_verbosity(logging.WARNING)  # not what JAX tells of devices that are not there
     if jax.config.jax_compilation_cache_dir is None:  # else it is the user's
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+    _same_bits_on_a_gpu()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         work()
@@ -185,6 +187,13 @@ def guarded(work: Callable[[], None]) -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _same_bits_on_a_gpu() -> None:
+    """Has XLA use none of the kernels on a GPU whose sums come in any order (docs/on_a_gpu.md)."""
+    option, given = "--xla_gpu_exclude_nondeterministic_ops", os.environ.get("XLA_FLAGS", "")
+    if importlib.util.find_spec("jax_cuda13_plugin") and option not in given:
+        os.environ["XLA_FLAGS"] = f"{given} {option}=true".strip()
 
 
 def _device_fault() -> str | None:

@@ -104,14 +104,14 @@ def assert_same(ours, theirs):
 
 @pytest.mark.parametrize("how", ["learn", "learn_sgd"])
 def test_ten_steps_are_the_same_on_any_number_of_devices(how, monkeypatch):
-    step, steps = training._step, []
+    step, steps = training.take_step, []
 
     def recorded(*arguments):
         params, optimizer, loss = step(*arguments)
         steps[-1].append((float(loss), leaves(params)))
         return params, optimizer, loss
 
-    monkeypatch.setattr(training, "_step", recorded)
+    monkeypatch.setattr(training, "take_step", recorded)
     results = []
     for number in (None, 1, 2, 4, 8):
         steps.append([])
@@ -166,7 +166,7 @@ def test_a_mesh_of_any_axis_type_and_a_second_training_compile_nothing_new():
         jax.make_mesh((4,), ("images",), devices=jax.devices()[:4]),
     ):
         learn_sgd(KEY, Network(), DATASET, CONFIG, mesh=mesh)
-        jitted = (training._step, evaluation._score, evaluation._batch_statistics)
+        jitted = (training.take_step, evaluation._score, evaluation._batch_statistics)
         sizes.append([function._cache_size() for function in jitted])
     assert sizes[0] == sizes[1] == sizes[2]
 

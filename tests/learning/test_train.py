@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from stripes import DATASET, leaves, make, targets
 
 from dsl_jax.config import LearnConfig
 from dsl_jax.evolution.image import SearchResult
-from dsl_jax.learning import train
+from dsl_jax.learning import steps, train
 from dsl_jax.learning.batches import plan_batches
 from dsl_jax.learning.evaluation import (
     Evaluation,
@@ -190,10 +191,39 @@ def test_no_key_is_used_twice():
         )
 
 
+@pytest.mark.parametrize("how", ["learn", "learn_sgd"])
+def test_steps_in_one_program_are_those_taken_one_by_one(how, monkeypatch):
+    config = dataclasses.replace(CONFIG, batch_size=13, augment=True, crop_padding=2)
+
+    def trained():
+        if how == "learn_sgd":
+            return learn_sgd(KEY, make(), DATASET, config)
+        return learn(KEY, make(), DATASET, targets(), config)
+
+    one_by_one, programs = trained(), []
+    monkeypatch.setattr(train, "has_room_for", lambda arrays: True)
+    monkeypatch.setattr(train, "STEPS_AT_ONCE", 3)  # of 5: 3 and 2
+    together = steps.take_steps
+
+    def recorded(*arguments):
+        programs.append(len(arguments[-2][0]))
+        return together(*arguments)
+
+    monkeypatch.setattr(train, "take_steps", recorded)
+    at_once = trained()
+    assert programs == [3, 2] * config.epochs
+    for ours, theirs in zip(one_by_one.history, at_once.history, strict=True):
+        assert ours.keys() == theirs.keys()
+        for name in ("train_loss", "validation_loss", "validation_accuracy"):
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4)
+    assert_same_arrays = partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5)
+    jax.tree.map(assert_same_arrays, leaves(one_by_one.network), leaves(at_once.network))
+
+
 def test_it_compiles_once_for_all_epochs():
-    size = train._step._cache_size()
+    size = steps.take_step._cache_size()
     learn_sgd(KEY, make(), DATASET, dataclasses.replace(CONFIG, learning_rate=0.123))
-    assert train._step._cache_size() == size + 1
+    assert steps.take_step._cache_size() == size + 1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,79 @@
+"""A step of learning, and many of them as one program."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import optax
+from flax import nnx
+
+from dsl_jax.config import LearnConfig
+from dsl_jax.data.augmentation import augment
+from dsl_jax.data.dataset import normalize_pixels
+from dsl_jax.learning.optimizer import make_optimizer
+
+
+class Program(NamedTuple):
+    """What a step is compiled for, all of it hashable; graph: the network without its arrays."""
+
+    graph: Any
+    objective: Callable
+    config: LearnConfig
+    steps_per_epoch: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def step(
+    key: jax.Array,
+    params: Any,
+    optimizer_state: Any,
+    rest: Any,
+    images: jax.Array,
+    answers: Any,
+    program: Program,
+) -> tuple[Any, Any, jax.Array]:
+    """One step on a batch of uint8 images [B, H, W, C]."""
+    graph, objective, config, steps_per_epoch, mean, std = program
+    if config.augment:
+        images = augment(key, images, padding=config.crop_padding, flip=config.flip)
+    images = normalize_pixels(images, mean, std)
+
+    def loss_of(params: Any) -> jax.Array:
+        # A copy, since BatchNorm writes its statistics into variables of the trace outside.
+        return objective(nnx.merge(graph, params, rest, copy=True), images, answers, config)
+
+    loss, gradient = jax.value_and_grad(loss_of)(params)
+    optimizer = make_optimizer(config, steps_per_epoch)
+    updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
+    return optax.apply_updates(params, updates), optimizer_state, loss
+
+
+take_step = jax.jit(step, static_argnames="program", donate_argnames=("params", "optimizer_state"))
+
+
+@partial(jax.jit, static_argnames="program", donate_argnames=("params", "optimizer_state"))
+def take_steps(
+    key: jax.Array,
+    params: Any,
+    optimizer_state: Any,
+    rest: Any,
+    images: jax.Array,
+    answers: Any,
+    batches: tuple[jax.Array, jax.Array],
+    program: Program,
+) -> tuple[Any, Any, jax.Array]:
+    """Steps on batches: their numbers [S] and rows [S, B] of all images and answers [N, ...].
+
+    One program, so that a chip need not wait for the host after each step.
+    """
+
+    def one(carry: Any, batch: Any) -> tuple[Any, jax.Array]:
+        number, rows = batch
+        some, theirs = jax.tree.map(lambda array: array[rows], (images, answers))
+        *carry, loss = step(jax.random.fold_in(key, number), *carry, rest, some, theirs, program)
+        return tuple(carry), loss
+
+    (params, optimizer_state), losses = jax.lax.scan(one, (params, optimizer_state), batches)
+    return params, optimizer_state, losses
