@@ -277,7 +277,7 @@ def draw(rows: sweep_rows.Rows) -> dict[str, tuple[Figure, str]]:
         if known:
             what = "test accuracy less that of searched targets"
             caption = f"{rows[0]['dataset']}, {ladder.title}: {what}."
-            figures[f"ladder_{number}"] = (plots.plot_differences(known), caption)
+            figures[f"ladder_{number}"] = (plots.plot_differences({"": {"": known}}), caption)
     return figures
 
 

@@ -167,23 +167,39 @@ def plot_accuracy(rows: Sequence[Any], split: str = "test") -> Figure:
     return figure
 
 
-def plot_differences(differences: Mapping[str, Any]) -> Figure:
+def plot_differences(panels: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
     """Differences of accuracies from what all are compared with, the zero line.
 
     Args:
-      differences: by name an `intervals.Interval`, as fractions.
+      panels: by the panel's title, by the series' name and by the name of what is compared an
+        `intervals.Interval`, as fractions.
     """
-    figure, axes = _figure(7.5, 1.2 + 0.45 * len(differences))
-    axes.axvline(0, color=GREY, linewidth=1)
-    for height, (value, low, high) in enumerate(differences.values()):
-        sides = [[100 * (value - low)], [100 * (high - value)]]
-        axes.errorbar(
-            100 * value, height, xerr=sides, fmt="o", color=COLORS[0], capsize=4, markersize=6
-        )
-    axes.set_yticks(range(len(differences)), list(differences))
-    axes.set_ylim(len(differences) - 0.5, -0.5)
-    axes.margins(x=0.1)
-    axes.set_xlabel("difference in test accuracy, points; bars: 95 % interval")
+    series = list(dict.fromkeys(name for panel in panels.values() for name in panel))
+    names = list(dict.fromkeys(n for p in panels.values() for one in p.values() for n in one))
+    size = (7.5 if len(panels) == 1 else 1.6 + 2.5 * len(panels), 1.5 + 0.45 * len(names))
+    figure, handles = Figure(figsize=size, dpi=150, layout="constrained"), {}
+    for axes, (title, panel) in zip(
+        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(), strict=True
+    ):
+        tidy(axes)
+        axes.axvline(0, color=GREY, linewidth=1)
+        axes.set_title(title, fontsize="medium")
+        for name, intervals in panel.items():
+            number = series.index(name)
+            middles, lows, highs = 100 * np.array(list(intervals.values())).reshape(-1, 3).T
+            heights = [names.index(n) + 0.3 * (number - (len(series) - 1) / 2) for n in intervals]
+            sides = [middles - lows, highs - middles]
+            look = {"color": COLORS[number], "marker": "os^D"[number % 4]}
+            handles[name] = axes.errorbar(
+                middles, heights, xerr=sides, linestyle="", capsize=3, **look
+            )
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.5, -0.5)
+        axes.margins(x=0.1)
+    figure.supxlabel("difference in test accuracy, points; bars: 95 % interval", fontsize="medium")
+    if len(series) > 1:
+        shown = [handles[name] for name in series]
+        figure.legend(shown, series, loc="outside upper center", ncols=len(series), frameon=False)
     return figure
 
 

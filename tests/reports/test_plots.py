@@ -220,9 +220,32 @@ def test_shares_in_a_table_have_the_mean_of_what_is_neither():
 
 
 def test_differences_are_points_beside_the_zero_line():
-    figure = plots.plot_differences({"permuted": Interval(0.01, -0.005, 0.02)})
+    figure = plots.plot_differences({"": {"": {"permuted": Interval(0.01, -0.005, 0.02)}}})
     axes = figure.axes[0]
     (bar,) = axes.collections
     np.testing.assert_allclose(bar.get_segments()[0][:, 0], (-0.5, 2))
     assert axes.lines[0].get_xdata()[0] == 0 and axes.get_yticklabels()[0].get_text() == "permuted"
+    assert png(figure)
+
+
+def test_differences_in_panels_stand_at_the_heights_of_their_names():
+    one, two, three = (Interval(x, x - 0.01, x + 0.02) for x in (0.01, 0.03, -0.02))
+    panels = {
+        "mnist": {
+            "all layers": {"permuted": one, "natural": two},
+            "skip block 0": {"natural": one},
+        },
+        "cifar10": {"skip block 0": {"natural": three}},
+    }
+    figure = plots.plot_differences(panels)
+    mnist, cifar10 = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == list(panels)
+    assert [x.get_text() for x in mnist.get_yticklabels()] == ["permuted", "natural"]
+    first, second = mnist.collections
+    assert [np.round(s[0, 1]) for s in first.get_segments()] == [0, 1]
+    ((start, end),) = second.get_segments()
+    assert np.round(start[1]) == 1 and start[1] != first.get_segments()[1][0, 1]
+    np.testing.assert_allclose((start[0], end[0]), (0, 3), atol=1e-9)
+    (bar,) = cifar10.collections
+    assert np.allclose(bar.get_colors(), second.get_colors())  # a series is of one colour
     assert png(figure)
