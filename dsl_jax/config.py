@@ -33,6 +33,7 @@ TARGET_CONTROLS = (
     "class_displacement",
     "channel_code",
     "element_code",
+    "class_part",
     "shuffled_labels",
 )
 PRESETS = ("smoke", "laptop", "paper")
@@ -278,8 +279,9 @@ class RunConfig:
           as many epochs on the last targets; "long_sgd", SGD for as many epochs.
       target_controls: what is also learned in place of each cycle's targets, to tell what these
           carry: those of another image of the class ("permuted"); "class_means"; the "natural"
-          representations; these moved by the class's mean displacement ("class_displacement"), by a
-          random "channel_code" or "element_code" of the class, as far as the search did; targets
+          representations; these moved, as far as the search did, by the class's mean displacement
+          ("class_displacement"), by the class's mean of what targets have besides their natural
+          part ("class_part"), by a random "channel_code" or "element_code" of the class; targets
           searched for "shuffled_labels" (see `targets.controls`).
       chunk_size: images searched in one call on a device; None: chosen from the memory.
     """

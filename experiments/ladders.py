@@ -74,22 +74,24 @@ def others(ladder: Ladder) -> Iterator[tuple[str, sweep_rows.Rows]]:
         yield "SGD, same G" if rows is ladder.sgd else title.removesuffix(f", {variant}"), rows
 
 
+def cells_of(ladder: Ladder) -> dict[str, str]:
+    """The accuracy of the searched targets, and the others' less it, by name."""
+    accuracy = sweep_rows.mean_percent(ladder.searched, "test_accuracy")
+    return {"searched targets": accuracy} | {
+        name: what_targets_carry.in_text(what_targets_carry.less(rows, ladder.searched))
+        for name, rows in others(ladder)
+    }
+
+
 def table(columns: Sequence[Column]) -> str:
     """A table a variant: accuracies of the searched targets, and the others' less these."""
     parts = []
     for variant in dict.fromkeys(name for column in columns for name in column.ladders):
-        with_it = [column for column in columns if variant in column.ladders]
-        lines = {"searched targets": []}
-        for _, ladders in with_it:
-            ladder = ladders[variant]
-            lines["searched targets"].append(
-                sweep_rows.mean_percent(ladder.searched, "test_accuracy")
-            )
-            for name, rows in others(ladder):
-                difference = what_targets_carry.less(rows, ladder.searched)
-                lines.setdefault(name, []).append(what_targets_carry.in_text(difference))
-        header = [variant.replace("_", " "), *(column.title for column in with_it)]
-        parts.append(sweep_rows.markdown(header, [[name, *cells] for name, cells in lines.items()]))
+        with_it = {c.title: c.ladders[variant] for c in columns if variant in c.ladders}
+        cells = {title: cells_of(ladder) for title, ladder in with_it.items()}
+        names = dict.fromkeys(name for column in cells.values() for name in column)
+        lines = [[name, *(column.get(name, "") for column in cells.values())] for name in names]
+        parts.append(sweep_rows.markdown([variant.replace("_", " "), *cells], lines))
     return "\n\n".join(parts)
 
 

@@ -26,6 +26,10 @@ CONTROLLED = {
         "natural and class displacement",
         "moved by the class's mean of searched less natural; searched logits",
     ),
+    "class_part": (
+        "natural and class part",
+        "moved by the class's mean of searched less its natural part; searched logits",
+    ),
     "channel_code": (
         "natural and channel code",
         "moved by a random number a class and channel, blocks not searched; searched logits",

@@ -84,7 +84,7 @@ def control_of(
     statistics = class_statistics(targets, naturals, labels, dataset.num_classes)
     if step.kind == "class_means":
         return controls.class_means(targets, labels, statistics)
-    directions = statistics.displacements
+    directions = statistics.parts if step.kind == "class_part" else statistics.displacements
     if step.kind in ("channel_code", "element_code"):
         shapes = [block.shape[1:] for block in directions]
         code = step.kind.removesuffix("_code")

@@ -128,6 +128,17 @@ class ClassStatistics(NamedTuple):
     displacements: Blocks
     cosines: tuple[float, ...]
 
+    @property
+    def parts(self) -> Blocks:
+        """For each block float32 [C, ...], the mean of the target less its natural part.
+
+        That part is the cosine times the natural representation. A displacement takes away all of
+        the latter, of which the target has little: so most of a displacement may be what the
+        natural representations of all classes have in common, reversed.
+        """
+        zipped = zip(self.means, self.displacements, self.cosines, strict=True)
+        return tuple(mean - cosine * (mean - moved) for mean, moved, cosine in zipped)
+
 
 def class_statistics(
     targets: Targets, naturals: Naturals, labels: np.ndarray, num_classes: int
@@ -236,7 +247,7 @@ def natural_plus(
     """Blocks: the image's natural representation moved in its class's direction.
 
     Args:
-      directions: for each block [C, ...], of any size: the class displacements of
+      directions: for each block [C, ...], of any size: the `displacements` or `parts` of
         `class_statistics`, or a `random_code`.
       cosines: for each block that of the target to the natural representation; `class_statistics`
         has those that search leaves.

@@ -2,6 +2,8 @@
 
 import dataclasses
 import importlib
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,3 +129,39 @@ def test_differences_are_of_pairs_and_sgd_at_its_best_stands_beside_all(tmp_path
         "sgd_g1",
         ladder.BEST_SGD,
     ]
+
+
+def test_ladders_stand_side_by_side(experiment, tmp_path, capsys):
+    results = Path(__file__).parents[2] / "results"
+    sweeps = [str(results / f"carry-{name}") for name in ("cifar10_map", "mnist_5k")]
+    folder = tmp_path / "ladders"
+    assert experiment("ladders")(f"--sweeps={','.join(sweeps)}", f"--output_dir={folder}") == 0
+    tables = capsys.readouterr().out.split("\n\n")
+    first, second = ([x.strip("| ").split(" | ") for x in t.splitlines()] for t in tables[:2])
+    # One has both variants; the other has other searches too, which are left out.
+    assert first[0] == ["all layers", "cifar10, 5,000", "mnist_5k, 3,680"]
+    assert second[0] == ["skip block 0", "mnist_5k, 3,680"]
+    rows = json.loads((results / "carry-cifar10_map/points/preset-g2-seed_1.json").read_text())
+    by_name = {row["training"]: 100 * row["test_accuracy"] for row in rows["rows"]}
+    cells = {line[0]: line[1] for line in first[2:]}
+    assert cells["class means"] == "" and {len(line) for line in first} == {3}
+    assert cells["searched targets"] == f"{by_name['all_layers']:.2f}"
+    less = by_name["all_layers_permuted"] - by_name["all_layers"]
+    assert cells["permuted targets"].startswith(f"{less:+.2f} (")
+    assert cells["SGD, same G"].startswith(f"{by_name['sgd_g2'] - by_name['all_layers']:+.2f} (")
+    assert (folder / "ladders.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("sweeps", "message"),
+    [
+        ("", "sweeps is empty: give the folders"),
+        ("{}/nothing", "nothing holds no what_targets_carry"),
+        ("results/cycles-cifar10", "cycles-cifar10 holds no what_targets_carry"),
+    ],
+)
+def test_what_is_no_ladder_is_named(sweeps, message, experiment, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    given = f"--sweeps={sweeps.format(tmp_path)}"
+    assert experiment("ladders")(given, f"--output_dir={tmp_path / 'out'}") == 2
+    assert message in capsys.readouterr().err

@@ -87,6 +87,25 @@ def test_class_statistics_are_means_over_each_class(store, statistics):
         assert statistics.cosines[block] == pytest.approx(np.mean(each), abs=1e-5)
 
 
+def test_a_class_part_is_what_the_targets_of_a_class_share_besides_the_natural():
+    naturals, labels = Naturals(toy.STAGES, toy.IMAGES[:4]), np.array([0, 1, 0, 1])
+    natural, parts = naturals.read(np.arange(4)), []
+    for n in natural:  # at right angles to all natural ones, of mean 0 and variance 1
+        taken = np.linalg.qr(np.concatenate([np.ones((1, n[0].size)), n.reshape(4, -1)]).T)[0]
+        drawn = np.random.default_rng(3).normal(size=(2, n[0].size))
+        left = drawn - drawn @ taken @ taken.T
+        parts.append((left / left.std(axis=1, keepdims=True)).reshape(2, *n.shape[1:]))
+    blocks = [0.6 * n + 0.8 * part[labels] for n, part in zip(natural, parts, strict=True)]
+    targets = SearchResult((*blocks, np.zeros((4, 3), np.float32)), ())
+    found = class_statistics(controls.as_targets(targets), naturals, labels, 3)
+    np.testing.assert_allclose(found.cosines, 0.6, atol=1e-4)
+    for ours, theirs in zip(found.parts, parts, strict=True):
+        np.testing.assert_allclose(ours[:2], 0.8 * theirs, atol=1e-3)
+    again = controls.natural_plus(found.parts, found.cosines, targets, naturals, labels)
+    for ours, theirs in zip(again.representations[:-1], blocks, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=3e-3)
+
+
 def test_reading_in_parts_changes_nothing(store, naturals, statistics, monkeypatch):
     whole = controls.class_means(store, LABELS, statistics).read()
     monkeypatch.setattr(controls, "CHUNK", 2)
