@@ -71,7 +71,7 @@ def others(ladder: Ladder) -> Iterator[tuple[str, sweep_rows.Rows]]:
     """What is compared with the searched targets, by a name without the variant or SGD's G."""
     variant = ladder.searched[0]["variant"].replace("_", " ")
     for title, rows in ladder.others.items():
-        yield "SGD, same G" if rows is ladder.sgd else title.removesuffix(f", {variant}"), rows
+        yield "SGD, same depth" if rows is ladder.sgd else title.removesuffix(f", {variant}"), rows
 
 
 def cells_of(ladder: Ladder) -> dict[str, str]:

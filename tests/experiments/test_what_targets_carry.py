@@ -148,7 +148,9 @@ def test_ladders_stand_side_by_side(experiment, tmp_path, capsys):
     assert cells["searched targets"] == f"{by_name['all_layers']:.2f}"
     less = by_name["all_layers_permuted"] - by_name["all_layers"]
     assert cells["permuted targets"].startswith(f"{less:+.2f} (")
-    assert cells["SGD, same G"].startswith(f"{by_name['sgd_g2'] - by_name['all_layers']:+.2f} (")
+    assert cells["SGD, same depth"].startswith(
+        f"{by_name['sgd_g2'] - by_name['all_layers']:+.2f} ("
+    )
     assert (folder / "ladders.png").stat().st_size > 10_000
 
 
