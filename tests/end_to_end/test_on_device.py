@@ -1,0 +1,28 @@
+"""benchmarks/on_device.py, small and on the CPU: every piece is measured and kept."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_every_piece_is_measured_and_kept(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "")
+    kept = tmp_path / "on_device.json"
+    flags = ["--small", "--rounds=1", "--dataset=digits", f"--json={kept}"]
+    subprocess.run([sys.executable, "benchmarks/on_device.py", *flags], cwd=ROOT, check=True)
+    results = json.loads(kept.read_text())["results"]
+    assert len(results) == 7 and not any(isinstance(rows, str) for rows in results.values())
+    for row in results["the stages beside the CPU's"]:  # both are the CPU
+        assert row["relative error"] == 0
+    for row in results["a search beside the CPU's"]:
+        assert row["largest difference"] == 0 and row["again the same bits"]
+    assert [row["again the same bits"] for row in results["learning"]] == [True, True]
+    assert all(row["candidates/s"] > 0 for row in results["generations, small"])
+    assert results["whole run"][0]["seconds"] > 1
