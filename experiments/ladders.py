@@ -47,7 +47,9 @@ def read_sweep(folder: Path) -> Column:
     if not points:
         raise ValueError(f"{folder} has no finished point: its command goes on where it stopped")
     rows = what_targets_carry.with_predictions([r for p in points for r in p["rows"]], folder)
-    groups = min(row["learner_groups"] for row in rows if row["search"] == "preset")
+    groups = min((row["learner_groups"] for row in rows if row["search"] == "preset"), default=0)
+    if not groups:
+        raise ValueError(f"{folder} has no finished ladder yet: its command goes on")
     ladders = {
         ladder.searched[0]["variant"]: ladder
         for ladder in what_targets_carry.ladders(rows)
@@ -119,6 +121,9 @@ def run_all() -> None:
         raise ValueError("sweeps is empty: give the folders, --sweeps=FOLDER,FOLDER")
     folder = command_line.output_dir("runs/ladders")
     columns = [read_sweep(Path(name)) for name in SWEEPS.value]
+    titles = [column.title for column in columns]
+    if alike := [title for title in titles if titles.count(title) > 1]:
+        raise ValueError(f"sweeps has two of {alike[0]} training images: give one of them")
     text = table(columns)
     write_text(folder / "report.md", text + "\n")
     with replacing(folder / "ladders.png") as file:

@@ -1,7 +1,7 @@
 """Data that stay on the device for the whole of a training.
 
 On an accelerator a step of a small network takes less time than the host needs to gather its batch
-and hand it over. Where all of the data fit beside the network they are moved once.
+and hand it over. Where the data take up little of the memory they are moved once.
 """
 
 import dataclasses
@@ -11,22 +11,26 @@ import jax
 
 from dsl_jax.data.dataset import Dataset
 
+SHARE = 0.25  # of the memory that is free: a batch's activations and gradients need the rest
 
-def has_room_for(arrays: Any) -> bool:
-    """Whether arrays on the host, a pytree, take up less than half of the device's free memory.
 
-    Never of a CPU, whose memory is the host's.
+def has_room_for(arrays: Any, device: jax.Device) -> bool:
+    """Whether arrays, a pytree, take up no more than `SHARE` of what is free of a device's memory.
+
+    Never of a CPU, whose memory is the host's, nor of a device that does not tell.
     """
-    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        return False
     stats = device.memory_stats() or {}
     free = stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0)
-    return device.platform != "cpu" and sum(x.nbytes for x in jax.tree.leaves(arrays)) < free / 2
+    return sum(array.nbytes for array in jax.tree.leaves(arrays)) <= SHARE * free
 
 
-def with_resident_images(dataset: Dataset) -> Dataset:
-    """The dataset, its images to train on and to validate on moved to the device."""
+def moved(dataset: Dataset, answers: Any, device: jax.Device) -> tuple[Dataset, Any]:
+    """The images to train on and to validate on, and the answers, on the device."""
     train, validation = (
-        split._replace(images=jax.device_put(split.images))
+        split._replace(images=jax.device_put(split.images, device))
         for split in (dataset.train, dataset.validation)
     )
-    return dataclasses.replace(dataset, train=train, validation=validation)
+    dataset = dataclasses.replace(dataset, train=train, validation=validation)
+    return dataset, jax.device_put(answers, device)

@@ -25,7 +25,7 @@ from dsl_jax.learning.checks import check_arguments, check_finite, check_targets
 from dsl_jax.learning.evaluation import evaluate_images, with_training_statistics
 from dsl_jax.learning.objectives import sgd_objective, target_objective
 from dsl_jax.learning.optimizer import learning_rate, make_optimizer
-from dsl_jax.learning.resident import has_room_for, with_resident_images
+from dsl_jax.learning.resident import has_room_for, moved
 from dsl_jax.learning.steps import Program, take_step, take_steps
 from dsl_jax.networks.interface import in_mode
 from dsl_jax.progress import progress_bar
@@ -34,7 +34,7 @@ Record = dict[str, Any]
 Measure = Callable[[nnx.Module], dict[str, Any]]
 OnEpoch = Callable[[Record], None]
 
-STEPS_AT_ONCE = 600  # at most, where they are one program; the bar moves after it
+STEPS_AT_ONCE = 600  # at most, where they are one program, after which the bar moves
 
 
 class LearnResult(NamedTuple):
@@ -234,8 +234,10 @@ def _begin(
     optimizer = make_optimizer(config, len(batches)).init(params)
     state = TrainState(params, optimizer, best_params, jnp.full(2, -jnp.inf, jnp.float32))
     program = Program(graph, objective, config, len(batches), dataset.mean, dataset.std)
-    if is_resident := mesh is None and has_room_for((dataset.train.images, answers)):
-        dataset, answers = with_resident_images(dataset), jax.device_put(answers)
+    data = (dataset.train.images, dataset.validation.images, answers)
+    (device, *_) = jax.tree.leaves(params)[0].devices()
+    if is_resident := mesh is None and has_room_for(data, device):
+        dataset, answers = moved(dataset, answers, device)
     rest = replicate(states[1], mesh)
     task = Task(program, dataset, batches, answers, rest, mesh, is_resident)
     return task, replicate(state, mesh)
@@ -281,7 +283,7 @@ def _run_batches(
             params, optimizer, some = take_steps(
                 step_key, params, optimizer, rest, images, answers, batches, task.program
             )
-            losses.append(some)
+            losses.append(np.asarray(some))  # so that the bar waits for what it shows
             bar.update(len(numbers))
         return state._replace(params=params, optimizer=optimizer), np.concatenate(losses)
     for number in order:

@@ -192,7 +192,8 @@ def guarded(work: Callable[[], None]) -> None:
 def _same_bits_on_a_gpu() -> None:
     """Has XLA use none of the kernels on a GPU whose sums come in any order (docs/on_a_gpu.md)."""
     option, given = "--xla_gpu_exclude_nondeterministic_ops", os.environ.get("XLA_FLAGS", "")
-    if importlib.util.find_spec("jax_cuda13_plugin") and option not in given:
+    plugins = ("jax_cuda13_plugin", "jax_cuda12_plugin")
+    if any(map(importlib.util.find_spec, plugins)) and option not in given:
         os.environ["XLA_FLAGS"] = f"{given} {option}=true".strip()
 
 

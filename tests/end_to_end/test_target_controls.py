@@ -19,7 +19,7 @@ from dsl_jax.runs.untrained import make_network, make_stages
 from dsl_jax.targets import controls
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
-KINDS = ("permuted", "class_displacement", "shuffled_labels")
+KINDS = ("permuted", "class_displacement", "class_part", "shuffled_labels")
 CONFIG = dataclasses.replace(tiny_config(), variants=("all_layers",), target_controls=KINDS)
 
 
@@ -73,9 +73,9 @@ def test_permuted_is_learning_from_other_images_of_the_class(folder, data):
     check(folder, "all_layers_permuted", expected)
 
 
-def test_a_classs_displacement_is_that_of_its_own_class(folder, data):
+def test_a_classs_displacement_and_part_are_those_of_its_own_class(folder, data):
     *targets, logits = dsl.TargetStore.open(folder / "seed_0/targets").read().representations
-    h, blocks = data.normalize(data.train.images), []
+    h, blocks = data.normalize(data.train.images), {"class_displacement": [], "class_part": []}
     for stage, target in zip(make_stages(CONFIG, data, 0)[:-1], targets, strict=True):
         h = jax.jit(stage)(h)
         n = np.asarray(jax.vmap(normalize)(h))
@@ -86,16 +86,21 @@ def test_a_classs_displacement_is_that_of_its_own_class(folder, data):
             for a, b in zip(n_flat, t_flat, strict=True)
         ]
         c = np.mean(cosines)
-        made = np.empty_like(n_flat)
-        for row, label in enumerate(data.train.labels):
-            own = data.train.labels == label
-            d = (flat[1] - flat[0])[own].mean(axis=0)
-            d = d - d.mean()
-            d = d - (d @ n_flat[row]) / (n_flat[row] @ n_flat[row]) * n_flat[row]
-            made[row] = c * n_flat[row] / n_flat[row].std()
-            made[row] += np.sqrt(1 - c**2) * d / d.std()
-        blocks.append(made.reshape(target.shape).astype(np.float16))
-    check(folder, "all_layers_class_displacement", trained_by_hand(data, blocks, logits), atol=2e-2)
+        for kind, taken_away in (("class_displacement", 1.0), ("class_part", c)):
+            made = np.empty_like(n_flat)
+            for row, label in enumerate(data.train.labels):
+                own = data.train.labels == label
+                d = (flat[1] - taken_away * flat[0])[own].mean(axis=0)
+                d = d - d.mean()
+                d = d - (d @ n_flat[row]) / (n_flat[row] @ n_flat[row]) * n_flat[row]
+                made[row] = c * n_flat[row] / n_flat[row].std()
+                made[row] += np.sqrt(1 - c**2) * d / d.std()
+            blocks[kind].append(made.reshape(target.shape).astype(np.float16))
+    expected = {kind: trained_by_hand(data, found, logits) for kind, found in blocks.items()}
+    for kind, weights in expected.items():
+        check(folder, f"all_layers_{kind}", weights, atol=2e-2)
+    apart = [np.abs(a - b).max() for a, b in zip(*expected.values(), strict=True)]
+    assert max(apart) > 5e-2, "the two could be taken for one another"
 
 
 def test_every_control_has_random_numbers_of_its_own():

@@ -89,3 +89,19 @@ def test_a_device_that_is_not_there_is_named(tmp_path, platform):
     assert done.returncode == 2
     assert f"error: JAX finds no device (JAX_PLATFORMS={platform}; " in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("plugin", "given", "left"),
+    [
+        (None, "", ""),
+        ("jax_cuda12_plugin", "--x=1", "--x=1 --xla_gpu_exclude_nondeterministic_ops=true"),
+        ("jax_cuda13_plugin", "", "--xla_gpu_exclude_nondeterministic_ops=true"),
+        ("jax_cuda13_plugin", *2 * ("--xla_gpu_exclude_nondeterministic_ops=false",)),
+    ],
+)
+def test_a_gpu_is_asked_for_the_same_bits_unless_the_user_says(plugin, given, left, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name == plugin or None)
+    monkeypatch.setenv("XLA_FLAGS", given)
+    command_line._same_bits_on_a_gpu()
+    assert os.environ["XLA_FLAGS"] == left

@@ -160,6 +160,7 @@ def test_ladders_stand_side_by_side(experiment, tmp_path, capsys):
         ("", "sweeps is empty: give the folders"),
         ("{}/nothing", "nothing holds no what_targets_carry"),
         ("results/cycles-cifar10", "cycles-cifar10 holds no what_targets_carry"),
+        ("results/carry-cifar10,results/carry-cifar10_map", "two of cifar10, 5,000 training"),
     ],
 )
 def test_what_is_no_ladder_is_named(sweeps, message, experiment, tmp_path, monkeypatch, capsys):

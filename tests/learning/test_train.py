@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from dsl_jax.learning.evaluation import (
     representations_of,
 )
 from dsl_jax.learning.optimizer import learning_rate, make_optimizer
+from dsl_jax.learning.resident import has_room_for
 from dsl_jax.learning.train import learn, learn_sgd
 
 KEY = jax.random.key(0)
@@ -191,10 +193,10 @@ def test_no_key_is_used_twice():
 
 
 def test_steps_in_one_program_are_those_taken_one_by_one(monkeypatch):
-    config = dataclasses.replace(CONFIG, epochs=2, batch_size=13, augment=True, crop_padding=2)
+    config = dataclasses.replace(CONFIG, epochs=2, augment=True, crop_padding=2)
     one_by_one, programs = learn(KEY, make(), DATASET, targets(), config), []
-    monkeypatch.setattr(train, "has_room_for", lambda arrays: True)
-    monkeypatch.setattr(train, "STEPS_AT_ONCE", 3)  # of 5: 3 and 2
+    monkeypatch.setattr(train, "has_room_for", lambda arrays, device: True)
+    monkeypatch.setattr(train, "STEPS_AT_ONCE", 2)  # of 4
 
     def recorded(*arguments):
         programs.append(len(arguments[-2][0]))
@@ -202,13 +204,28 @@ def test_steps_in_one_program_are_those_taken_one_by_one(monkeypatch):
 
     monkeypatch.setattr(train, "take_steps", recorded)
     at_once = learn(KEY, make(), DATASET, targets(), config)
-    assert programs == [3, 2, 3, 2]
+    assert programs == [2, 2, 2, 2]
     for ours, theirs in zip(one_by_one.history, at_once.history, strict=True):
         assert ours.keys() == theirs.keys()
         for name in ("train_loss", "validation_loss", "validation_accuracy"):
             np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4)
     for ours, theirs in zip(leaves(one_by_one.network), leaves(at_once.network), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("platform", "stats", "fits"),
+    [
+        ("gpu", {"bytes_limit": 1000, "bytes_in_use": 200}, True),
+        ("gpu", {"bytes_limit": 1000, "bytes_in_use": 201}, False),
+        ("gpu", None, False),
+        ("cpu", {"bytes_limit": 10**12}, False),
+    ],
+)
+def test_data_stay_on_the_device_where_they_take_a_quarter_of_what_is_free(platform, stats, fits):
+    device = SimpleNamespace(platform=platform, memory_stats=lambda: stats)
+    arrays = (np.zeros(100, np.uint8), (np.zeros(25, np.float32),))  # 200 bytes
+    assert has_room_for(arrays, device) == fits
 
 
 def test_it_compiles_once_for_all_epochs():
