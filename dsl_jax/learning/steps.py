@@ -70,10 +70,13 @@ def take_steps(
     """
 
     def one(carry: Any, batch: Any) -> tuple[Any, jax.Array]:
-        number, rows = batch
+        (params, optimizer_state), (number, rows) = carry, batch
         some, theirs = jax.tree.map(lambda array: array[rows], (images, answers))
-        *carry, loss = step(jax.random.fold_in(key, number), *carry, rest, some, theirs, program)
-        return tuple(carry), loss
+        step_key = jax.random.fold_in(key, number)
+        params, optimizer_state, loss = step(
+            step_key, params, optimizer_state, rest, some, theirs, program
+        )
+        return (params, optimizer_state), loss
 
     (params, optimizer_state), losses = jax.lax.scan(one, (params, optimizer_state), batches)
     return params, optimizer_state, losses
