@@ -13,8 +13,6 @@ import dataclasses
 import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,13 +79,21 @@ def make(case: Case) -> tuple[dsl.ConvNet, tuple, np.ndarray]:
     return network, as_pytrees(stages), images
 
 
+def search_arguments(case: Case) -> tuple:
+    """What `_search_together` takes for the images of a case, but for the rules."""
+    _, stages, images = make(case)
+    labels = (np.arange(case.images) % CLASSES).astype(np.int32)
+    shared = (philox_key(jax.random.key(1)), stages, case.search)
+    return shared, images[: case.images], labels, np.arange(case.images, dtype=np.uint32)
+
+
 # --------------------------------------------------------------------------------------------
 # Is it right?
 # --------------------------------------------------------------------------------------------
 
 
 def agreement(case: Case) -> list[dict[str, Any]]:
-    """What the device makes of images, and of their search, beside what the CPU makes of them."""
+    """What the device makes of images, beside what the CPU makes of them."""
     _, stages, images = make(case)
     devices = {"here": jax.devices()[0], "cpu": jax.devices("cpu")[0]}
     rows = []
@@ -110,19 +116,11 @@ def agreement(case: Case) -> list[dict[str, Any]]:
 
 def searches_agree(case: Case) -> list[dict[str, Any]]:
     """A small search by the same key on both: mean cross-entropy after each layer."""
-    few = case._replace(images=4 if _SMALL.value else 64)
-    _, stages, images = make(few)
-    labels = np.arange(few.images) % CLASSES
-    results = {}
+    few, results = case._replace(images=4 if _SMALL.value else 64), {}
+    arguments = search_arguments(few)
     for place in ("here", "again", "cpu"):
         device = jax.devices("cpu" if place == "cpu" else None)[0]
-        shared = (philox_key(jax.random.key(1)), stages, few.search)
-        each = (
-            images[: few.images],
-            labels.astype(np.int32),
-            np.arange(few.images, dtype=np.uint32),
-        )
-        placed = jax.device_put((shared, *each), device)
+        placed = jax.device_put(arguments, device)
         results[place] = jax.device_get(_search_together(*placed, rules_of(few.search)))
     same = jax.tree.map(np.array_equal, results["here"], results["again"])
     return [
@@ -206,17 +204,13 @@ def generations(case: Case, copied: float) -> list[dict[str, Any]]:
 
 
 def whole_search(case: Case) -> dict[str, Any]:
-    """`laptop`'s search of as many images as fit at once; of the paper's, how long it compiles."""
-    _, stages, images = make(case)
-    labels = (np.arange(case.images) % CLASSES).astype(np.int32)
-    shared = (philox_key(jax.random.key(1)), stages, case.search)
-    each = (images[: case.images], labels, np.arange(case.images, dtype=np.uint32))
-    rules = rules_of(case.search)
+    """A search of as many images as a case has, and how long it compiles."""
+    arguments = search_arguments(case)
     started = time.perf_counter()
-    compiled = _search_together.lower(shared, *each, rules=rules).compile()
+    compiled = _search_together.lower(*arguments, rules=rules_of(case.search)).compile()
     compiling = time.perf_counter() - started
     started = time.perf_counter()
-    jax.block_until_ready(compiled(shared, *each))
+    jax.block_until_ready(compiled(*arguments))
     seconds = time.perf_counter() - started
     memory = compiled.memory_analysis()
     return {
@@ -263,9 +257,9 @@ def learning(case: Case) -> list[dict[str, Any]]:
 
     def as_one_program(many: int) -> list[float]:
         numbers = np.arange(many)
-        return take_steps(key, *start(), rest, *resident, (numbers, batches[numbers]), program)[
-            2
-        ].tolist()
+        some = (numbers, batches[numbers])
+        *_, losses = take_steps(key, *start(), rest, resident, some, program)
+        return losses.tolist()
 
     rows = []
     for name, steps in (("batch by batch", one_by_one), ("one program", as_one_program)):
@@ -304,38 +298,27 @@ def whole_run() -> dict[str, Any]:
 def main(_) -> None:
     first = whole_run() if _DATASET.value else None  # before this process takes the device's memory
     about = timing.machine("dsl_jax", "flax", "optax", "evosax")
-    results: dict[str, Any] = {}
-    failed = []
+    results: dict[str, list[dict[str, Any]]] = {}
 
-    def keep(name: str, measure: Callable[[], list[dict[str, Any]]]) -> None:
+    def keep(name: str, rows: list[dict[str, Any]]) -> None:
         """What is measured stays, should a later piece fail or the machine be taken away."""
-        started = time.perf_counter()
-        print(f"\n{name}", flush=True)
-        try:
-            results[name] = measure()
-            timing.report(results[name], about, None)
-        except Exception:
-            results[name] = traceback.format_exc()
-            failed.append(name)
-            print(results[name])
-        print(f"{time.perf_counter() - started:.0f} s", flush=True)
+        results[name] = rows
+        print(f"\n{name}")
+        timing.report(rows, about, None)
         if _JSON.value:
             timing.save({"machine": about, "results": results}, _JSON.value)
 
     both = cases()
     if first is not None:
-        keep("whole run", lambda: [first])
-    keep("the stages beside the CPU's", lambda: agreement(both[0]))
-    keep("a search beside the CPU's", lambda: searches_agree(both[0]))
-    keep("learning", lambda: [row for case in both for row in learning(case)])
-    keep("whole search", lambda: [whole_search(both[0])])
-    keep("copying memory", lambda: [{"what": "GB/s", "value": bandwidth() / 1e9}])
-    copied = results["copying memory"]
-    speed = 1e9 * copied[0]["value"] if isinstance(copied, list) else float("nan")
+        keep("whole run", [first])
+    keep("the stages beside the CPU's", agreement(both[0]))
+    keep("a search beside the CPU's", searches_agree(both[0]))
+    keep("learning", [row for case in both for row in learning(case)])
+    keep("whole search", [whole_search(both[0])])
+    copied = bandwidth()
+    keep("copying memory", [{"what": "GB/s", "value": copied / 1e9}])
     for case in both:
-        keep(f"generations, {case.name}", partial(generations, case, speed))
-    if failed:
-        sys.exit(f"failed: {', '.join(failed)}")
+        keep(f"generations, {case.name}", generations(case, copied))
 
 
 if __name__ == "__main__":

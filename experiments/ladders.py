@@ -7,31 +7,33 @@ nothing is computed. Of each the preset's own search is shown, first cycle, the 
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from absl import flags
+from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 import what_targets_carry
-from common import command_line, sweep_rows
-from what_targets_carry import Ladder
+from common import command_line, plan, sweep_rows
 
-from dsl_jax.data import catalogue
-from dsl_jax.data.dataset import split_sizes
+from dsl_jax.config import from_dict
 from dsl_jax.files import read_json, replacing, write_text
 from dsl_jax.reports import plots
+from dsl_jax.reports.intervals import Interval
 
 SWEEPS = flags.DEFINE_list("sweeps", [], "The folders, with commas between them.")
 OFF_THE_SCALE = "natural representations"  # of the picture
 
 
 class Column(NamedTuple):
-    """A sweep: what it is called, and its ladders by variant."""
+    """A sweep: what it is called; by variant the accuracy of the searched targets, as text, and how
+    far all else is from it, by name."""
 
     title: str
-    ladders: dict[str, Ladder]
+    accuracies: dict[str, str]
+    differences: dict[str, dict[str, Interval]]
 
 
 def read_sweep(folder: Path) -> Column:
@@ -50,65 +52,47 @@ def read_sweep(folder: Path) -> Column:
     groups = min((row["learner_groups"] for row in rows if row["search"] == "preset"), default=0)
     if not groups:
         raise ValueError(f"{folder} has no finished ladder yet: its command goes on")
-    ladders = {
-        ladder.searched[0]["variant"]: ladder
-        for ladder in what_targets_carry.ladders(rows)
-        if (row := ladder.searched[0])["search"] == "preset"
-        and (row["learner_groups"], row["cycle"]) == (groups, 1)
-    }
-    return Column(
-        f"{rows[0]['dataset']}, {_num_images(points[0]['identity']['config']):,}", ladders
-    )
+    accuracies, differences = {}, {}
+    for ladder in what_targets_carry.ladders(rows):
+        row = ladder.searched[0]
+        if (row["search"], row["learner_groups"], row["cycle"]) == ("preset", groups, 1):
+            variant = row["variant"].replace("_", " ")
+            accuracies[variant] = sweep_rows.mean_percent(ladder.searched, "test_accuracy")
+            differences[variant] = {
+                short_name(name, variant): one
+                for name, one in what_targets_carry.differences(ladder).items()
+            }
+    images, _ = plan.image_counts(from_dict(points[0]["identity"]["config"]))
+    return Column(f"{rows[0]['dataset']}, {images:,}", accuracies, differences)
 
 
-def _num_images(config: dict) -> int:
-    """The images that a configuration trains on."""
-    available = catalogue.facts(config["dataset"]).train_images
-    sizes = config["num_train"], config["validation_size"]
-    taken, validation = split_sizes(config["dataset"], available, *sizes)
-    return taken - validation
-
-
-def others(ladder: Ladder) -> Iterator[tuple[str, sweep_rows.Rows]]:
-    """What is compared with the searched targets, by a name without the variant or SGD's G."""
-    variant = ladder.searched[0]["variant"].replace("_", " ")
-    for title, rows in ladder.others.items():
-        yield "SGD, same depth" if rows is ladder.sgd else title.removesuffix(f", {variant}"), rows
-
-
-def cells_of(ladder: Ladder) -> dict[str, str]:
-    """The accuracy of the searched targets, and the others' less it, by name."""
-    accuracy = sweep_rows.mean_percent(ladder.searched, "test_accuracy")
-    return {"searched targets": accuracy} | {
-        name: what_targets_carry.in_text(what_targets_carry.less(rows, ladder.searched))
-        for name, rows in others(ladder)
-    }
+def short_name(title: str, variant: str) -> str:
+    """What is compared, without the variant, or the G that the searched targets have, too."""
+    return "SGD, same depth" if title.startswith("SGD, G") else title.removesuffix(f", {variant}")
 
 
 def table(columns: Sequence[Column]) -> str:
     """A table a variant: accuracies of the searched targets, and the others' less these."""
     parts = []
-    for variant in dict.fromkeys(name for column in columns for name in column.ladders):
-        with_it = {c.title: c.ladders[variant] for c in columns if variant in c.ladders}
-        cells = {title: cells_of(ladder) for title, ladder in with_it.items()}
-        names = dict.fromkeys(name for column in cells.values() for name in column)
-        lines = [[name, *(column.get(name, "") for column in cells.values())] for name in names]
-        parts.append(sweep_rows.markdown([variant.replace("_", " "), *cells], lines))
+    for variant in dict.fromkeys(name for column in columns for name in column.accuracies):
+        with_it = [column for column in columns if variant in column.accuracies]
+        names = dict.fromkeys(name for c in with_it for name in c.differences[variant])
+        lines = [["searched targets", *(column.accuracies[variant] for column in with_it)]]
+        for name in names:
+            found = (column.differences[variant].get(name) for column in with_it)
+            lines.append([name, *map(what_targets_carry.in_text, found)])
+        header = [variant, *(column.title for column in with_it)]
+        parts.append(sweep_rows.markdown(header, lines))
     return "\n\n".join(parts)
 
 
-def draw(columns: Sequence[Column]):
+def draw(columns: Sequence[Column]) -> Figure:
     """A panel a sweep, a colour a variant; without the natural representations, far to the left."""
     return plots.plot_differences(
         {
             column.title: {
-                variant.replace("_", " "): {
-                    name: difference
-                    for name, rows in others(ladder)
-                    if name != OFF_THE_SCALE
-                    and (difference := what_targets_carry.less(rows, ladder.searched))
-                }
-                for variant, ladder in column.ladders.items()
+                variant: {name: one for name, one in found.items() if name != OFF_THE_SCALE}
+                for variant, found in column.differences.items()
             }
             for column in columns
         }

@@ -214,6 +214,12 @@ def ladders(rows: sweep_rows.Rows) -> Iterator[Ladder]:
         yield Ladder(title, searched, others, sgd, best)
 
 
+def differences(ladder: Ladder) -> dict[str, intervals.Interval]:
+    """How far all else is from the searched targets, by name, where there are pairs."""
+    found = {name: less(rows, ladder.searched) for name, rows in ladder.others.items()}
+    return {name: one for name, one in found.items() if one is not None}
+
+
 def in_text(interval: intervals.Interval | None) -> str:
     """An interval in points; nothing where there is none."""
     return intervals.in_percent(interval, sign=True) if interval else ""
@@ -272,9 +278,7 @@ def draw(rows: sweep_rows.Rows) -> dict[str, tuple[Figure, str]]:
     """A figure a ladder: how far each control is from the searched targets."""
     figures = {}
     for number, ladder in enumerate(ladders(rows)):
-        differences = {name: less(one, ladder.searched) for name, one in ladder.others.items()}
-        known = {name: one for name, one in differences.items() if one is not None}
-        if known:
+        if known := differences(ladder):
             what = "test accuracy less that of searched targets"
             caption = f"{rows[0]['dataset']}, {ladder.title}: {what}."
             figures[f"ladder_{number}"] = (plots.plot_differences({"": {"": known}}), caption)

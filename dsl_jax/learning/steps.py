@@ -59,19 +59,19 @@ def take_steps(
     params: Any,
     optimizer_state: Any,
     rest: Any,
-    images: jax.Array,
-    answers: Any,
+    data: tuple[jax.Array, Any],
     batches: tuple[jax.Array, jax.Array],
     program: Program,
 ) -> tuple[Any, Any, jax.Array]:
-    """Steps on batches: their numbers [S] and rows [S, B] of all images and answers [N, ...].
+    """Steps on batches: their numbers [S], and their rows [S, B] of data, which are images and
+    answers [N, ...].
 
     One program, so that a chip need not wait for the host after each step.
     """
 
     def one(carry: Any, batch: Any) -> tuple[Any, jax.Array]:
         (params, optimizer_state), (number, rows) = carry, batch
-        some, theirs = jax.tree.map(lambda array: array[rows], (images, answers))
+        some, theirs = jax.tree.map(lambda array: array[rows], data)
         step_key = jax.random.fold_in(key, number)
         params, optimizer_state, loss = step(
             step_key, params, optimizer_state, rest, some, theirs, program

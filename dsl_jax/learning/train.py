@@ -281,7 +281,7 @@ def _run_batches(
         for numbers in np.array_split(order, -(-len(order) // STEPS_AT_ONCE)):
             batches = (numbers, task.batches[numbers])
             params, optimizer, some = take_steps(
-                step_key, params, optimizer, rest, images, answers, batches, task.program
+                step_key, params, optimizer, rest, (images, answers), batches, task.program
             )
             losses.append(np.asarray(some))  # so that the bar waits for what it shows
             bar.update(len(numbers))

@@ -44,15 +44,24 @@ class Plan(NamedTuple):
     disk_bytes: int
 
 
-def make_plan(config: RunConfig) -> Plan:
-    """The plan of a run, all seeds together; takes half a second for the probes.
+def image_counts(config: RunConfig) -> tuple[int, int]:
+    """The images that a run trains on, and those for validation; nothing is read.
 
     Raises:
       ValueError: an unknown dataset, or numbers of images that do not fit it.
     """
     name, available = config.dataset, catalogue.facts(config.dataset).train_images
     taken, validation = split_sizes(name, available, config.num_train, config.validation_size)
-    images = taken - validation
+    return taken - validation, validation
+
+
+def make_plan(config: RunConfig) -> Plan:
+    """The plan of a run, all seeds together; takes half a second for the probes.
+
+    Raises:
+      ValueError: as `image_counts`.
+    """
+    images, validation = image_counts(config)
     seeds = config.num_seeds
     shapes = representation_shapes(config)
 

@@ -14,8 +14,7 @@ import numpy as np
 from common import plan, sweep_failures, sweep_rows, sweeps
 from dsl_jax import devices, keys, pipeline
 from dsl_jax.config import RunConfig, to_dict
-from dsl_jax.data import catalogue
-from dsl_jax.data.dataset import Dataset, Split, split_sizes
+from dsl_jax.data.dataset import Dataset, Split
 from dsl_jax.evolution.image import SearchResult
 from dsl_jax.evolution.images import choose_chunk_size, search
 from dsl_jax.runs import steps, untrained
@@ -86,9 +85,7 @@ def check_rows(start: int, stop: int, available: int) -> None:
 
 def check_first_images(config: RunConfig, count: int) -> None:
     """Raises ValueError where a dataset, of which nothing is read, has fewer training images."""
-    name, sizes = config.dataset, (config.num_train, config.validation_size)
-    taken, validation = split_sizes(name, catalogue.facts(name).train_images, *sizes)
-    check_rows(0, count, taken - validation)
+    check_rows(0, count, plan.image_counts(config)[0])
 
 
 def first_rows(split: Split, most: int) -> Split:
