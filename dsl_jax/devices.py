@@ -6,6 +6,7 @@ as and where they are.
 """
 
 import contextlib
+import ctypes
 import datetime
 import functools
 import logging
@@ -27,6 +28,18 @@ def num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def keep_freed_memory() -> None:
+    """Has the C library keep what this process frees, for what it needs next; glibc's only.
+
+    A step of learning on a CPU takes and frees hundreds of MB. Given back to the system, each
+    page comes anew with the next step, and costs a fifth of its time (docs/performance.md).
+    """
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        one_arena, never_mapped, never_trimmed = (-8, 1), (-4, 0), (-1, 2**31 - 1)  # malloc.h
+        for option in (one_arena, never_mapped, never_trimmed):
+            mallopt(*option)
 
 
 def device_mesh(batch_size: int | None = None) -> Mesh | None:

@@ -1,16 +1,17 @@
-"""Convolutions: XLA's own, and one for CPUs as matrix products of image patches.
+"""Convolutions: XLA's own, with what is slow of them on a CPU done in another way.
 
-On a CPU XLA's convolution is slow, above all its gradient for the kernel. There the patches of a
-few images at a time, few enough to stay in the cache, are multiplied with the kernel as one matrix;
-docs/performance.md has the figures.
+That is a stem's, of few channels, and the gradient for the kernel: a matrix product of the patches
+of a few images at a time, few enough to stay in the cache. docs/performance.md has the figures.
 """
+
+import itertools
 
 import jax
 import jax.numpy as jnp
 
 from dsl_jax.devices import largest_divisor
 
-BLOCK_BYTES = 4 * 2**20  # of patches at a time
+BLOCK_BYTES = 2**19  # of patches at a time
 
 
 def convolve(x: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:
@@ -20,9 +21,28 @@ def convolve(x: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:
     )
 
 
+def convolve_few(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """`convolve` without padding, for few input channels and a small kernel, such as a stem's.
+
+    On a CPU a sum over the kernel's numbers, one loop that XLA fuses with what comes after it.
+    """
+    return jax.lax.platform_dependent(
+        x, kernel, cpu=_sum_of_shifted, default=lambda x, kernel: convolve(x, kernel, "VALID")
+    )
+
+
+def _sum_of_shifted(x, kernel):
+    kh, kw, features, _ = kernel.shape
+    height, width = x.shape[1] - kh + 1, x.shape[2] - kw + 1
+    return sum(
+        x[:, i : i + height, j : j + width, c, None] * kernel[i, j, c].reshape(1, 1, 1, -1)
+        for i, j, c in itertools.product(range(kh), range(kw), range(features))
+    )
+
+
 @jax.custom_vjp
 def convolve_same(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Stride 1, padded with zeros to the same size; the fastest way for the platform.
+    """Stride 1, padded with zeros to the same size; on a CPU with gradients of our own.
 
     Args:
       x: [N, h, w, C_in].
@@ -31,9 +51,7 @@ def convolve_same(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
       [N, h, w, C_out].
     """
-    return jax.lax.platform_dependent(
-        x, kernel, cpu=_convolve_by_blocks, default=lambda x, kernel: convolve(x, kernel, "SAME")
-    )
+    return convolve(x, kernel, "SAME")
 
 
 def _forward(x, kernel):
@@ -41,35 +59,29 @@ def _forward(x, kernel):
 
 
 def _backward(residuals, cotangent):
-    x, kernel = residuals
-    to_x = convolve_same(cotangent, kernel[::-1, ::-1].swapaxes(2, 3))
-    to_kernel = jax.lax.platform_dependent(
-        x,
-        cotangent,
-        cpu=lambda x, cotangent: _kernel_gradient_by_blocks(x, cotangent, kernel.shape),
-        default=lambda x, cotangent: _kernel_gradient(x, cotangent, kernel.shape),
+    return jax.lax.platform_dependent(
+        *residuals, cotangent, cpu=_gradients_on_a_cpu, default=_gradients
     )
-    return to_x, to_kernel
 
 
 convolve_same.defvjp(_forward, _backward)
 
 
-def _kernel_gradient(x, cotangent, shape):
-    like = jax.ShapeDtypeStruct(shape, x.dtype)
-    return jax.linear_transpose(lambda kernel: convolve(x, kernel, "SAME"), like)(cotangent)[0]
+def _gradients(x, kernel, cotangent):
+    return jax.vjp(lambda x, kernel: convolve(x, kernel, "SAME"), x, kernel)[1](cotangent)
+
+
+def _gradients_on_a_cpu(x, kernel, cotangent):
+    # Or XLA makes the padding that pooling's gradient ends with a part of the convolution, which
+    # its fast kernels then refuse.
+    cotangent = jax.lax.optimization_barrier(cotangent)
+    to_x = convolve(cotangent, kernel[::-1, ::-1].swapaxes(2, 3), "SAME")
+    return to_x, _kernel_gradient_by_blocks(x, cotangent, kernel.shape)
 
 
 # --------------------------------------------------------------------------------------------
-# Matrix products of patches
+# The kernel's gradient: matrix products of patches
 # --------------------------------------------------------------------------------------------
-
-
-def _convolve_by_blocks(x, kernel):
-    *size, _, out_features = kernel.shape
-    matrix = kernel.reshape(-1, out_features)
-    y = jax.lax.map(lambda images: _patches(images, size) @ matrix, _blocks(x, x, size))
-    return y.reshape(*x.shape[:-1], out_features)
 
 
 def _kernel_gradient_by_blocks(x, cotangent, shape):

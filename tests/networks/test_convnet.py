@@ -10,6 +10,7 @@ from scipy import special
 from dsl_jax.networks.convnet import (
     ConvNet,
     dirac_or_uniform,
+    gelu,
     max_pool,
     representation_shapes,
     stage_flops,
@@ -147,6 +148,14 @@ def slow_block(x, kernels, pool):
         mean, var = x.mean(axis=(0, 1, 2)), x.var(axis=(0, 1, 2))
         x = slow_gelu((x - mean) / np.sqrt(var + 1e-5))
     return x
+
+
+def test_the_slope_of_gelu_is_its_own():
+    x = np.linspace(-6, 6, 49)
+    slopes = jax.vmap(jax.grad(gelu))(jnp.asarray(x, jnp.float32))
+    step = 1e-5
+    by_differences = (slow_gelu(x + step) - slow_gelu(x - step)) / (2 * step)
+    np.testing.assert_allclose(slopes, by_differences, atol=2e-6)
 
 
 @pytest.mark.parametrize("groups", [1, 2])

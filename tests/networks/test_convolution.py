@@ -1,4 +1,4 @@
-"""The convolution by patches against XLA's own, and against finite differences."""
+"""Convolutions and their gradients against XLA's own."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dsl_jax.networks import convolution
-from dsl_jax.networks.convolution import convolve, convolve_same
+from dsl_jax.networks.convolution import convolve, convolve_few, convolve_same
 
 
 def arrays(count, height, width, features, out_features, size=(3, 3)):
@@ -39,11 +39,24 @@ def test_it_is_xlas_convolution_with_its_gradients(shape, images_in_a_block, mon
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.parametrize("size", [(2, 2), (1, 3)])
+def test_few_channels_are_convolved_as_many(size):
+    x, kernel = arrays(5, 6, 7, 3, 8, size)
+    ours, our_gradients = jax.vjp(convolve_few, x, kernel)
+    theirs, their_gradients = jax.vjp(lambda x, kernel: convolve(x, kernel, "VALID"), x, kernel)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    cotangent = jnp.cos(jnp.arange(ours.size, dtype=jnp.float32)).reshape(ours.shape)
+    for a, b in zip(our_gradients(cotangent), their_gradients(cotangent), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
 def test_other_platforms_take_xlas():
     x, kernel = arrays(2, 4, 4, 2, 2)
     gradient = jax.grad(lambda x, kernel: convolve_same(x, kernel).sum(), argnums=1)
-    lowered = jax.jit(gradient).trace(x, kernel).lower(lowering_platforms=("cuda",)).as_text()
-    assert "stablehlo.convolution" in lowered
-    assert "stablehlo.while" not in lowered
-    here = jax.jit(gradient).lower(x, kernel).as_text()
-    assert "stablehlo.convolution" not in here
+    for function in (gradient, convolve_few):
+        traced = jax.jit(function).trace(x, kernel)
+        lowered = traced.lower(lowering_platforms=("cuda",)).as_text()
+        assert "stablehlo.convolution" in lowered
+        assert "stablehlo.while" not in lowered
+        here = traced.lower().as_text()
+        assert "stablehlo.convolution" not in here
