@@ -4,8 +4,6 @@ That is a stem's, of few channels, and the gradient for the kernel: a matrix pro
 of a few images at a time, few enough to stay in the cache. docs/performance.md has the figures.
 """
 
-import itertools
-
 import jax
 import jax.numpy as jnp
 
@@ -32,12 +30,20 @@ def convolve_few(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _sum_of_shifted(x, kernel):
-    kh, kw, features, _ = kernel.shape
-    height, width = x.shape[1] - kh + 1, x.shape[2] - kw + 1
+    *size, features, out_features = kernel.shape
+    weights = kernel.reshape(-1, features, 1, 1, 1, out_features)
     return sum(
-        x[:, i : i + height, j : j + width, c, None] * kernel[i, j, c].reshape(1, 1, 1, -1)
-        for i, j, c in itertools.product(range(kh), range(kw), range(features))
+        part[..., c, None] * weights[place, c]
+        for place, part in enumerate(_shifted(x, size))
+        for c in range(features)
     )
+
+
+def _shifted(x, size):
+    """What each place of a kernel sees, [N, h - kh + 1, w - kw + 1, C], in the kernel's order."""
+    kh, kw = size
+    height, width = x.shape[1] - kh + 1, x.shape[2] - kw + 1
+    return [x[:, i : i + height, j : j + width] for i in range(kh) for j in range(kw)]
 
 
 @jax.custom_vjp
@@ -105,8 +111,7 @@ def _blocks(array, x, size):
 
 def _patches(images, size):
     """What the kernel sees at every position: [n, h, w, c] -> [n * h * w, kh * kw * c]."""
-    _, height, width, features = images.shape
     kh, kw = size
     images = jnp.pad(images, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
-    shifted = [images[:, i : i + height, j : j + width] for i in range(kh) for j in range(kw)]
-    return jnp.concatenate(shifted, axis=-1).reshape(-1, kh * kw * features)
+    patches = jnp.concatenate(_shifted(images, size), axis=-1)
+    return patches.reshape(-1, patches.shape[-1])
