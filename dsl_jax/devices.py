@@ -42,6 +42,25 @@ def keep_freed_memory() -> None:
             mallopt(*option)
 
 
+MOST_CORES = 8  # that share a batch, or each has few of its images; measured: two
+
+
+def use_all_cores() -> None:
+    """Makes a device of each core, up to 8, unless JAX's settings name a number themselves.
+
+    For a process that begins: JAX reads it when it is first asked for a device. XLA runs a
+    convolution on one core alone; a device each, the cores share a batch (docs/performance.md).
+    """
+    given = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if jax.config.values["jax_num_cpu_devices"] == -1 and not given:
+        jax.config.update("jax_num_cpu_devices", min(MOST_CORES, num_cores()))
+
+
+def search_mesh() -> Mesh | None:
+    """A mesh for a search: `device_mesh`, but None on a CPU, whose cores `search` uses anyway."""
+    return None if jax.default_backend() == "cpu" else device_mesh()
+
+
 def device_mesh(batch_size: int | None = None) -> Mesh | None:
     """A mesh of this process's devices, or None where one is used.
 
@@ -72,6 +91,11 @@ def check_mesh(mesh: Mesh | None) -> None:
         raise TypeError(f"mesh is a {type(mesh).__name__}: give {example}")
     if mesh is not None and len(mesh.axis_names) != 1:
         raise ValueError(f"mesh has the axes {mesh.axis_names}: it must have one; give {example}")
+
+
+def sharing(mesh: Mesh | None) -> contextlib.AbstractContextManager:
+    """Tells what is compiled inside that the devices of `mesh` share a batch."""
+    return contextlib.nullcontext() if mesh is None else jax.set_mesh(_automatic(mesh))
 
 
 def mesh_of(tree: Any) -> Mesh | None:
@@ -130,8 +154,12 @@ def on_one_device(tree: Any) -> Any:
 
 def sharding(mesh: Mesh, *axes: str) -> NamedSharding:
     """Arrays cut along their leading axes as `axes` say; none: whole on every device."""
+    return NamedSharding(_automatic(mesh), PartitionSpec(*axes))
+
+
+def _automatic(mesh: Mesh) -> Mesh:
     # `jax.make_mesh` makes axes of type Explicit, for which a program must be written differently.
-    return NamedSharding(Mesh(mesh.devices, mesh.axis_names), PartitionSpec(*axes))
+    return Mesh(mesh.devices, mesh.axis_names)
 
 
 Array = Any  # a `jax.Array` or an `np.ndarray`

@@ -13,7 +13,7 @@ import numpy as np
 
 from dsl_jax.config import TARGET_CONTROLS, CycleConfig, RunConfig
 from dsl_jax.data.dataset import Dataset, Split
-from dsl_jax.devices import device_mesh
+from dsl_jax.devices import device_mesh, search_mesh
 from dsl_jax.keys import CHOICE, SEARCH, TRAINING, purpose_key
 from dsl_jax.learning.batches import exact_batch_size
 from dsl_jax.learning.evaluation import logits_of
@@ -156,7 +156,7 @@ def search_targets(
         dataset=dataset.name,
         ids=split.ids,
         chunk_size=run_folder.config.chunk_size,
-        mesh=device_mesh(),
+        mesh=search_mesh(),
         preprocess=dataset.normalize,
         progress=progress and (step.name if step.cycle > 1 else "search"),
         repair=repair,

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from dsl_jax.config import LearnConfig
 from dsl_jax.data.dataset import Dataset
-from dsl_jax.devices import on_one_device, replicate, take
+from dsl_jax.devices import on_one_device, replicate, sharing, take
 from dsl_jax.files import plain
 from dsl_jax.keys import threefry_key
 from dsl_jax.learning.batches import plan_batches
@@ -288,15 +288,12 @@ def _run_batches(
         return state._replace(params=params, optimizer=optimizer), np.concatenate(losses)
     for number in order:
         rows = task.batches[number]
-        params, optimizer, loss = take_step(
-            jax.random.fold_in(step_key, number),
-            params,
-            optimizer,
-            rest,
-            take(images, rows, task.mesh),
-            jax.tree.map(lambda answer: take(answer, rows, task.mesh), answers),
-            task.program,
-        )
+        key = jax.random.fold_in(step_key, number)
+        some, theirs = jax.tree.map(lambda array: take(array, rows, task.mesh), (images, answers))
+        with sharing(task.mesh):
+            params, optimizer, loss = take_step(
+                key, params, optimizer, rest, some, theirs, task.program
+            )
         losses.append(loss)
         bar.update()
     return state._replace(params=params, optimizer=optimizer), np.asarray(losses)

@@ -4,6 +4,8 @@ That is a stem's, of few channels, and the gradient for the kernel: a matrix pro
 of a few images at a time, few enough to stay in the cache. docs/performance.md has the figures.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -82,12 +84,22 @@ def _gradients_on_a_cpu(x, kernel, cotangent):
     # its fast kernels then refuse.
     cotangent = jax.lax.optimization_barrier(cotangent)
     to_x = convolve(cotangent, kernel[::-1, ::-1].swapaxes(2, 3), "SAME")
-    return to_x, _kernel_gradient_by_blocks(x, cotangent, kernel.shape)
+    return to_x, _kernel_gradient(x, cotangent, kernel.shape)
 
 
 # --------------------------------------------------------------------------------------------
 # The kernel's gradient: matrix products of patches
 # --------------------------------------------------------------------------------------------
+
+
+def _kernel_gradient(x, cotangent, shape):
+    """A part of the batch for each device that shares it (`devices.sharing`), and their sum."""
+    count = jax.sharding.get_abstract_mesh().size
+    if count < 2 or len(x) % count:
+        return _kernel_gradient_by_blocks(x, cotangent, shape)
+    parts = (array.reshape(count, -1, *array.shape[1:]) for array in (x, cotangent))
+    of_a_part = partial(_kernel_gradient_by_blocks, shape=shape)
+    return jax.vmap(of_a_part)(*parts).sum(0)
 
 
 def _kernel_gradient_by_blocks(x, cotangent, shape):

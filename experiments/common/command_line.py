@@ -21,7 +21,7 @@ from common.overrides import override
 from dsl_jax import config as configs
 from dsl_jax import presets
 from dsl_jax.data import catalogue
-from dsl_jax.devices import keep_freed_memory
+from dsl_jax.devices import keep_freed_memory, use_all_cores
 from dsl_jax.evolution.image import check_config
 from dsl_jax.files import cache_dir
 
@@ -161,6 +161,7 @@ def guarded(work: Callable[[], None]) -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
     _same_bits_on_a_gpu()
     keep_freed_memory()
+    use_all_cores()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         work()

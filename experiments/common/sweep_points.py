@@ -45,7 +45,7 @@ def search_images(
     key: jax.Array, stages: Any, dataset: Dataset, split: Split, config: RunConfig, progress: bool
 ) -> SearchResult:
     """`search` of a few images, shared equally by this process's devices; on the host."""
-    mesh = devices.device_mesh()
+    mesh = devices.search_mesh()
     count = len(split.images)
     share = -(-count // (1 if mesh is None else mesh.size))
     images = dataset.normalize(split.images)

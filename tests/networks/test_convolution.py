@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh
 
+from dsl_jax.devices import sharding, sharing
 from dsl_jax.networks import convolution
 from dsl_jax.networks.convolution import convolve, convolve_few, convolve_same
 
@@ -37,6 +39,24 @@ def test_it_is_xlas_convolution_with_its_gradients(shape, images_in_a_block, mon
     for a, b in zip(our_gradients(cotangent), their_gradients(cotangent), strict=True):
         assert a.shape == b.shape
         np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_devices_that_share_a_batch_make_their_own_part_of_the_kernels_gradient(monkeypatch):
+    monkeypatch.setattr(convolution, "BLOCK_BYTES", 0)  # a loop, an image at a time
+    x, kernel = arrays(8, 6, 6, 2, 3)
+    mesh = Mesh(np.array(jax.devices()[:4]), ("images",))
+
+    @jax.jit
+    def gradient(x, kernel):
+        return jax.grad(lambda kernel: (convolve_same(x, kernel) ** 2).sum())(kernel)
+
+    expected = gradient(x, kernel)
+    shared = jax.device_put(x, sharding(mesh, "images")), jax.device_put(kernel, sharding(mesh))
+    with sharing(mesh):
+        np.testing.assert_allclose(gradient(*shared), expected, rtol=1e-5, atol=1e-4)
+        program = gradient.lower(*shared).compile().as_text()
+    assert "all-reduce" in program
+    assert "all-gather" not in program  # of the images, to each device
 
 
 @pytest.mark.parametrize("size", [(2, 2), (1, 3)])
