@@ -16,6 +16,7 @@ import torch
 import torch_learning
 from absl import app, flags
 from flax import nnx
+from jax.tree_util import Partial
 
 import dsl_jax as dsl
 from dsl_jax.devices import (
@@ -61,13 +62,21 @@ def our_step(network, images, targets):
     state = {"params": params, "optimizer": make_optimizer(config, 20).init(params)}
     state, rest = replicate((state, rest), mesh)
     key = jax.random.key(0)
-    program = Program(graph, target_objective, config, 20, *MOMENTS)
+    objective = Partial(target_objective)
+    program = Program(graph, config, 20, *MOMENTS)
 
     def step():
         some, theirs = jax.tree.map(lambda array: take(array, rows, mesh), (images, tuple(targets)))
         with sharing(mesh):
             state["params"], state["optimizer"], loss = take_step(
-                key, state["params"], state["optimizer"], rest, some, theirs, program
+                key,
+                state["params"],
+                state["optimizer"],
+                rest,
+                objective,
+                some,
+                theirs,
+                program,
             )
         return loss
 

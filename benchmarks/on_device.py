@@ -23,10 +23,11 @@ import numpy as np
 import timing
 from absl import app, flags
 from flax import nnx
+from jax.tree_util import Partial
 
 import dsl_jax as dsl
 from dsl_jax.evolution.fitness import evaluate_candidates
-from dsl_jax.evolution.image import _evolve, rules_of
+from dsl_jax.evolution.image import evolve_layer, rules_of
 from dsl_jax.evolution.images import _search_together, as_pytrees
 from dsl_jax.evolution.operators import kind_of
 from dsl_jax.keys import philox_key
@@ -172,7 +173,7 @@ def generations(case: Case, copied: float) -> list[dict[str, Any]]:
                     evaluate = partial(evaluate_candidates, rest, 3)
                     start = jnp.broadcast_to(one, (case.search.population_size, *one.shape))
                     rules = rules_of(case.search)
-                    return _evolve(key, start, evaluate, changed, case.search, kind, rules)
+                    return evolve_layer(key, start, evaluate, changed, case.search, kind, rules)
 
                 return jax.vmap(of_one)(keys, h)
 
@@ -240,7 +241,8 @@ def learning(case: Case) -> list[dict[str, Any]]:
     )
     config = dsl.LearnConfig(batch_size=case.batch, learning_rate=0.05)
     graph, params, rest = nnx.split(in_mode(network, training=True), nnx.Param, ...)
-    program = Program(graph, target_objective, config, more, (0.5,) * 3, (0.25,) * 3)
+    objective = Partial(target_objective)
+    program = Program(graph, config, more, (0.5,) * 3, (0.25,) * 3)
     key, batches = jax.random.key(0), np.arange(count).reshape(more, case.batch)
     resident = jax.device_put((images, targets))
 
@@ -251,14 +253,15 @@ def learning(case: Case) -> list[dict[str, Any]]:
         carry, losses = start(), []
         for number in range(many):
             some = jax.tree.map(lambda array: array[batches[number]], (images, targets))
-            *carry, loss = take_step(jax.random.fold_in(key, number), *carry, rest, *some, program)
+            step_key = jax.random.fold_in(key, number)
+            *carry, loss = take_step(step_key, *carry, rest, objective, *some, program)
             losses.append(loss)
         return jax.device_get(losses)
 
     def as_one_program(many: int) -> list[float]:
         numbers = np.arange(many)
         some = (numbers, batches[numbers])
-        *_, losses = take_steps(key, *start(), rest, resident, some, program)
+        *_, losses = take_steps(key, *start(), rest, objective, resident, some, program)
         return losses.tolist()
 
     rows = []

@@ -131,8 +131,8 @@ def _search_once(
         evaluate = partial(evaluate_candidates, stages[index + 1 :], label, fitness=rules.fitness)
         if index > 0 and layer.generations:
             copies_key = computed_once(jax.random.fold_in(layer_key, 0))
-            candidates = _with_copies(copies_key, candidates, evaluate, layer, config, kind)
-        parents, trace = _evolve(layer_key, candidates, evaluate, layer, config, kind, rules)
+            candidates = with_copies(copies_key, candidates, evaluate, layer, config, kind)
+        parents, trace = evolve_layer(layer_key, candidates, evaluate, layer, config, kind, rules)
         if config.target == "parent_mean" and layer.generations:
             targets.append(standardize(jnp.mean(parents, axis=0), kind))
         else:
@@ -143,7 +143,7 @@ def _search_once(
     return SearchResult(tuple(targets), tuple(traces))
 
 
-def _with_copies(
+def with_copies(
     key: jax.Array,
     best: jax.Array,
     evaluate: Callable[[jax.Array], jax.Array],
@@ -175,7 +175,7 @@ def _in_parts(stage: Callable, batch: jax.Array, most: int = 32) -> jax.Array:
     return parts.reshape(len(batch), *parts.shape[2:])
 
 
-def _evolve(
+def evolve_layer(
     key: jax.Array,
     candidates: jax.Array,
     evaluate: Callable[[jax.Array], jax.Array],
@@ -202,7 +202,7 @@ def _evolve_as_in_the_paper(
     config: SearchConfig,
     kind: str,
 ) -> tuple[jax.Array, jax.Array]:
-    """`_evolve` by `RepresentationGA`, for at least one generation."""
+    """`evolve_layer` by `RepresentationGA`, for at least one generation."""
     with jax.ensure_compile_time_eval():  # evosax makes arrays; none may belong to this trace
         from dsl_jax.evolution.generation import Params, RepresentationGA
 

@@ -119,6 +119,19 @@ def perturb_image(key: jax.Array, image: jax.Array, noise: jax.Array | float) ->
     return image + noise * spread(image) * jax.random.normal(key, image.shape, image.dtype)
 
 
+def moved(natural: jax.Array, direction: jax.Array, value: jax.Array | float) -> jax.Array:
+    """A representation [...] of unit variance whose cosine to `natural` [...] is `value`.
+
+    It is value * n + sqrt(1 - value^2) * d: n the natural one and d the direction, from which what
+    it has of n is taken away, both brought to mean 0 and variance 1.
+    """
+    n = normalize(natural)
+    d = direction - jnp.mean(direction)
+    d = d - n * (jnp.mean(n * d) / jnp.mean(n * n))
+    d = d * jax.lax.rsqrt(jnp.maximum(jnp.mean(d * d), jnp.finfo(jnp.float32).tiny))
+    return value * n + jnp.sqrt(1 - value * value) * d
+
+
 # --------------------------------------------------------------------------------------------
 # Smoothed noise from few random numbers
 # --------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from jax.sharding import Mesh
 from dsl_jax.config import LearnConfig
 from dsl_jax.data.dataset import Dataset, rows_of
 from dsl_jax.devices import check_mesh
+from dsl_jax.evolution.shared import SharedTargets
 from dsl_jax.inputs import check_distinct, check_labels
 from dsl_jax.learning.batches import exact_batch_size
 from dsl_jax.networks.interface import check_fits, check_learner, learner_shapes
@@ -98,6 +100,27 @@ def check_targets(network: nnx.Module, dataset: Dataset, arrays: Sequence[np.nda
                 f"the targets of layer {number} are not finite for {len(bad)} of {count} images, "
                 f"ids {bad[:5].tolist()}: search them again, or leave these images out"
             )
+
+
+def check_shared_targets(network: nnx.Module, dataset: Dataset, targets: SharedTargets) -> None:
+    """Raises ValueError unless they are finite, of the network's shapes and of all classes."""
+    expected = learner_shapes(network, dataset.image_shape)
+    found = [array.shape[1:] for array in (*targets.directions, targets.logits)]
+    if len(found) != len(expected) or any(
+        any(ours not in (1, theirs) for ours, theirs in zip_longest(*shapes))
+        for shapes in zip(found, expected, strict=True)
+    ):
+        raise ValueError(
+            f"the directions and logits have shapes {found}, the network's representations and "
+            f"logits {expected}: search and learn with the same widths"
+        )
+    for array in (*targets.directions, targets.logits):
+        if len(array) != dataset.num_classes:
+            raise ValueError(
+                f"the targets are for {len(array)} classes, but there are {dataset.num_classes}"
+            )
+        if not np.isfinite(array).all():
+            raise ValueError("the targets' directions or logits are not finite: search them again")
 
 
 def check_finite(losses: np.ndarray, epoch: int, steps_per_epoch: int) -> None:

@@ -11,6 +11,7 @@ import optax
 
 from dsl_jax.config import LearnConfig
 from dsl_jax.evolution.operators import normalize
+from dsl_jax.evolution.shared import SharedTargets
 from dsl_jax.networks.interface import Network
 
 
@@ -62,6 +63,17 @@ def target_objective(
     layers = supervised_layers(config.variant, len(representations))
     regression = regression_loss(representations, targets, layers, matching=config.matching)
     return regression + config.head_weight * head_loss(logits, targets[-1])
+
+
+def shared_objective(
+    shared: SharedTargets,
+    network: Network,
+    images: jax.Array,
+    labels: jax.Array,
+    config: LearnConfig,
+) -> jax.Array:
+    """`target_objective` with the targets that are made of these images."""
+    return target_objective(network, images, shared.of(images, labels), config)
 
 
 def sgd_objective(

@@ -1,12 +1,12 @@
 """A step of learning, and many of them as one program."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import optax
 from flax import nnx
+from jax.tree_util import Partial
 
 from dsl_jax.config import LearnConfig
 from dsl_jax.data.augmentation import augment
@@ -18,7 +18,6 @@ class Program(NamedTuple):
     """What a step is compiled for, all of it hashable; graph: the network without its arrays."""
 
     graph: Any
-    objective: Callable
     config: LearnConfig
     steps_per_epoch: int
     mean: tuple[float, ...]
@@ -30,12 +29,16 @@ def step(
     params: Any,
     optimizer_state: Any,
     rest: Any,
+    objective: Partial,
     images: jax.Array,
     answers: Any,
     program: Program,
 ) -> tuple[Any, Any, jax.Array]:
-    """One step on a batch of uint8 images [B, H, W, C]."""
-    graph, objective, config, steps_per_epoch, mean, std = program
+    """One step on a batch of uint8 images [B, H, W, C].
+
+    objective: (network, images, answers, config) -> loss; with the arrays that it needs besides.
+    """
+    graph, config, steps_per_epoch, mean, std = program
     if config.augment:
         images = augment(key, images, padding=config.crop_padding, flip=config.flip)
     images = normalize_pixels(images, mean, std)
@@ -59,6 +62,7 @@ def take_steps(
     params: Any,
     optimizer_state: Any,
     rest: Any,
+    objective: Partial,
     data: tuple[jax.Array, Any],
     batches: tuple[jax.Array, jax.Array],
     program: Program,
@@ -74,7 +78,7 @@ def take_steps(
         some, theirs = jax.tree.map(lambda array: array[rows], data)
         step_key = jax.random.fold_in(key, number)
         params, optimizer_state, loss = step(
-            step_key, params, optimizer_state, rest, some, theirs, program
+            step_key, params, optimizer_state, rest, objective, some, theirs, program
         )
         return (params, optimizer_state), loss
 

@@ -14,16 +14,24 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
+from jax.tree_util import Partial
 
 from dsl_jax.config import LearnConfig
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.devices import on_one_device, replicate, sharing, take
+from dsl_jax.evolution.shared import SharedTargets
 from dsl_jax.files import plain
 from dsl_jax.keys import threefry_key
 from dsl_jax.learning.batches import plan_batches
-from dsl_jax.learning.checks import check_arguments, check_finite, check_targets, target_arrays
+from dsl_jax.learning.checks import (
+    check_arguments,
+    check_finite,
+    check_shared_targets,
+    check_targets,
+    target_arrays,
+)
 from dsl_jax.learning.evaluation import evaluate_images, with_training_statistics
-from dsl_jax.learning.objectives import sgd_objective, target_objective
+from dsl_jax.learning.objectives import sgd_objective, shared_objective, target_objective
 from dsl_jax.learning.optimizer import learning_rate, make_optimizer
 from dsl_jax.learning.resident import has_room_for, moved
 from dsl_jax.learning.steps import Program, take_step, take_steps
@@ -95,7 +103,8 @@ def learn(
       network: see the module; not changed.
       dataset: its training images have the targets; its validation images choose the epoch.
       targets: a `SearchResult` with a row for each training image, in order, or a `TargetStore`
-        or `Overlay` that has the ids of all of them.
+        or `Overlay` that has the ids of all of them; or `SharedTargets`, of which a batch's are
+        made as it comes, with `augment` of the augmented images.
       config: a `LearnConfig`; `variant` says which layers have a target.
       mesh: a mesh with the one axis "images": its devices share each batch equally, and BatchNorm
         sees the whole batch. It may span the processes of `jax.distributed`, each of which then
@@ -120,10 +129,14 @@ def learn(
       FloatingPointError: the loss is not finite; names the step.
     """
     check_arguments(network, dataset, config, mesh)
+    options = Options(mesh, checkpoints, measure, on_epoch, progress)
+    if isinstance(targets, SharedTargets):
+        check_shared_targets(network, dataset, targets)
+        objective, labels = Partial(shared_objective, targets), dataset.train.labels
+        return _train(key, network, dataset, labels, objective, config, options)
     arrays = target_arrays(targets, dataset.train.ids)
     check_targets(network, dataset, arrays)
-    options = Options(mesh, checkpoints, measure, on_epoch, progress)
-    return _train(key, network, dataset, arrays, target_objective, config, options)
+    return _train(key, network, dataset, arrays, Partial(target_objective), config, options)
 
 
 def learn_sgd(
@@ -142,7 +155,7 @@ def learn_sgd(
     check_arguments(network, dataset, config, mesh)
     options = Options(mesh, checkpoints, measure, on_epoch, progress)
     labels = dataset.train.labels
-    return _train(key, network, dataset, labels, sgd_objective, config, options)
+    return _train(key, network, dataset, labels, Partial(sgd_objective), config, options)
 
 
 class Options(NamedTuple):
@@ -161,6 +174,7 @@ class Task(NamedTuple):
     program: Program
     dataset: Dataset
     batches: np.ndarray  # rows [steps, B]
+    objective: Partial
     answers: Any  # what the network should give: a pytree of arrays [N, ...]
     rest: Any  # the network's arrays that are no parameters
     mesh: Mesh | None
@@ -181,7 +195,7 @@ def _train(
     network: nnx.Module,
     dataset: Dataset,
     answers: Any,
-    objective: Callable,
+    objective: Partial,
     config: LearnConfig,
     options: Options,
 ) -> LearnResult:
@@ -221,7 +235,7 @@ def _begin(
     network: nnx.Module,
     dataset: Dataset,
     answers: Any,
-    objective: Callable,
+    objective: Partial,
     config: LearnConfig,
     mesh: Mesh | None,
 ) -> tuple[Task, TrainState]:
@@ -233,13 +247,13 @@ def _begin(
     params, best_params = (jax.tree.map(jnp.copy, states[0]) for _ in range(2))
     optimizer = make_optimizer(config, len(batches)).init(params)
     state = TrainState(params, optimizer, best_params, jnp.full(2, -jnp.inf, jnp.float32))
-    program = Program(graph, objective, config, len(batches), dataset.mean, dataset.std)
+    program = Program(graph, config, len(batches), dataset.mean, dataset.std)
     data = (dataset.train.images, dataset.validation.images, answers)
     (device, *_) = jax.tree.leaves(params)[0].devices()
     if is_resident := mesh is None and has_room_for(data, device):
         dataset, answers = moved(dataset, answers, device)
-    rest = replicate(states[1], mesh)
-    task = Task(program, dataset, batches, answers, rest, mesh, is_resident)
+    rest, objective = replicate((states[1], objective), mesh)
+    task = Task(program, dataset, batches, objective, answers, rest, mesh, is_resident)
     return task, replicate(state, mesh)
 
 
@@ -281,7 +295,14 @@ def _run_batches(
         for numbers in np.array_split(order, -(-len(order) // STEPS_AT_ONCE)):
             batches = (numbers, task.batches[numbers])
             params, optimizer, some = take_steps(
-                step_key, params, optimizer, rest, (images, answers), batches, task.program
+                step_key,
+                params,
+                optimizer,
+                rest,
+                task.objective,
+                (images, answers),
+                batches,
+                task.program,
             )
             losses.append(np.asarray(some))  # so that the bar waits for what it shows
             bar.update(len(numbers))
@@ -292,7 +313,7 @@ def _run_batches(
         some, theirs = jax.tree.map(lambda array: take(array, rows, task.mesh), (images, answers))
         with sharing(task.mesh):
             params, optimizer, loss = take_step(
-                key, params, optimizer, rest, some, theirs, task.program
+                key, params, optimizer, rest, task.objective, some, theirs, task.program
             )
         losses.append(loss)
         bar.update()

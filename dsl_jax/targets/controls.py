@@ -18,7 +18,7 @@ from dsl_jax.batching import in_batches
 from dsl_jax.evolution.fitness import Stages
 from dsl_jax.evolution.image import SearchResult, in_float32
 from dsl_jax.evolution.images import as_pytrees
-from dsl_jax.evolution.operators import normalize
+from dsl_jax.evolution.operators import moved, normalize
 from dsl_jax.inputs import check_labels
 from dsl_jax.measures import cosine_distance
 from dsl_jax.values import one_of
@@ -276,19 +276,6 @@ def natural_plus(
         )
 
     return _with_logits(targets, blocks)
-
-
-def moved(natural: jax.Array, direction: jax.Array, value: float) -> jax.Array:
-    """A representation [...] of unit variance whose cosine to `natural` [...] is `value`.
-
-    It is value * n + sqrt(1 - value^2) * d: n the natural one and d the direction, from which what
-    it has of n is taken away, both brought to mean 0 and variance 1.
-    """
-    n = normalize(natural)
-    d = direction - jnp.mean(direction)
-    d = d - n * (jnp.mean(n * d) / jnp.mean(n * n))
-    d = d * jax.lax.rsqrt(jnp.maximum(jnp.mean(d * d), jnp.finfo(jnp.float32).tiny))
-    return value * n + jnp.sqrt(1 - value * value) * d
 
 
 _moved = jax.jit(jax.vmap(moved, (0, 0, None)))

@@ -1,0 +1,144 @@
+"""One search a class, and the targets that are made of it."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from toy_search import CONFIG, KEY, STAGES, data, logits_stage, vector_stage
+
+from dsl_jax.evolution.image import SearchResult
+from dsl_jax.evolution.shared import SharedTargets, search_shared
+from dsl_jax.targets import controls
+
+COSINES = (0.3, 0.6)
+IMAGES, LABELS = data(40)  # five classes
+
+
+def normal(x):
+    """Of mean 0 and variance 1, but for the epsilon."""
+    x = x - x.mean()
+    return x / np.sqrt((x**2).mean() + 1e-5)
+
+
+def moved(natural, direction, cosine):
+    """In float64: what is orthogonal to the natural one, by projection of flat vectors."""
+    n = normal(np.asarray(natural, np.float64)).ravel()
+    d = np.asarray(direction, np.float64).ravel()
+    d = d - d.mean()
+    d -= n * (n @ d) / (n @ n)
+    d *= np.sqrt(len(d)) / np.linalg.norm(d)
+    return (cosine * n + np.sqrt(1 - cosine**2) * d).reshape(np.shape(natural))
+
+
+def likelihood(logits, label):
+    logits = np.asarray(logits, np.float64)
+    return logits[:, label] - np.log(np.exp(logits).sum(axis=1))
+
+
+def found(config=CONFIG, key=KEY, images=IMAGES, labels=LABELS, **options):
+    options = {"cosines": COSINES, "images_per_class": 4} | options
+    return search_shared(key, STAGES, images, labels, config, **options)
+
+
+@pytest.fixture(scope="module")
+def result():
+    return found()
+
+
+def test_fitness_rises_and_is_the_mean_over_the_images_as_the_direction_moves_them(result):
+    assert [h.shape for h in result.targets.directions] == [(5, 4, 4, 3), (5, 7)]
+    assert [f.shape for f in result.fitness] == [(5, 9), (5, 6), (5, 5)]
+    for trace in result.fitness:
+        assert (np.diff(trace, axis=1) >= 0).all()
+    for label in range(5):
+        h = IMAGES[LABELS == label][:4]
+        for block, (stage, rest) in enumerate(
+            zip(STAGES, ((vector_stage, logits_stage), (logits_stage,)), strict=False)
+        ):
+            direction = result.targets.directions[block][label]
+            h = np.stack([moved(n, direction, COSINES[block]) for n in np.asarray(stage(h))])
+            logits = h.astype(np.float32)
+            for later in rest:
+                logits = later(logits)
+            expected = likelihood(logits, label).mean()
+            np.testing.assert_allclose(result.fitness[block][label, -1], expected, atol=1e-5)
+        last = likelihood(result.targets.logits[[label]], label)[0]
+        np.testing.assert_allclose(result.fitness[-1][label, -1], last, atol=1e-5)
+
+
+def test_a_class_has_its_own_random_numbers_and_no_neighbours(result):
+    order = np.random.default_rng(0).permutation(40)
+    order = order[np.argsort(LABELS[order] == 2, kind="stable")]  # class 2 comes last
+    twos = np.flatnonzero(LABELS == 2)
+    order[-len(twos) :] = twos  # and its own images in their order
+    again = found(images=IMAGES[order], labels=LABELS[order])
+    for ours, theirs in zip(
+        (*again.targets.directions, again.targets.logits),
+        (*result.targets.directions, result.targets.logits),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours[2], theirs[2])
+    assert not np.array_equal(result.targets.directions[0][0], result.targets.directions[0][1])
+    other = found(key=jax.random.key(8))
+    assert not np.array_equal(other.targets.directions[0], result.targets.directions[0])
+
+
+def test_candidates_are_counted_as_they_are_tried(result):
+    # 18 in each layer's first population; 14 children in each of 8 + 5 + 4 generations.
+    assert result.candidates == 5 * (3 * 18 + 17 * 14)
+
+
+def test_targets_of_a_batch_have_the_cosine_and_are_what_the_control_makes(result):
+    shared = dataclasses.replace(result.targets, propagates=False)
+    made = shared.of(IMAGES, LABELS)
+    naturals = controls.Naturals(STAGES, IMAGES)
+    given = SearchResult((*made[:-1], result.targets.logits[LABELS]), ())
+    expected = controls.natural_plus(shared.directions, COSINES, given, naturals, LABELS)
+    for ours, theirs in zip(made, expected.representations, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    for block, natural in enumerate(naturals.read(np.arange(40))):
+        for image in (0, 7):
+            pair = np.corrcoef(np.ravel(made[block][image]), np.ravel(natural[image]))
+            np.testing.assert_allclose(pair[0, 1], COSINES[block], atol=1e-3)
+
+
+def test_where_they_propagate_a_stage_is_given_the_target_before(result):
+    first, second, logits = result.targets.of(IMAGES[:3], LABELS[:3])
+    natural = np.asarray(vector_stage(first))
+    for image in range(3):
+        direction = result.targets.directions[1][LABELS[image]]
+        expected = moved(natural[image], direction, COSINES[1])
+        np.testing.assert_allclose(second[image], expected, atol=1e-4)
+    np.testing.assert_array_equal(logits, result.targets.logits[LABELS[:3]])
+
+
+def test_they_are_kept_whole(result, tmp_path):
+    result.targets.save(tmp_path / "shared.npz")
+    again = SharedTargets.load(tmp_path / "shared.npz", STAGES)
+    assert again.propagates
+    jax.tree.map(np.testing.assert_array_equal, again, result.targets)
+
+
+def test_a_class_with_few_images_repeats_them():
+    images, labels = IMAGES[:9], np.array([0, 1, 2, 3, 4, 4, 4, 4, 4])
+    few = found(images=images, labels=labels)
+    again_and_again = [*np.repeat([0, 1, 2, 3], 4), 4, 5, 6, 7]
+    many = found(images=images[again_and_again], labels=labels[again_and_again])
+    np.testing.assert_array_equal(few.targets.directions[0], many.targets.directions[0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"cosines": (0.1,)}, "1 cosines for 2 blocks"),
+        ({"cosines": (0.1, 1.5)}, "the cosine 1.5 is none"),
+        ({"cosines": (0.1, float("nan"))}, "the cosine nan is none"),
+        ({"images_per_class": 0}, "images_per_class is 0: it must be at least 1"),
+        ({"labels": np.minimum(LABELS, 2)}, r"no image of the classes \[3, 4\]"),
+        ({"labels": LABELS + 1}, "5"),
+    ],
+)
+def test_what_does_not_fit_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        found(**options)
