@@ -19,6 +19,7 @@ from dsl_jax.evolution.fitness import Stages
 from dsl_jax.evolution.image import SearchResult, in_float32
 from dsl_jax.evolution.images import as_pytrees
 from dsl_jax.evolution.operators import moved, normalize
+from dsl_jax.evolution.shared import SharedTargets
 from dsl_jax.inputs import check_labels
 from dsl_jax.measures import cosine_distance
 from dsl_jax.values import one_of
@@ -176,6 +177,36 @@ def class_statistics(
         tuple(target.astype(np.float32) for target, _ in means),
         tuple((target - natural).astype(np.float32) for target, natural in means),
         tuple((np.sum(cosines, axis=0) / len(labels)).tolist()),
+    )
+
+
+def class_part_targets(
+    stages: Stages, targets: Given, naturals: Naturals, labels: np.ndarray, num_classes: int
+) -> SharedTargets:
+    """For all images, what is common to the targets that a search of few images found.
+
+    A block's target: the image's natural representation moved along its class's `parts`, to the
+    mean cosine that search leaves. Logits: the class's mean.
+
+    Args:
+      stages: those that were searched.
+      targets, naturals, labels, num_classes: as in `class_statistics`; of the few.
+
+    Raises:
+      ValueError: as `class_statistics`, or a class without images.
+    """
+    read = as_targets(targets)
+    statistics = class_statistics(read, naturals, labels, num_classes)
+    if not statistics.counts.all():
+        absent = np.flatnonzero(statistics.counts == 0).tolist()
+        raise ValueError(f"no image of the classes {absent} was searched: search more images")
+    members = np.eye(num_classes, dtype=np.float32)[labels].T
+    logits = members @ np.asarray(read.read().representations[-1], np.float32)
+    return SharedTargets(
+        as_pytrees(stages),
+        statistics.parts,
+        np.asarray(statistics.cosines, np.float32),
+        logits / statistics.counts[:, None].astype(np.float32),
     )
 
 

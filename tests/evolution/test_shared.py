@@ -52,7 +52,7 @@ def test_fitness_rises_and_is_the_mean_over_the_images_as_the_direction_moves_th
     for trace in result.fitness:
         assert (np.diff(trace, axis=1) >= 0).all()
     for label in range(5):
-        h = IMAGES[LABELS == label][:4]
+        h = IMAGES[label == LABELS][:4]
         for block, (stage, rest) in enumerate(
             zip(STAGES, ((vector_stage, logits_stage), (logits_stage,)), strict=False)
         ):

@@ -1,0 +1,346 @@
+"""Accuracy against the number of training images, up to a whole data set.
+
+    python experiments/full_data.py --dataset=cifar10
+
+A point is one training: a size, a method and a seed. The test split is read once, at its end, and
+the class that the network gives each test image is kept. Methods: "sgd_g1", "sgd_g2", "sgd_g3" (SGD
+with so many ConvGroups a block), "searched" and "permuted" (an image's own targets, and those of
+another image of its class), and three that need no search of each image: "class_part" (natural, and
+what is common to the targets of a class, from the search of a few images), "per_class" (natural,
+moved in a direction that is searched for the class) and "channel_code" (natural, and a random code
+of the class). The last three share the cosines to the natural representation that searched targets
+have, and but for "per_class" the logits. Settings, each --sweep.NAME=VALUE (laptop's): sizes, of
+training images, validation not counted (2000, 5000); methods (all but searched, permuted, sgd_g3);
+searched_images, the few (1000); images_per_class, of a class's search (32); validation_size (1000);
+num_seeds (1).
+"""
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
+from common import command_line, curves, plan, sweep_points, sweep_rows, sweeps
+from common.sweep_points import search_digest
+
+from dsl_jax import pipeline
+from dsl_jax.config import RunConfig
+from dsl_jax.data.dataset import Dataset
+from dsl_jax.devices import device_mesh
+from dsl_jax.evolution.shared import SharedTargets, search_shared
+from dsl_jax.files import replacing
+from dsl_jax.keys import SEARCH, TRAINING, purpose_key
+from dsl_jax.learning.batches import exact_batch_size
+from dsl_jax.learning.evaluation import logits_of
+from dsl_jax.learning.train import learn, learn_sgd
+from dsl_jax.reports import intervals
+from dsl_jax.runs.controlled import control_key
+from dsl_jax.runs.folder import RunFolder
+from dsl_jax.runs.saved import Checkpoints
+from dsl_jax.runs.steps import FIRST_TARGETS, Search
+from dsl_jax.runs.untrained import make_network, make_stages
+from dsl_jax.targets import controls
+from dsl_jax.targets.controls import Naturals
+from dsl_jax.values import one_of
+
+SGD = ("sgd_g1", "sgd_g2", "sgd_g3")
+STORED = ("searched", "permuted")  # these need a search of every image
+SHARED = ("class_part", "per_class", "channel_code")
+REFERENCE = "channel_code"  # what telling each block the class is worth
+
+
+@dataclass(frozen=True)
+class Settings(sweeps.Settings):
+    """What is swept."""
+
+    sizes: tuple[int, ...] = (2000, 5000)
+    methods: tuple[str, ...] = (*SGD[:2], *SHARED)
+    searched_images: int = 1000
+    images_per_class: int = 32
+
+
+SCALES = {
+    "smoke": Settings(
+        validation_size=40,
+        sizes=(160,),
+        methods=("sgd_g1", *SHARED),
+        searched_images=80,
+        images_per_class=4,
+    ),
+    "laptop": Settings(validation_size=1000, num_seeds=1),
+    "paper": Settings(validation_size=4000, sizes=(46000,), num_seeds=1),
+}
+
+
+class Method(NamedTuple):
+    """What a point trains: its name, and "" or the variant of learning."""
+
+    name: str
+    variant: str
+
+    @property
+    def title(self) -> str:
+        """As tables and figures call it."""
+        if self.name in SGD:
+            return sweep_rows.training_name(self.name)
+        return f"{self.name.replace('_', ' ')}, {self.variant.replace('_', ' ')}"
+
+
+def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
+    """A point for each size, method and seed."""
+    for name in settings.methods:
+        one_of("sweep.methods", name, (*SGD, *STORED, *SHARED))
+    variants = [variant for variant in config.variants if variant != "sgd"]
+    methods = [
+        Method(name, variant)
+        for name in settings.methods
+        for variant in ([""] if name in SGD else variants)
+    ]
+    points = [
+        make_point(config, settings, size, method, seed)
+        for size in settings.sizes
+        for seed in config.seeds
+        for method in methods
+    ]
+
+    def measure(point, dataset, folder):
+        return measure_training(point, dataset, folder, settings)
+
+    return sweeps.Sweep(points, measure, draw, table, with_right)
+
+
+def make_point(
+    config: RunConfig, settings: Settings, size: int, method: Method, seed: int
+) -> sweeps.Point:
+    """The training of one method on so many images."""
+    _, validation = plan.image_counts(config)
+    groups = int(method.name[-1]) if method.name in SGD else config.learner_groups
+    changed = dataclasses.replace(
+        config,
+        num_train=size + validation,
+        validation_size=validation,
+        seed=seed,
+        num_seeds=1,
+        variants=(method.variant or "sgd",),
+        learner_groups=groups,
+        sgd_groups=(groups,),
+    )
+    name = f"{size}-{method.name}{f'-{method.variant}' if method.variant else ''}-seed_{seed}"
+    columns = {
+        "size": size,
+        "method": method.name,
+        "variant": method.variant,
+        "title": method.title,
+        "seed": seed,
+    }
+    if method.name in SHARED:
+        columns["searched_images"] = settings.searched_images
+    if method.name == "per_class":
+        columns["images_per_class"] = settings.images_per_class
+    point = sweep_points.run_point(name, columns, changed, is_searched=method.name in STORED)
+    if method.name not in SHARED:
+        return point
+    candidates, seconds = plan.search_cost(changed, settings.searched_images)
+    return point._replace(candidates=candidates, seconds=point.seconds + seconds, disk_bytes=0)
+
+
+# --------------------------------------------------------------------------------------------
+# A training
+# --------------------------------------------------------------------------------------------
+
+
+def measure_training(
+    point: sweeps.Point, dataset: Dataset, folder: Path, settings: Settings
+) -> sweep_rows.Rows:
+    """The row of a training, and a file with what its network says of each test image."""
+    config, seed = point.config, point.config.seed
+    method, variant = point.columns["method"], point.columns["variant"]
+    network = make_network(config, dataset, seed, config.learner_groups)
+    learning = config.sgd if method in SGD else dataclasses.replace(config.learn, variant=variant)
+    count = len(dataset.train.images)
+    batch_size = exact_batch_size(count, learning.batch_size, learning.batch_multiple)
+    if method in STORED:
+        targets = stored_targets(point, dataset, folder)
+    elif method in SHARED:
+        targets = shared_targets(point, dataset, folder.parent, settings)
+    options: dict[str, Any] = {
+        "mesh": device_mesh(batch_size),
+        "checkpoints": Checkpoints(folder / "checkpoints"),
+        "progress": point.name,
+    }
+    key = purpose_key(seed, TRAINING)
+    if method in SGD:
+        learned = learn_sgd(key, network, dataset, learning, **options)
+    else:
+        learned = learn(key, network, dataset, targets, learning, **options)
+    said = np.argmax(logits_of(learned.network, dataset, dataset.test), axis=-1)
+    small = np.min_scalar_type(dataset.num_classes - 1)
+    with replacing(folder.with_name(f"{folder.name}.npz")) as file:
+        np.savez_compressed(file, said=said.astype(small), labels=dataset.test.labels.astype(small))
+    best = learned.best_epoch
+    return [
+        {
+            "training": method,
+            "best_epoch": best["epoch"],
+            "validation_accuracy": best["validation_accuracy"],
+            "train_loss": learned.history[-1]["train_loss"],
+            "test_accuracy": float(np.mean(said == dataset.test.labels)),
+            "training_seconds": round(sum(epoch["seconds"] for epoch in learned.history), 1),
+            "predictions": f"points/{point.name}.npz",
+        }
+    ]
+
+
+def stored_targets(point: sweeps.Point, dataset: Dataset, folder: Path) -> Any:
+    """A searched target for each image: its own, or another's of its class."""
+    seed = point.config.seed
+    run_folder: RunFolder = sweep_points.open_run(point, folder)
+    step = Search(FIRST_TARGETS, point.config.search)
+    pipeline.search_targets(run_folder, dataset, seed, step, False, True)
+    found = pipeline.open_targets(run_folder, seed)
+    if point.columns["method"] == "searched":
+        return found
+    return controls.permuted(control_key(seed, "permuted", 1), found, dataset.train.labels)
+
+
+def shared_targets(
+    point: sweeps.Point, dataset: Dataset, folder: Path, settings: Settings
+) -> SharedTargets:
+    """What the three methods without a store learn, for a seed; kept, since points share it."""
+    config, seed, method = point.config, point.config.seed, point.columns["method"]
+    stages = make_stages(config, dataset, seed)
+    few = class_part(config, dataset, stages, folder, settings)
+    if method == "class_part":
+        return few
+    if method == "channel_code":
+        shapes = [direction.shape[1:] for direction in few.directions]
+        key = control_key(seed, "channel_code", 1)
+        code = controls.random_code(key, shapes, dataset.num_classes, "channel")
+        return few.replace(directions=code)
+    path = folder / f"per_class-{search_digest(config)}-{settings.images_per_class}-{seed}.npz"
+    if not path.exists():
+        found = search_shared(
+            purpose_key(seed, SEARCH),
+            stages,
+            dataset.normalize(dataset.train.images),
+            dataset.train.labels,
+            config.search,
+            cosines=few.cosines,
+            images_per_class=settings.images_per_class,
+            progress=True,
+        )
+        found.targets.save(path)
+    return SharedTargets.load(path, stages)
+
+
+def class_part(
+    config: RunConfig, dataset: Dataset, stages: Any, folder: Path, settings: Settings
+) -> SharedTargets:
+    """What is common to a class in the targets that a search of the first images finds."""
+    name = f"class_part-{search_digest(config)}-{settings.searched_images}-{config.seed}.npz"
+    path = folder / name
+    if not path.exists():
+        split = sweep_points.first_images(dataset, 0, settings.searched_images)
+        key = purpose_key(config.seed, SEARCH)
+        found = sweep_points.search_images(key, stages, dataset, split, config, progress=True)
+        naturals = Naturals(stages, split.images, dataset.normalize)
+        classes = dataset.num_classes
+        controls.class_part_targets(stages, found, naturals, split.labels, classes).save(path)
+    return SharedTargets.load(path, stages)
+
+
+# --------------------------------------------------------------------------------------------
+# What is drawn
+# --------------------------------------------------------------------------------------------
+
+
+def with_right(rows: sweep_rows.Rows, folder: Path) -> sweep_rows.Rows:
+    """The rows, each with `right`: whether each test image is classified right, bool [N]."""
+
+    def right(row: dict[str, Any]) -> np.ndarray:
+        with np.load(folder / row["predictions"]) as kept:
+            return kept["said"] == kept["labels"]
+
+    return [row | {"right": right(row)} for row in rows]
+
+
+def less(ours: sweep_rows.Rows, theirs: sweep_rows.Rows) -> str:
+    """The difference in test accuracy, in points, over the seeds that both have and the images."""
+    other = {row["seed"]: row["right"] for row in theirs}
+    pairs = [(row["right"], other[row["seed"]]) for row in ours if row["seed"] in other]
+    if not pairs:
+        return ""
+    found = intervals.of_paired_seeds_and_images(*map(np.stack, zip(*pairs, strict=True)))
+    return intervals.in_percent(found, sign=True)
+
+
+def best_by_validation(rows: sweep_rows.Rows) -> sweep_rows.Rows:
+    """The rows of the method that is best by validation; none of none."""
+    methods = [sweep_rows.select(rows, method=x) for x in sweep_rows.values_of(rows, "method")]
+    return max(
+        methods, key=lambda ours: np.mean([r["validation_accuracy"] for r in ours]), default=[]
+    )
+
+
+def table(rows: sweep_rows.Rows) -> str:
+    """A line a size and method."""
+    lines = []
+    for size in sorted(sweep_rows.values_of(rows, "size")):
+        here = sweep_rows.select(rows, size=size)
+        baselines = [row for row in here if row["method"] in SGD]
+        by_validation = {
+            name: np.mean(
+                [r["validation_accuracy"] for r in sweep_rows.select(baselines, method=name)]
+            )
+            for name in sweep_rows.values_of(baselines, "method")
+        }
+        best = max(by_validation, key=by_validation.__getitem__, default=None)
+        sgd = sweep_rows.select(baselines, method=best)
+        for title in sweep_rows.values_of(here, "title"):
+            ours = sweep_rows.select(here, title=title)
+            name, variant = ours[0]["method"], ours[0]["variant"]
+            code = sweep_rows.select(here, method=REFERENCE, variant=variant)
+            lines.append(
+                [
+                    size,
+                    title,
+                    sweep_rows.mean_percent(ours, "test_accuracy"),
+                    sweep_rows.mean_percent(ours, "validation_accuracy"),
+                    "" if name in (REFERENCE, *SGD) else less(ours, code),
+                    "" if sgd and name == sgd[0]["method"] else less(ours, sgd),
+                ]
+            )
+    header = ["images", "learned", "test", "validation", "less channel code", "less SGD"]
+    return (
+        "Accuracies in percent, mean ± standard deviation over seeds. Differences of test accuracy "
+        "in points, with their 95 % interval over seeds and test images; from the code with the "
+        "same layers, and from SGD with the G that is best by validation at that size.\n\n"
+        + sweep_rows.markdown(header, lines)
+    )
+
+
+def draw(rows: sweep_rows.Rows) -> dict[str, tuple[Figure, str]]:
+    """Accuracy against the number of images, a line a method."""
+    percent = [row | {"percent": 100 * row["test_accuracy"]} for row in rows]
+    lines = {
+        title: sweep_rows.curve(sweep_rows.select(percent, title=title), "size", "percent")
+        for title in sweep_rows.values_of(rows, "title")
+    }
+    panel = curves.Panel(lines, "training images", "test accuracy, %", x_scale="log")
+    caption = f"Test accuracy, {rows[0]['dataset']}, {sweep_rows.seeds_note(rows)}."
+    return {"full_data": (curves.plot_curves([panel]), caption)}
+
+
+def run_all() -> None:
+    """The sweep, as the command line says."""
+    fixed = ("num_train", "learner_groups", "sgd_groups", "target_controls")
+    sweeps.run("full_data", SCALES, define, fixed=fixed)
+
+
+if __name__ == "__main__":
+    command_line.start(run_all)

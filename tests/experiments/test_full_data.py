@@ -1,0 +1,137 @@
+"""Accuracy against the number of images: what each method learns, and what is kept and compared."""
+
+import importlib
+
+import numpy as np
+import pytest
+from sweep_results import rows_of
+from tiny_search import TINY_SEARCH
+
+import dsl_jax
+from dsl_jax.learning.train import LearnResult
+from dsl_jax.reports.intervals import in_percent, of_paired_seeds_and_images
+
+METHODS = ("sgd_g2", "searched", "permuted", "class_part", "per_class", "channel_code")
+FLAGS = [
+    *TINY_SEARCH,
+    "--config.search.layers[3].generations=1",
+    "--sweep.sizes=(60,)",
+    "--sweep.validation_size=20",
+    "--sweep.searched_images=50",
+    "--sweep.images_per_class=2",
+    f"--sweep.methods={','.join(METHODS)}",
+    "--config.variants=('skip_block_0','sgd')",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("one_device")
+def test_each_method_learns_its_own_targets_and_each_prediction_is_kept(
+    experiment, tmp_path, monkeypatch
+):
+    script = importlib.import_module("full_data")
+    learned = []
+
+    def recorded(key, network, dataset, targets, config, **options):
+        learned.append((targets, dataset, config.variant))
+        record = {"best_so_far": True, "epoch": 1, "seconds": 0.0, "train_loss": 0.0}
+        return LearnResult(network, [record | {"validation_accuracy": 0.5}])
+
+    monkeypatch.setattr(script, "learn", recorded)
+    monkeypatch.setattr(
+        script, "learn_sgd", lambda key, network, dataset, config, **options: recorded(
+            key, network, dataset, None, config
+        )
+    )  # fmt: skip
+    folder = tmp_path / "sweep"
+    assert experiment("full_data")(*FLAGS, f"--output_dir={folder}") == 0
+
+    rows = rows_of(folder)
+    assert [row["method"] for row in rows] == list(METHODS)
+    _, (found, dataset, variant), (permuted, *_), (part, *_), (per_class, *_), (code, *_) = learned
+    labels = dataset.train.labels
+    assert len(labels) == 60 and variant == "skip_block_0"
+    own, others = found.read().representations, permuted.read().representations
+    for image, target in enumerate(others[1]):
+        (source,) = np.flatnonzero([(target == mine).all() for mine in own[1]])
+        assert labels[source] == labels[image]
+        assert source != image or (labels == labels[image]).sum() == 1
+
+    # Of the first 50 images alone: their logits' means, and their mean cosine.
+    for label in range(10):
+        mean = own[-1][:50][labels[:50] == label].mean(axis=0)
+        np.testing.assert_allclose(part.logits[label], mean, atol=1e-5)
+    natural = np.asarray(part.stages[0](dataset.normalize(dataset.train.images[:50])))
+    cosines = [
+        np.corrcoef(np.ravel(a), np.ravel(b))[0, 1]
+        for a, b in zip(natural, own[0][:50], strict=True)
+    ]
+    np.testing.assert_allclose(part.cosines[0], np.mean(cosines), atol=1e-3)
+    assert not part.propagates and not code.propagates and per_class.propagates
+    for other in (code, per_class):
+        np.testing.assert_array_equal(other.cosines, part.cosines)
+    np.testing.assert_array_equal(code.logits, part.logits)
+    direction = np.asarray(code.directions[0])
+    np.testing.assert_array_equal(direction, np.broadcast_to(direction[:, :1, :1], direction.shape))
+
+    with np.load(folder / rows[1]["predictions"]) as kept:
+        np.testing.assert_array_equal(kept["labels"], dataset.test.labels)
+        assert rows[1]["test_accuracy"] == pytest.approx((kept["said"] == kept["labels"]).mean())
+    assert (folder / "full_data.png").exists()
+    # What is computed is not computed again.
+    assert experiment("full_data")(*FLAGS, f"--output_dir={folder}") == 0
+    assert len(learned) == len(METHODS)
+
+
+def test_differences_are_of_pairs_from_the_code_and_the_best_sgd():
+    script, random = importlib.import_module("full_data"), np.random.default_rng(0)
+    validation = {"sgd_g1": 0.5, "sgd_g2": 0.7, "class_part": 0.9, "channel_code": 0.9}
+    rows, right = [], {}
+    for name, share in validation.items():
+        for seed in (0, 1, 2):
+            right[name, seed] = random.random(300) < 0.6
+            method = script.Method(name, "" if name.startswith("sgd") else "all_layers")
+            rows.append(
+                {
+                    "size": 5000,
+                    "seed": seed,
+                    "method": name,
+                    "variant": method.variant,
+                    "title": method.title,
+                    "validation_accuracy": share,
+                    "test_accuracy": right[name, seed].mean(),
+                    "right": right[name, seed],
+                }
+            )
+
+    def difference(ours, theirs):
+        stacked = (np.stack([right[name, seed] for seed in (0, 1, 2)]) for name in (ours, theirs))
+        return in_percent(of_paired_seeds_and_images(*stacked), sign=True)
+
+    lines = [line.split(" | ") for line in script.table(rows).splitlines() if "5000" in line]
+    assert [line[1] for line in lines] == [
+        "SGD, G = 1", "SGD, G = 2", "class part, all layers", "channel code, all layers",
+    ]  # fmt: skip
+    assert [line[4:] for line in lines] == [
+        ["", f"{difference('sgd_g1', 'sgd_g2')} |"],
+        ["", " |"],
+        [difference("class_part", "channel_code"), f"{difference('class_part', 'sgd_g2')} |"],
+        ["", f"{difference('channel_code', 'sgd_g2')} |"],
+    ]
+
+
+def test_sizes_are_training_images_and_a_wrong_method_is_named():
+    script = importlib.import_module("full_data")
+    config = dsl_jax.get_preset("laptop", "cifar10")
+    settings = script.Settings(sizes=(1000,), methods=("sgd_g3", "per_class"))
+    points = script.define(config, settings).points
+    assert [point.name for point in points] == [
+        "1000-sgd_g3-seed_0",
+        "1000-per_class-all_layers-seed_0",
+        "1000-per_class-skip_block_0-seed_0",
+    ]
+    assert points[0].config.learner_groups == 3
+    for point in points:
+        assert point.config.num_train - point.config.validation_size == 1000
+    with pytest.raises(ValueError, match="unknown: choose one of sgd_g1"):
+        script.define(config, script.Settings(methods=("best",)))
