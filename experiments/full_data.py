@@ -86,9 +86,13 @@ class Method(NamedTuple):
     @property
     def title(self) -> str:
         """As tables and figures call it."""
-        if self.name in SGD:
-            return sweep_rows.training_name(self.name)
-        return f"{self.name.replace('_', ' ')}, {self.variant.replace('_', ' ')}"
+        variant = self.variant.replace("_", " ")
+        return f"{method_title(self.name)}, {variant}" if variant else method_title(self.name)
+
+
+def method_title(name: str) -> str:
+    """A method, without its variant."""
+    return sweep_rows.training_name(name) if name in SGD else name.replace("_", " ")
 
 
 def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
@@ -325,15 +329,24 @@ def table(rows: sweep_rows.Rows) -> str:
 
 
 def draw(rows: sweep_rows.Rows) -> dict[str, tuple[Figure, str]]:
-    """Accuracy against the number of images, a line a method."""
+    """Accuracy against the number of images: a panel a variant, a line a method, SGD in each."""
     percent = [row | {"percent": 100 * row["test_accuracy"]} for row in rows]
-    lines = {
-        title: sweep_rows.curve(sweep_rows.select(percent, title=title), "size", "percent")
-        for title in sweep_rows.values_of(rows, "title")
-    }
-    panel = curves.Panel(lines, "training images", "test accuracy, %", x_scale="log")
+    panels = []
+    for variant in sweep_rows.values_of(rows, "variant"):
+        if variant:
+            shown = [row for row in percent if row["variant"] in ("", variant)]
+            lines = {
+                method_title(method): sweep_rows.curve(
+                    sweep_rows.select(shown, method=method), "size", "percent"
+                )
+                for method in sweep_rows.values_of(shown, "method")
+            }
+            title = variant.replace("_", " ")
+            panels.append(
+                curves.Panel(lines, "training images", "test accuracy, %", title, x_scale="log")
+            )
     caption = f"Test accuracy, {rows[0]['dataset']}, {sweep_rows.seeds_note(rows)}."
-    return {"full_data": (curves.plot_curves([panel]), caption)}
+    return {"full_data": (curves.plot_curves(panels), caption)} if panels else {}
 
 
 def run_all() -> None:

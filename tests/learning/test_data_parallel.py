@@ -128,6 +128,13 @@ def test_ten_steps_are_the_same_on_any_number_of_devices(how, monkeypatch):
             assert {**a, "seconds": 0} == pytest.approx({**b, "seconds": 0}, abs=1e-5)
 
 
+@pytest.mark.parametrize("number", [2, 8])
+def test_as_many_devices_give_the_same_bits(number):
+    first, *others = (train("learn_sgd", number) for _ in range(3))
+    for again in others:
+        assert_same(again.network, first.network)
+
+
 def test_the_papers_network_is_the_same_on_eight_devices():
     network = ConvNet((9, 9, 1), 3, (4,), rngs=nnx.Rngs(0))
     network.whiten(DATASET.normalize(DATASET.train.images))

@@ -81,9 +81,22 @@ def test_the_page_on_what_targets_carry_shows_what_runs(capsys):
     assert [line.split()[0] for line in printed[3:]] == ["searched", "permuted"]
 
 
+@pytest.mark.slow
+def test_the_page_on_one_search_a_class_shows_what_runs(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = run_blocks(ROOT / "docs" / "shared_search.md")
+    printed = capsys.readouterr().out.splitlines()
+    for line in printed[:4]:
+        before, after = re.findall(r"-?\d\.\d\d", line)
+        assert float(before) < float(after)  # a search that finds something
+    for block, array in enumerate(names["blocks_and_logits"][:-1]):
+        assert array.shape[0] == 5 and abs(array.std() - 1) < 0.01, block
+    assert names["learned"].best_epoch["validation_accuracy"] > 0.5  # chance is 0.1
+
+
 def test_no_page_shows_python_that_no_test_runs():
     tested = {"README.md", "your_own_model.md", "your_own_data.md", "cycles.md", "strategies.md"}
-    tested |= {"what_targets_carry.md"}
+    tested |= {"what_targets_carry.md", "shared_search.md"}
     assert {page.name for page in PAGES if blocks(page, "python")} <= tested
 
 
