@@ -6,7 +6,7 @@ from dsl_jax.data.dataset import Dataset, Split
 from dsl_jax.data.load import load_dataset
 from dsl_jax.evolution.image import SearchResult, search_image
 from dsl_jax.evolution.images import search
-from dsl_jax.evolution.shared import SharedTargets, search_shared
+from dsl_jax.evolution.shared import SharedSearch, SharedTargets, search_shared
 from dsl_jax.learning.evaluation import Evaluation, evaluate
 from dsl_jax.learning.train import LearnResult, learn, learn_sgd
 from dsl_jax.networks.adapters import PairNetwork, StagedNetwork
@@ -37,6 +37,7 @@ __all__ = [
     "RunConfig",
     "SearchConfig",
     "SearchResult",
+    "SharedSearch",
     "SharedTargets",
     "Split",
     "StagedNetwork",

@@ -42,7 +42,7 @@ def keep_freed_memory() -> None:
             mallopt(*option)
 
 
-MOST_CORES = 8  # that share a batch, or each has few of its images; measured: two
+MOST_CORES = 8  # with more, each has few images of a batch; measured: two
 
 
 def use_all_cores() -> None:
@@ -158,7 +158,7 @@ def sharding(mesh: Mesh, *axes: str) -> NamedSharding:
 
 
 def _automatic(mesh: Mesh) -> Mesh:
-    # `jax.make_mesh` makes axes of type Explicit, for which a program must be written differently.
+    """The mesh with axes of type Auto; `jax.make_mesh` makes others, which programs must know."""
     return Mesh(mesh.devices, mesh.axis_names)
 
 

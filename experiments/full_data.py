@@ -27,6 +27,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, curves, plan, sweep_points, sweep_rows, sweeps
 from common.sweep_points import search_digest
+from what_targets_carry import in_text, less
 
 from dsl_jax import pipeline
 from dsl_jax.config import RunConfig
@@ -38,7 +39,6 @@ from dsl_jax.keys import SEARCH, TRAINING, purpose_key
 from dsl_jax.learning.batches import exact_batch_size
 from dsl_jax.learning.evaluation import logits_of
 from dsl_jax.learning.train import learn, learn_sgd
-from dsl_jax.reports import intervals
 from dsl_jax.runs.controlled import control_key
 from dsl_jax.runs.folder import RunFolder
 from dsl_jax.runs.saved import Checkpoints
@@ -273,22 +273,14 @@ def with_right(rows: sweep_rows.Rows, folder: Path) -> sweep_rows.Rows:
     return [row | {"right": right(row)} for row in rows]
 
 
-def less(ours: sweep_rows.Rows, theirs: sweep_rows.Rows) -> str:
-    """The difference in test accuracy, in points, over the seeds that both have and the images."""
-    other = {row["seed"]: row["right"] for row in theirs}
-    pairs = [(row["right"], other[row["seed"]]) for row in ours if row["seed"] in other]
-    if not pairs:
-        return ""
-    found = intervals.of_paired_seeds_and_images(*map(np.stack, zip(*pairs, strict=True)))
-    return intervals.in_percent(found, sign=True)
-
-
 def best_by_validation(rows: sweep_rows.Rows) -> sweep_rows.Rows:
     """The rows of the method that is best by validation; none of none."""
     methods = [sweep_rows.select(rows, method=x) for x in sweep_rows.values_of(rows, "method")]
-    return max(
-        methods, key=lambda ours: np.mean([r["validation_accuracy"] for r in ours]), default=[]
-    )
+
+    def validation(ours: sweep_rows.Rows) -> float:
+        return float(np.mean([row["validation_accuracy"] for row in ours]))
+
+    return max(methods, key=validation, default=[])
 
 
 def table(rows: sweep_rows.Rows) -> str:
@@ -296,15 +288,8 @@ def table(rows: sweep_rows.Rows) -> str:
     lines = []
     for size in sorted(sweep_rows.values_of(rows, "size")):
         here = sweep_rows.select(rows, size=size)
-        baselines = [row for row in here if row["method"] in SGD]
-        by_validation = {
-            name: np.mean(
-                [r["validation_accuracy"] for r in sweep_rows.select(baselines, method=name)]
-            )
-            for name in sweep_rows.values_of(baselines, "method")
-        }
-        best = max(by_validation, key=by_validation.__getitem__, default=None)
-        sgd = sweep_rows.select(baselines, method=best)
+        sgd = best_by_validation([row for row in here if row["method"] in SGD])
+        best = sgd[0]["method"] if sgd else None
         for title in sweep_rows.values_of(here, "title"):
             ours = sweep_rows.select(here, title=title)
             name, variant = ours[0]["method"], ours[0]["variant"]
@@ -315,8 +300,8 @@ def table(rows: sweep_rows.Rows) -> str:
                     title,
                     sweep_rows.mean_percent(ours, "test_accuracy"),
                     sweep_rows.mean_percent(ours, "validation_accuracy"),
-                    "" if name in (REFERENCE, *SGD) else less(ours, code),
-                    "" if sgd and name == sgd[0]["method"] else less(ours, sgd),
+                    "" if name in (REFERENCE, *SGD) else in_text(less(ours, code)),
+                    "" if name == best else in_text(less(ours, sgd)),
                 ]
             )
     header = ["images", "learned", "test", "validation", "less channel code", "less SGD"]

@@ -132,8 +132,8 @@ def learn(
     options = Options(mesh, checkpoints, measure, on_epoch, progress)
     if isinstance(targets, SharedTargets):
         check_shared_targets(network, dataset, targets)
-        objective, labels = Partial(shared_objective, targets), dataset.train.labels
-        return _train(key, network, dataset, labels, objective, config, options)
+        objective = Partial(shared_objective, jax.device_put(targets))
+        return _train(key, network, dataset, dataset.train.labels, objective, config, options)
     arrays = target_arrays(targets, dataset.train.ids)
     check_targets(network, dataset, arrays)
     return _train(key, network, dataset, arrays, Partial(target_objective), config, options)
