@@ -159,6 +159,8 @@ def guarded(work: Callable[[], None]) -> None:
         logging.set_verbosity(logging.WARNING)  # not what JAX tells of devices that are not there
     if jax.config.jax_compilation_cache_dir is None:  # else it is the user's
         jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+        # Most programs are small, and together take a third of a second smoke run.
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
     _same_bits_on_a_gpu()
     keep_freed_memory()
     use_all_cores()
