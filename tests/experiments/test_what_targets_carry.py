@@ -58,7 +58,7 @@ def test_the_ladder_keeps_each_prediction_and_compares_pair_by_pair(experiment, 
     )
     value, low, high = (100 * x for x in of_paired_seeds_and_images(theirs, ours))
     page = (folder / "report.md").read_text()
-    (line,) = [x for x in page.splitlines() if x.startswith("| permuted targets, all")]
+    (line,) = [x for x in page.splitlines() if x.startswith("| permuted targets, all layers |")]
     assert f"{value:+.2f} ({low:+.2f} to {high:+.2f})" in line
     assert (folder / "ladder_0.png").exists()
 
