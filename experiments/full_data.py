@@ -21,20 +21,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, curves, plan, sweep_points, sweep_rows, sweeps
 from common.sweep_points import search_digest
-from what_targets_carry import in_text, less
+from what_targets_carry import in_text, keep_predictions, less, with_predictions
 
 from dsl_jax import pipeline
 from dsl_jax.config import RunConfig
-from dsl_jax.data.dataset import Dataset
+from dsl_jax.data.dataset import Dataset, Split
 from dsl_jax.devices import device_mesh
 from dsl_jax.evolution.shared import SharedTargets, search_shared
-from dsl_jax.files import replacing
 from dsl_jax.keys import SEARCH, TRAINING, purpose_key
 from dsl_jax.learning.batches import exact_batch_size
 from dsl_jax.learning.evaluation import logits_of
@@ -115,7 +115,7 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     def measure(point, dataset, folder):
         return measure_training(point, dataset, folder, settings)
 
-    return sweeps.Sweep(points, measure, draw, table, with_right)
+    return sweeps.Sweep(points, measure, draw, table, with_predictions)
 
 
 def make_point(
@@ -168,24 +168,19 @@ def measure_training(
     learning = config.sgd if method in SGD else dataclasses.replace(config.learn, variant=variant)
     count = len(dataset.train.images)
     batch_size = exact_batch_size(count, learning.batch_size, learning.batch_multiple)
-    if method in STORED:
-        targets = stored_targets(point, dataset, folder)
-    elif method in SHARED:
-        targets = shared_targets(point, dataset, folder.parent, settings)
+    targets = targets_of(point, dataset, folder, settings)
     options: dict[str, Any] = {
         "mesh": device_mesh(batch_size),
         "checkpoints": Checkpoints(folder / "checkpoints"),
         "progress": point.name,
     }
     key = purpose_key(seed, TRAINING)
-    if method in SGD:
+    if targets is None:
         learned = learn_sgd(key, network, dataset, learning, **options)
     else:
         learned = learn(key, network, dataset, targets, learning, **options)
     said = np.argmax(logits_of(learned.network, dataset, dataset.test), axis=-1)
-    small = np.min_scalar_type(dataset.num_classes - 1)
-    with replacing(folder.with_name(f"{folder.name}.npz")) as file:
-        np.savez_compressed(file, said=said.astype(small), labels=dataset.test.labels.astype(small))
+    keep_predictions(folder, dataset, {method: said})
     best = learned.best_epoch
     return [
         {
@@ -198,6 +193,15 @@ def measure_training(
             "predictions": f"points/{point.name}.npz",
         }
     ]
+
+
+def targets_of(point: sweeps.Point, dataset: Dataset, folder: Path, settings: Settings) -> Any:
+    """What a point learns; None: SGD. Made before its folder holds anything, as a run's must."""
+    if point.columns["method"] in SGD:
+        return None
+    if point.columns["method"] in STORED:
+        return stored_targets(point, dataset, folder)
+    return shared_targets(point, dataset, folder.parent, settings)
 
 
 def stored_targets(point: sweeps.Point, dataset: Dataset, folder: Path) -> Any:
@@ -228,11 +232,12 @@ def shared_targets(
         return few.replace(directions=code)
     path = folder / f"per_class-{search_digest(config)}-{settings.images_per_class}-{seed}.npz"
     if not path.exists():
+        split = first_of_each_class(dataset, settings.images_per_class)
         found = search_shared(
             purpose_key(seed, SEARCH),
             stages,
-            dataset.normalize(dataset.train.images),
-            dataset.train.labels,
+            dataset.normalize(split.images),
+            split.labels,
             config.search,
             cosines=few.cosines,
             images_per_class=settings.images_per_class,
@@ -240,6 +245,14 @@ def shared_targets(
         )
         found.targets.save(path)
     return SharedTargets.load(path, stages)
+
+
+def first_of_each_class(dataset: Dataset, count: int) -> Split:
+    """The images that `search_shared` takes, in order: a whole data set need not be normalised."""
+    labels = dataset.train.labels
+    classes = range(dataset.num_classes)
+    rows = np.sort(np.concatenate([np.flatnonzero(labels == c)[:count] for c in classes]))
+    return jax.tree.map(lambda array: array[rows], dataset.train)
 
 
 def class_part(
@@ -261,16 +274,6 @@ def class_part(
 # --------------------------------------------------------------------------------------------
 # What is drawn
 # --------------------------------------------------------------------------------------------
-
-
-def with_right(rows: sweep_rows.Rows, folder: Path) -> sweep_rows.Rows:
-    """The rows, each with `right`: whether each test image is classified right, bool [N]."""
-
-    def right(row: dict[str, Any]) -> np.ndarray:
-        with np.load(folder / row["predictions"]) as kept:
-            return kept["said"] == kept["labels"]
-
-    return [row | {"right": right(row)} for row in rows]
 
 
 def best_by_validation(rows: sweep_rows.Rows) -> sweep_rows.Rows:

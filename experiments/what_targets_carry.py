@@ -104,7 +104,7 @@ def measure(point: sweeps.Point, dataset: Dataset, folder: Path) -> sweep_rows.R
     config, seed = point.config, point.config.seed
     run_folder = sweep_points.open_run(point, folder)
     ended = run_to_the_end(config, folder, dataset)
-    rows, kept = [], {"labels": dataset.test.labels}
+    rows, kept = [], {}
     shares = shares_of(run_folder, dataset, seed)
     for _, name, training, result, failure in ended:
         row = {
@@ -124,10 +124,16 @@ def measure(point: sweeps.Point, dataset: Dataset, folder: Path) -> sweep_rows.R
             "predictions": f"points/{point.name}.npz",
         }
         rows.append(row | shares.get(name, {}))
+    keep_predictions(folder, dataset, kept)
+    return rows
+
+
+def keep_predictions(folder: Path, dataset: Dataset, said: dict[str, np.ndarray]) -> None:
+    """Keeps the classes [N] that trainings give the test images, and theirs, beside a folder."""
     small = np.min_scalar_type(dataset.num_classes - 1)
+    kept = {"labels": dataset.test.labels} | said
     with replacing(folder.with_name(f"{folder.name}.npz")) as file:
         np.savez_compressed(file, **{name: x.astype(small) for name, x in kept.items()})
-    return rows
 
 
 def shares_of(run_folder: RunFolder, dataset: Dataset, seed: int) -> dict[str, dict[str, float]]:

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Sequence
-from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -82,13 +81,7 @@ def target_arrays(targets: Any, ids: np.ndarray) -> tuple[np.ndarray, ...]:
 
 def check_targets(network: nnx.Module, dataset: Dataset, arrays: Sequence[np.ndarray]) -> None:
     """Raises ValueError unless every image has finite targets of the network's shapes."""
-    expected = learner_shapes(network, dataset.image_shape)
-    found = [array.shape[1:] for array in arrays]
-    if expected != found:
-        raise ValueError(
-            f"the targets have shapes {found}, the network's representations and logits "
-            f"{expected}: search and learn with the same widths"
-        )
+    _check_shapes(network, dataset, arrays)
     count = len(dataset.train.images)
     if any(len(array) != count for array in arrays):
         raise ValueError(f"{len(arrays[0])} targets for {count} training images: need one each")
@@ -104,16 +97,7 @@ def check_targets(network: nnx.Module, dataset: Dataset, arrays: Sequence[np.nda
 
 def check_shared_targets(network: nnx.Module, dataset: Dataset, targets: SharedTargets) -> None:
     """Raises ValueError unless they are finite, of the network's shapes and of all classes."""
-    expected = learner_shapes(network, dataset.image_shape)
-    found = [array.shape[1:] for array in (*targets.directions, targets.logits)]
-    if len(found) != len(expected) or any(
-        any(ours not in (1, theirs) for ours, theirs in zip_longest(*shapes))
-        for shapes in zip(found, expected, strict=True)
-    ):
-        raise ValueError(
-            f"the directions and logits have shapes {found}, the network's representations and "
-            f"logits {expected}: search and learn with the same widths"
-        )
+    _check_shapes(network, dataset, (*targets.directions, targets.logits))
     for array in (*targets.directions, targets.logits):
         if len(array) != dataset.num_classes:
             raise ValueError(
@@ -121,6 +105,16 @@ def check_shared_targets(network: nnx.Module, dataset: Dataset, targets: SharedT
             )
         if not np.isfinite(array).all():
             raise ValueError("the targets' directions or logits are not finite: search them again")
+
+
+def _check_shapes(network: nnx.Module, dataset: Dataset, arrays: Sequence[Any]) -> None:
+    expected = learner_shapes(network, dataset.image_shape)
+    found = [array.shape[1:] for array in arrays]
+    if expected != found:
+        raise ValueError(
+            f"the targets have shapes {found}, the network's representations and logits "
+            f"{expected}: search and learn with the same widths"
+        )
 
 
 def check_finite(losses: np.ndarray, epoch: int, steps_per_epoch: int) -> None:

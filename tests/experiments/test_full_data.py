@@ -76,7 +76,9 @@ def test_each_method_learns_its_own_targets_and_each_prediction_is_kept(
 
     with np.load(folder / rows[1]["predictions"]) as kept:
         np.testing.assert_array_equal(kept["labels"], dataset.test.labels)
-        assert rows[1]["test_accuracy"] == pytest.approx((kept["said"] == kept["labels"]).mean())
+        assert rows[1]["test_accuracy"] == pytest.approx(
+            (kept["searched"] == kept["labels"]).mean()
+        )
     assert (folder / "full_data.png").exists()
     # What is computed is not computed again.
     assert experiment("full_data")(*FLAGS, f"--output_dir={folder}") == 0
