@@ -1,7 +1,14 @@
 """Train networks by searching representations and learning them (arXiv 2509.10973)."""
 
 from dsl_jax import evolution, learning, measures
-from dsl_jax.config import CycleConfig, LayerSchedule, LearnConfig, RunConfig, SearchConfig
+from dsl_jax.config import (
+    CycleConfig,
+    LayerSchedule,
+    LearnConfig,
+    RunConfig,
+    SearchConfig,
+    SharedConfig,
+)
 from dsl_jax.data.dataset import Dataset, Split
 from dsl_jax.data.load import load_dataset
 from dsl_jax.evolution.image import SearchResult, search_image
@@ -37,6 +44,7 @@ __all__ = [
     "RunConfig",
     "SearchConfig",
     "SearchResult",
+    "SharedConfig",
     "SharedSearch",
     "SharedTargets",
     "Split",

@@ -19,6 +19,7 @@ from dsl_jax.learning.batches import exact_batch_size
 from dsl_jax.learning.evaluation import logits_of
 from dsl_jax.learning.train import Measure, learn, learn_sgd
 from dsl_jax.networks.convnet import ConvNet
+from dsl_jax.runs.classes import search_per_class, targets_per_class
 from dsl_jax.runs.comparison import evaluate_all
 from dsl_jax.runs.controlled import control_key, control_of, stages_of
 from dsl_jax.runs.data import check_identity, keep_identity, load_run_data
@@ -26,7 +27,15 @@ from dsl_jax.runs.folder import RunFolder, find_targets
 from dsl_jax.runs.lock import alone
 from dsl_jax.runs.loggers import Logger
 from dsl_jax.runs.results import Result, Trained
-from dsl_jax.runs.steps import FIRST_TARGETS, Search, Training, is_searched, steps
+from dsl_jax.runs.steps import (
+    FIRST_TARGETS,
+    PER_CLASS,
+    Search,
+    Training,
+    first_targets,
+    is_searched,
+    steps,
+)
 from dsl_jax.runs.untrained import make_network, network_arguments
 from dsl_jax.runs.verify import repair_run
 from dsl_jax.targets.controls import shuffled_labels
@@ -122,7 +131,7 @@ def open_targets(
         return None
     found = [find_targets(run_folder.folder, seed, name) for name in names[1:]]
     first = TargetStore.open(run_folder.folder / f"seed_{seed}" / names[0])
-    later = [store for store in found if store is not None]
+    later = [store for store in found if isinstance(store, TargetStore)]
     return Overlay([first, *later]) if later else first
 
 
@@ -131,7 +140,7 @@ def is_due(run_folder: RunFolder, seed: int, step: Search, phase: str) -> bool:
     if phase == "search":
         network = f"seed_{seed}/{step.network}"
         return step.network is None or run_folder.finished(network) is not None
-    return phase == "all" or step.name != FIRST_TARGETS
+    return phase == "all" or step.name != first_targets(run_folder.config)
 
 
 def search_targets(
@@ -139,13 +148,17 @@ def search_targets(
 ) -> None:
     """Searches the images of a step that are not yet in its store; without any, there is none."""
     started, process = time.monotonic(), f"{platform.node()}-{uuid.uuid4().hex[:8]}"
+
+    def note_seconds(_: int = 0) -> None:
+        run_folder.note_search(seed, step.name, process, time.monotonic() - started)
+
+    if step.name == PER_CLASS:
+        search_per_class(run_folder, dataset, seed, step, progress)
+        note_seconds()
+        return
     stages, split = stages_and_images(run_folder, dataset, seed, step)
     if not len(split.images):
         return
-
-    def note_seconds(_: int) -> None:
-        run_folder.note_search(seed, step.name, process, time.monotonic() - started)
-
     search_to_store(
         run_folder.folder / f"seed_{seed}" / step.name,
         purpose_key(seed, SEARCH, step.cycle),
@@ -256,8 +269,11 @@ def _train(
     key = purpose_key(seed, TRAINING, step.cycle)
     if step.variant == "sgd":
         learned = learn_sgd(key, network, dataset, learning, **options)
+    elif config.searched == "per_class":
+        targets: Any = targets_per_class(config, run_folder.folder, dataset, seed, step.kind)
+        learned = learn(key, network, dataset, targets, learning, **options)
     else:
-        targets: Any = open_targets(run_folder, seed, step.targets)
+        targets = open_targets(run_folder, seed, step.targets)
         if step.kind in TARGET_CONTROLS:
             shuffled = None
             if step.shuffled is not None:

@@ -12,10 +12,10 @@ from dsl_jax.config import (
     LearnConfig,
     RunConfig,
     SearchConfig,
-    one_of,
 )
 from dsl_jax.data import catalogue
 from dsl_jax.data.dataset import Dataset, split_sizes
+from dsl_jax.values import one_of
 
 
 def get_preset(name: str, dataset: str | Dataset) -> RunConfig:

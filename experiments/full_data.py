@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -31,14 +30,15 @@ from common.sweep_points import search_digest
 from what_targets_carry import in_text, keep_predictions, less, with_predictions
 
 from dsl_jax import pipeline
-from dsl_jax.config import RunConfig
-from dsl_jax.data.dataset import Dataset, Split
+from dsl_jax.config import RunConfig, SharedConfig
+from dsl_jax.data.dataset import Dataset
 from dsl_jax.devices import device_mesh
 from dsl_jax.evolution.shared import SharedTargets, search_shared
 from dsl_jax.keys import SEARCH, TRAINING, purpose_key
 from dsl_jax.learning.batches import exact_batch_size
 from dsl_jax.learning.evaluation import logits_of
 from dsl_jax.learning.train import learn, learn_sgd
+from dsl_jax.runs.classes import first_of_each_class
 from dsl_jax.runs.controlled import control_key
 from dsl_jax.runs.folder import RunFolder
 from dsl_jax.runs.saved import Checkpoints
@@ -232,27 +232,18 @@ def shared_targets(
         return few.replace(directions=code)
     path = folder / f"per_class-{search_digest(config)}-{settings.images_per_class}-{seed}.npz"
     if not path.exists():
-        split = first_of_each_class(dataset, settings.images_per_class)
+        split = first_of_each_class(dataset.train, settings.images_per_class)
         found = search_shared(
             purpose_key(seed, SEARCH),
             stages,
             dataset.normalize(split.images),
             split.labels,
             config.search,
-            cosines=few.cosines,
-            images_per_class=settings.images_per_class,
+            SharedConfig(tuple(map(float, few.cosines)), settings.images_per_class),
             progress=True,
         )
         found.targets.save(path)
     return SharedTargets.load(path, stages)
-
-
-def first_of_each_class(dataset: Dataset, count: int) -> Split:
-    """The images that `search_shared` takes, in order: a whole data set need not be normalised."""
-    labels = dataset.train.labels
-    classes = range(dataset.num_classes)
-    rows = np.sort(np.concatenate([np.flatnonzero(labels == c)[:count] for c in classes]))
-    return jax.tree.map(lambda array: array[rows], dataset.train)
 
 
 def class_part(

@@ -34,6 +34,7 @@ from dsl_jax.runs import loggers
 from dsl_jax.runs.folder import RunFolder, check_folder, finished_report, prepare_folder
 from dsl_jax.runs.steps import is_searched
 from dsl_jax.runs.verify import verify_run
+from dsl_jax.values import one_of
 
 # A notebook's %run defines them again, and again.
 AGAIN = {"allow_override": True}
@@ -45,6 +46,13 @@ _AUGMENT = flags.DEFINE_bool(
 )
 _CYCLES = flags.DEFINE_integer(
     "cycles", None, "How many times to search and to learn from it (default: once).", **AGAIN
+)
+_SEARCH = flags.DEFINE_string(
+    "search",
+    None,
+    f"One of {', '.join(configs.SEARCHES)}: a search for each image (default), or one for all "
+    "images of a class (docs/shared_search.md).",
+    **AGAIN,
 )
 _CONTROLS = flags.DEFINE_list(
     "controls",
@@ -85,6 +93,8 @@ def configure() -> configs.RunConfig:
     fields = {} if _VARIANTS.value is None else {"variants": tuple(_VARIANTS.value)}
     if _CYCLES.value is not None:
         fields["cycles"] = _CYCLES.value
+    if _SEARCH.value is not None:
+        fields["searched"] = _SEARCH.value
     if _CONTROLS.value is not None:
         fields["target_controls"] = tuple(_CONTROLS.value)
     if _AUGMENT.value:
@@ -212,7 +222,7 @@ def check_phase(run: Resolved) -> None:
 
 def run_all() -> None:
     """Plan, search, learning, evaluation, report."""
-    configs.one_of("phase", _PHASE.value, pipeline.PHASES)
+    one_of("phase", _PHASE.value, pipeline.PHASES)
     join_job()  # first: looking a strategy up starts the devices, and then no job can be joined
     asked = configure()
     loggers.make_loggers(_LOGGERS.value, "")  # fails now, if one is unknown or not installed

@@ -5,8 +5,8 @@ What happens to one class is in `_search_class`. Letters: N images, M of a class
 classes, L blocks, that is the layers before the logits, n candidates.
 """
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from dsl_jax.config import SearchConfig
-from dsl_jax.devices import Array
+from dsl_jax.config import SearchConfig, SharedConfig
+from dsl_jax.devices import Array, num_cores
 from dsl_jax.evolution.fitness import Stages, evaluate_candidates
 from dsl_jax.evolution.image import (
     Rules,
@@ -33,7 +33,6 @@ from dsl_jax.files import replacing
 from dsl_jax.inputs import as_array, check_images
 from dsl_jax.keys import check_key, computed_once, philox_key
 from dsl_jax.progress import progress_bar
-from dsl_jax.values import whole_number
 
 
 @struct.dataclass
@@ -123,9 +122,8 @@ def search_shared(
     images: Array,
     labels: Array,
     config: SearchConfig,
+    shared: SharedConfig | None = None,
     *,
-    cosines: Sequence[float],
-    images_per_class: int = 32,
     progress: bool = False,
 ) -> SharedSearch:
     """Evolves for each class the directions that move its images best, layer after layer.
@@ -135,7 +133,8 @@ def search_shared(
     mean over the class's images, each of which is moved by the candidate and given to the rest of
     the network. The next layer sees the images as the best direction has moved them. The logits
     are evolved as in `search`, from the mean of the class's. A class has random numbers of its own:
-    what is found for it does not depend on the other classes.
+    what is found for it does not depend on the other classes. On a CPU as many threads as there are
+    cores search a class each.
 
     Args:
       key: a `jax.random` key.
@@ -144,52 +143,95 @@ def search_shared(
       labels: integers [N]; as many classes as the last stage returns logits.
       config: a `SearchConfig` with L + 1 layers; `initial_noise` and `num_searches` have no effect
         here.
-      cosines: for each block what a target keeps of its natural representation, -1 to 1.
-      images_per_class: M, the first of each class, or fewer where the largest class has fewer; a
-        class with fewer than that repeats its images.
+      shared: the cosines, and how many images of each class there are to a fitness: fewer where
+        the largest class has fewer; a class with fewer than that repeats its images.
+        None: the defaults.
       progress: show a bar of classes.
 
     Raises:
       ValueError: what `search` refuses, a class without images, or cosines that do not fit.
     """
+    searches = class_searches(key, stages, images, labels, config, shared)
+    return join_classes(stages, run_searches(searches, progress), config, shared)
+
+
+class FoundForClass(NamedTuple):
+    """Of one class, or of C with a leading axis: a direction for each block, then the logits, and
+    the best fitness of each generation."""
+
+    representations: tuple[Array, ...]
+    fitness: tuple[Array, ...]
+
+
+def class_searches(
+    key: jax.Array,
+    stages: Stages,
+    images: Array,
+    labels: Array,
+    config: SearchConfig,
+    shared: SharedConfig | None = None,
+) -> list[Callable[[], FoundForClass]]:
+    """The parts of `search_shared`: for each class a function that searches it; all is checked."""
+    shared = SharedConfig() if shared is None else shared
     check_schedules(stages, config)
     check_key(key)
     images = as_array("images", images)
     check_images(images, np.arange(len(images)))
     labels = check_task(stages, images.shape[1:], labels, len(images), config)
-    kept = check_cosines(cosines, len(config.layers) - 1)
-    if (most := whole_number("images_per_class", images_per_class)) < 1:
-        raise ValueError(f"images_per_class is {most}: it must be at least 1")
+    kept = _cosines(shared, config)
     num_classes = output_shapes(stages, images.shape[1:])[-1][-1]
     counts = np.bincount(labels, minlength=num_classes)
     if not counts.all():
         raise ValueError(f"no image of the classes {np.flatnonzero(counts == 0).tolist()}")
-    size = min(most, int(counts.max()))
-
+    size = min(shared.images_per_class, int(counts.max()))
     stages, rules, key = as_pytrees(stages), rules_of(config), philox_key(key)
+
+    def search_class(label: int) -> FoundForClass:
+        rows = np.resize(np.flatnonzero(labels == label), size)
+        some = jnp.asarray(images[rows], jnp.float32)
+        return jax.device_get(
+            _search_class(key, stages, some, jnp.uint32(label), config, kept, rules)
+        )
+
+    return [partial(search_class, label) for label in range(num_classes)]
+
+
+def run_searches(
+    searches: Sequence[Callable[[], FoundForClass]], progress: bool = False
+) -> list[FoundForClass]:
+    """What each finds, in order; on a CPU as many at a time as there are cores."""
+    cores = num_cores() if jax.default_backend() == "cpu" else 1
+    pool = ThreadPoolExecutor(min(len(searches), cores))
+    bar = progress_bar(len(searches), unit="class", description="search", show=progress)
     found = []
-    with progress_bar(num_classes, unit="class", description="search", show=progress) as bar:
-        for label in range(num_classes):
-            rows = np.resize(np.flatnonzero(labels == label), size)
-            some = jnp.asarray(images[rows], jnp.float32)
-            number = jnp.uint32(label)
-            found.append(
-                jax.device_get(_search_class(key, stages, some, number, config, kept, rules))
-            )
-            bar.update()
+    with bar:
+        try:
+            for one in pool.map(lambda search: search(), searches):
+                found.append(one)
+                bar.update()
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return found
+
+
+def join_classes(
+    stages: Stages,
+    found: Sequence[FoundForClass],
+    config: SearchConfig,
+    shared: SharedConfig | None = None,
+) -> SharedSearch:
+    """The search of all classes, from what was found for each, in order."""
+    kept = _cosines(SharedConfig() if shared is None else shared, config)
     joined = jax.tree.map(lambda *classes: np.stack(classes), *found)
     *directions, logits = joined.representations
-    targets = SharedTargets(stages, tuple(directions), kept, logits, propagates=True)
-    tried = config.num_children * sum(layer.generations for layer in config.layers)
-    tried += config.population_size * len(config.layers)
-    return SharedSearch(targets, joined.fitness, num_classes * tried)
+    targets = SharedTargets(as_pytrees(stages), tuple(directions), kept, logits, propagates=True)
+    return SharedSearch(targets, joined.fitness, len(found) * candidates_per_class(config))
 
 
-class _Found(NamedTuple):
-    """Of one class: directions and logits, and the best fitness of each generation."""
-
-    representations: tuple[jax.Array, ...]
-    fitness: tuple[jax.Array, ...]
+def candidates_per_class(config: SearchConfig) -> int:
+    """How many a search of one class tries, each on all its images."""
+    children = config.num_children * sum(layer.generations for layer in config.layers)
+    return children + config.population_size * len(config.layers)
 
 
 @partial(jax.jit, static_argnames="rules")
@@ -201,7 +243,7 @@ def _search_class(
     config: SearchConfig,
     cosines: jax.Array,
     rules: Rules,
-) -> _Found:
+) -> FoundForClass:
     """The search for the class `label`, of which these are images [M, ...]."""
     key = computed_once(jax.random.fold_in(key, label))
     h, found, traces = images, [], []
@@ -231,7 +273,7 @@ def _search_class(
         found.append(best)
         traces.append(trace)
         h = jax.vmap(moved, (0, None, None))(h, best, cosines[index]) if rest else h
-    return _Found(tuple(found), tuple(traces))
+    return FoundForClass(tuple(found), tuple(traces))
 
 
 def _mean_fitness(naturals, cosine, evaluate, directions):
@@ -240,14 +282,15 @@ def _mean_fitness(naturals, cosine, evaluate, directions):
     def of_an_image(natural):
         return evaluate(jax.vmap(moved, (None, 0, None))(natural, directions, cosine))
 
-    return jnp.mean(jax.lax.map(of_an_image, naturals), axis=0)  # one by one: n of them at a time
+    # On a CPU one by one: the candidates of an image stay in the cache.
+    each = jax.lax.platform_dependent(
+        naturals,
+        cpu=lambda naturals: jax.lax.map(of_an_image, naturals),
+        default=jax.vmap(of_an_image),
+    )
+    return jnp.mean(each, axis=0)
 
 
-def check_cosines(cosines: Sequence[float], num_blocks: int) -> np.ndarray:
-    """As float32 [L]. Raises ValueError for another number of them, and for what is no cosine."""
-    if len(cosines) != num_blocks:
-        raise ValueError(f"{len(cosines)} cosines for {num_blocks} blocks: give one a block")
-    for value in cosines:
-        if not (math.isfinite(value) and -1 <= value <= 1):
-            raise ValueError(f"the cosine {value} is none: it must lie between -1 and 1")
-    return np.asarray(cosines, np.float32)
+def _cosines(shared: SharedConfig, config: SearchConfig) -> np.ndarray:
+    """As float32 [L]. Raises ValueError for another number of them."""
+    return np.asarray(shared.of_blocks(len(config.layers) - 1), np.float32)

@@ -20,7 +20,9 @@ LINES = ("-", "--", "-.", ":")
 GREY = "#666666"
 
 
-def plot_fitness(fitness: Sequence[Any], layer_names: Sequence[str] | None = None) -> Figure:
+def plot_fitness(
+    fitness: Sequence[Any], layer_names: Sequence[str] | None = None, unit: str = "image"
+) -> Figure:
     """Best fitness against generation, layer after layer (paper A.4).
 
     A line is the mean over the images, a band reaches from the 10th to the 90th percentile.
@@ -30,6 +32,7 @@ def plot_fitness(fitness: Sequence[Any], layer_names: Sequence[str] | None = Non
       fitness: for each layer [N, g + 1], the log-likelihood (nats) of the best candidate of each
         of N images in the initial population and after each of g generations.
       layer_names: one for each layer; None: "layer 0", ..., "logits".
+      unit: what each of the N is.
 
     Raises:
       ValueError: no layer, arrays of the wrong rank or of different N, no image with finite
@@ -63,7 +66,8 @@ def plot_fitness(fitness: Sequence[Any], layer_names: Sequence[str] | None = Non
             axes.axvline(start, color=GREY, linestyle=":", linewidth=1)
     count = int(finite.sum())
     note = f"; {len(finite) - count} with non-finite values left out" if count < len(finite) else ""
-    title = "One image" if count == 1 else f"Mean and 10 to 90 % band over {count:,} images"
+    plural = f"{unit}es" if unit.endswith("s") else f"{unit}s"
+    title = f"One {unit}" if count == 1 else f"Mean and 10 to 90 % band over {count:,} {plural}"
     axes.set_title(title + note, fontsize="medium")
     axes.set_xlabel("generation (layers one after another)")
     axes.set_ylabel("log-likelihood of the true label, nats\n(higher is better)")

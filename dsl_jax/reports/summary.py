@@ -1,35 +1,24 @@
 """From a run's folder to its report: the table, the figures, the times."""
 
-import itertools
 import os
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
-
 from dsl_jax.config import RunConfig, to_dict
-from dsl_jax.data.dataset import Dataset, rows_of
+from dsl_jax.data.dataset import Dataset
 from dsl_jax.devices import environment
-from dsl_jax.evolution.fitness import Stages
 from dsl_jax.files import replacing
 from dsl_jax.reports import pictures, plots
-from dsl_jax.reports.carried import carried_table
 from dsl_jax.reports.dark import in_dark
 from dsl_jax.reports.finding import best_method, finding
 from dsl_jax.reports.intervals import of_accuracy
-from dsl_jax.reports.pages import Report, Row, Table
+from dsl_jax.reports.pages import Report, Row
+from dsl_jax.reports.searched import AboutSearch, about_search
 from dsl_jax.reports.titles import CONTROLLED, KINDS, ROWS, training_title
-from dsl_jax.runs.controlled import naturals_of
 from dsl_jax.runs.data import check_identity
-from dsl_jax.runs.folder import find_targets, read_predictions, search_seconds
+from dsl_jax.runs.folder import read_predictions, search_seconds
 from dsl_jax.runs.results import Result, read_trained
-from dsl_jax.runs.steps import is_searched, searches, trainings
-from dsl_jax.runs.untrained import make_stages
-from dsl_jax.targets.decomposition import decompose
-from dsl_jax.targets.store import TargetStore
-
-GALLERY_IMAGES = 3
+from dsl_jax.runs.steps import is_searched, trainings
 
 NOTES = {"smoke": "The preset smoke only checks that all works: its accuracies say nothing else."}
 
@@ -75,18 +64,11 @@ def summarize(
             "Learning: training loss and validation accuracy.",
         ),
     }
-    searched: tuple[tuple[str, str], ...] = ()
-    tables: tuple[Table, ...] = ()
+    found = AboutSearch({}, (), ())
     timings = [(f"training {t}, seed {config.seed}", d.seconds) for t, d in trained.items()]
     if is_searched(config):
-        targets = TargetStore.open(first / "targets")
-        stages = make_stages(config, dataset, config.seed)
-        figures |= _search_figures(stages, dataset, targets)
-        naturals, labels = naturals_of(stages, dataset, targets)
-        shares = decompose(targets, naturals, labels, dataset.num_classes)
-        tables = (carried_table(shares),)
-        figures["shares"] = (plots.plot_shares(shares), f"{tables[0].heading}, block by block.")
-        searched = _searched(config, folder, targets)
+        found = about_search(config, folder, dataset)
+        figures |= found.figures
         seconds = sum(search_seconds(folder, seed) for seed in config.seeds)
         timings.insert(0, ("search, compilation included, all seeds", seconds))
     figures |= _mistakes(config, folder, dataset, results)
@@ -110,10 +92,10 @@ def summarize(
             ("seeds", ", ".join(map(str, config.seeds))),
             ("network", f"widths {'-'.join(map(str, config.widths))}, G = {config.learner_groups}"),
             ("training images in no batch, since all are of one size", str(left_out)),
-            *searched,
+            *found.summary,
         ),
         rows=tuple(rows),
-        tables=tables,
+        tables=found.tables,
         figures=tuple((caption, f"{name}.png") for name, (_, caption) in figures.items()),
         timings=tuple(timings),
         settings=to_dict(config),
@@ -167,34 +149,6 @@ def _mistakes(
     return figures
 
 
-def _search_figures(
-    stages: Stages, dataset: Dataset, targets: TargetStore
-) -> dict[str, tuple[Any, str]]:
-    return {
-        "fitness": (
-            plots.plot_fitness(targets.fitness()),
-            "Search: the best candidate's fitness in each generation, layer after layer.",
-        ),
-        "representations": (
-            _gallery(stages, dataset, targets),
-            "Natural representations of the untrained network beside the searched ones; in the "
-            "logits the true class is orange.",
-        ),
-    }
-
-
-def _searched(config: RunConfig, folder: Path, targets: TargetStore) -> tuple[tuple[str, str], ...]:
-    """What was searched in all, and how fit the first search's targets are."""
-    steps = itertools.product(config.seeds, searches(config))
-    stores = [find_targets(folder, seed, step.name) for seed, step in steps]
-    candidates = sum(store.candidates for store in stores if store is not None)
-    final = ", ".join(f"{float(np.mean(f[:, -1])):.3f}" for f in targets.fitness())
-    return (
-        ("candidates", f"{candidates:,}"),
-        ("log-likelihood after each layer, first search", final),
-    )
-
-
 def _description(name: str, result: Result, config: RunConfig) -> str:
     """A sentence for the report's readers."""
     if name in ROWS:
@@ -224,23 +178,4 @@ def _row(name: str, result: Result, config: RunConfig, dataset: Dataset) -> Row:
         candidates=result.candidates,
         search_seconds=result.search_seconds,
         interval=interval,
-    )
-
-
-def _gallery(stages: Stages, dataset: Dataset, targets: TargetStore) -> Any:
-    """A few training images of different classes, seed 0's natural and searched representations."""
-    _, rows = np.unique(dataset.train.labels, return_index=True)
-    rows = np.sort(rows)[:GALLERY_IMAGES]
-    searched = targets.read(rows_of(targets.ids, dataset.train.ids[rows]))
-    h = jnp.asarray(dataset.normalize(dataset.train.images[rows]))
-    natural = []
-    for stage in stages:
-        h = stage(h)
-        natural.append(np.asarray(h))
-    return pictures.plot_representations(
-        dataset.train.images[rows],
-        natural,
-        [np.asarray(r, np.float32) for r in searched.representations],
-        labels=dataset.train.labels[rows],
-        class_names=dataset.class_titles,
     )

@@ -3,7 +3,8 @@
 config.json       what is run
 data.json         on which data; see `runs.data`
 metrics.jsonl     a record an epoch of every training, and one a result
-seed_S/targets    the searched representations; targets_*: those of later cycles
+seed_S/targets    the searched representations; targets_*: those of later cycles, or those
+                  per_class, in a file a class
 seed_S/search-*   seconds that a process spent on them
 seed_S/NAME/      a training: checkpoints while it runs, then model/ and result.json, and at the end
                   of the run the class that it gives each test image, test_predictions.npz
@@ -38,9 +39,11 @@ from dsl_jax.files import (
 )
 from dsl_jax.networks.convnet import ConvNet
 from dsl_jax.plain_data import differences
+from dsl_jax.runs.class_files import KeptClasses, open_classes
 from dsl_jax.runs.loggers import JsonlLogger, Logger
 from dsl_jax.runs.results import Result, Trained, from_json, read_trained, to_json
 from dsl_jax.runs.saved import Checkpoints, load_network, save_network
+from dsl_jax.runs.steps import PER_CLASS
 from dsl_jax.targets.store import TargetStore
 
 PREDICTIONS = "test_predictions.npz"
@@ -208,10 +211,12 @@ def _noted_seconds(path: Path) -> float:
         return 0.0
 
 
-def find_targets(folder: Path, seed: int, name: str) -> TargetStore | None:
+def find_targets(folder: Path, seed: int, name: str) -> TargetStore | KeptClasses | None:
     """The targets of one search; None where it had no image to search."""
     path = folder / f"seed_{seed}" / name
-    return TargetStore.open(path) if path.exists() else None
+    if not path.exists():
+        return None
+    return open_classes(path) if name == PER_CLASS else TargetStore.open(path)
 
 
 def prepare_folder(folder: str | os.PathLike) -> None:

@@ -9,10 +9,12 @@ from dsl_jax.data.dataset import Dataset
 from dsl_jax.data.identity import DataIdentity
 from dsl_jax.learning.train import Record
 from dsl_jax.networks.convnet import ConvNet
+from dsl_jax.runs.class_files import KeptClasses, open_classes
 from dsl_jax.runs.data import load_data, read_identity
 from dsl_jax.runs.folder import read_config
 from dsl_jax.runs.results import read_trained
 from dsl_jax.runs.saved import load_network
+from dsl_jax.runs.steps import PER_CLASS
 from dsl_jax.targets.store import TargetStore
 
 
@@ -30,14 +32,15 @@ class LoadedRun(NamedTuple):
     Attributes:
       config: what was run.
       networks: by training, such as "seed_0/all_layers".
-      targets: "seed_0", and those of later cycles: "seed_0/targets_all_layers_cycle_2".
+      targets: "seed_0", and those of later cycles: "seed_0/targets_all_layers_cycle_2". Of a
+        search per class what was found for each.
       history: an epoch's records, by training.
       data: what the folder keeps of its data; None: it was begun before that was kept.
     """
 
     config: RunConfig
     networks: dict[str, ConvNet]
-    targets: dict[str, TargetStore]
+    targets: dict[str, TargetStore | KeptClasses]
     history: dict[str, list[Record]]
     data: DataIdentity | None = None
 
@@ -86,5 +89,8 @@ def load_run(folder: str | os.PathLike) -> LoadedRun:
     targets = Named()
     for path in sorted(folder.glob("seed_*/targets*")):
         name = path.parent.name if path.name == "targets" else str(path.relative_to(folder))
-        targets[name] = TargetStore.open(path)
+        if path.name == PER_CLASS:
+            targets[path.parent.name] = open_classes(path)
+        else:
+            targets[name] = TargetStore.open(path)
     return LoadedRun(config, networks, targets, history, read_identity(folder))

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from dsl_jax.config import CycleConfig, LearnConfig, RunConfig, SearchConfig
 
 FIRST_TARGETS = "targets"
+PER_CLASS = "targets_per_class"
 
 
 class Search(NamedTuple):
@@ -65,15 +66,21 @@ def is_searched(config: RunConfig) -> bool:
     return any(variant != "sgd" for variant in config.variants)
 
 
+def first_targets(config: RunConfig) -> str:
+    """The name of a run's first search."""
+    return PER_CLASS if config.searched == "per_class" else FIRST_TARGETS
+
+
 def steps(config: RunConfig) -> list[Search | Training]:
     """All that is done for one seed; each needs only what comes before it."""
     searched = [variant for variant in config.variants if variant != "sgd"]
     found: list[Search | Training] = []
+    targets = first_targets(config)
     if searched:
-        found.append(first := Search(FIRST_TARGETS, config.search))
+        found.append(first := Search(targets, config.search))
         found += _shuffled(config, first)
     for variant in searched:
-        method = _learner(config, variant, "cycle", variant, (FIRST_TARGETS,))
+        method = _learner(config, variant, "cycle", variant, (targets,))
         found += [method, *_target_controls(config, method)]
     if "sgd" in config.variants:
         groups = sorted({config.learner_groups, *config.sgd_groups})

@@ -22,11 +22,12 @@ from dsl_jax.files import DamagedFile, read_json, write_text
 from dsl_jax.keys import SEARCH, purpose_key
 from dsl_jax.plain_data import differences
 from dsl_jax.progress import progress_bar
+from dsl_jax.runs.class_files import class_files, load_class
 from dsl_jax.runs.data import read_identity
 from dsl_jax.runs.folder import PREDICTIONS, read_config, read_predictions, read_results
 from dsl_jax.runs.results import read_trained, to_json
 from dsl_jax.runs.saved import damaged_checkpoints, load_network
-from dsl_jax.runs.steps import searches
+from dsl_jax.runs.steps import PER_CLASS, searches
 from dsl_jax.targets import layout
 from dsl_jax.targets.store import TargetStore
 
@@ -64,12 +65,17 @@ def verify_run(folder: str | os.PathLike, progress: bool = False) -> list[Damage
     if not (folder / "config.json").exists() and not any(folder.glob("seed_*/")):
         raise ValueError(f"{folder} holds no run: give the folder of one")
     config, found = _verify_config(folder)
-    stores = {path: _num_chunks(path) for path in sorted(folder.glob("seed_*/targets*/"))}
-    trainings = sorted(set(folder.glob("seed_*/*/")) - set(stores))
-    count = sum(stores.values()) + len(trainings) + 1
+    searched = sorted(folder.glob("seed_*/targets*/"))
+    stores = {path: _num_chunks(path) for path in searched if path.name != PER_CLASS}
+    classes = [file for path in searched if path not in stores for file in class_files(path)]
+    trainings = sorted(set(folder.glob("seed_*/*/")) - set(searched))
+    count = sum(stores.values()) + len(classes) + len(trainings) + 1
     with progress_bar(count, unit="part", description="verify", show=progress) as bar:
         for path in stores:
             found += _verify_store(path, config, bar.update)
+        for path in classes:
+            found += _verify_class(path)
+            bar.update()
         for path in trainings:
             found += _verify_training(path)
             bar.update()
@@ -145,6 +151,14 @@ def _verify_store(
         yield Damage(f"{path} holds the targets of another search: {'; '.join(lines)}")
     for chunk, line in store.faults(on_chunk):
         yield Damage(f"{path}: {line}; {layout.REPAIR}", functools.partial(store.discard, chunk))
+
+
+def _verify_class(path: Path) -> Iterator[Damage]:
+    """What was found for a class."""
+    try:
+        load_class(path)
+    except DamagedFile as error:
+        yield Damage(str(error), path.unlink)
 
 
 def _left_to_the_search() -> None:

@@ -18,9 +18,10 @@ from dsl_jax.data import catalogue
 from dsl_jax.data.dataset import split_sizes
 from dsl_jax.data.load import foresee
 from dsl_jax.devices import num_cores
+from dsl_jax.evolution.shared import candidates_per_class
 from dsl_jax.keys import philox_key
 from dsl_jax.networks import convnet
-from dsl_jax.runs.steps import Search, searches, trainings
+from dsl_jax.runs.steps import Search, is_searched, searches, trainings
 from dsl_jax.targets.layout import estimated_bytes
 
 # Seconds on the machine where the factors were measured, and what the probes took there.
@@ -65,9 +66,10 @@ def make_plan(config: RunConfig) -> Plan:
     seeds = config.num_seeds
     shapes = representation_shapes(config)
 
-    candidates = disk = 0
-    search = 0.0
-    for step in searches(config):
+    candidates, search, disk = 0, 0.0, 0
+    if is_shared := config.searched == "per_class" and is_searched(config):
+        candidates, search = shared_search_cost(config, images)
+    for step in () if is_shared else searches(config):
         evaluated, seconds = search_cost(config, images, step)
         candidates, search = candidates + evaluated, search + seconds
         generations = [layer.generations for layer in step.config.layers]
@@ -110,6 +112,13 @@ def search_cost(config: RunConfig, images: int, step: Search | None = None) -> t
     return count * search.candidates_per_image, COMPILE_SECONDS_PER_SEARCH + seconds
 
 
+def shared_search_cost(config: RunConfig, images: int) -> tuple[int, float]:
+    """`search_cost` of a search per class, whose candidates are tried on a few images each."""
+    classes = catalogue.facts(config.dataset).num_classes
+    searched = min(images, classes * config.shared.images_per_class)
+    return classes * candidates_per_class(config.search), search_cost(config, searched)[1]
+
+
 def learning_seconds(config: RunConfig, images: int, validation: int) -> float:
     """Seconds of all trainings of a seed, compilation included."""
     total = 0.0
@@ -127,9 +136,11 @@ def describe(plan: Plan, config: RunConfig, folder: str, data_dir: str | None = 
     cycles = "" if config.cycles == 1 else f", {config.cycles} cycles with their controls"
     search = "none"
     if plan.candidates:
+        each = f"{config.search.candidates_per_image:,} an image{' at first' if cycles else ''}"
+        if config.searched == "per_class":
+            each = f"each on {config.shared.images_per_class} images of its class"
         search = (
-            f"{'at most ' if cycles else ''}{plan.candidates:,} candidates, "
-            f"{config.search.candidates_per_image:,} an image{' at first' if cycles else ''}; "
+            f"{'at most ' if cycles else ''}{plan.candidates:,} candidates, {each}; "
             f"about {duration(plan.search_seconds)}"
         )
     seeds = "" if config.num_seeds == 1 else f", {config.num_seeds} seeds"

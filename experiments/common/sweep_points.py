@@ -18,7 +18,7 @@ from dsl_jax.data.dataset import Dataset, Split
 from dsl_jax.evolution.image import SearchResult
 from dsl_jax.evolution.images import choose_chunk_size, search
 from dsl_jax.runs import steps, untrained
-from dsl_jax.runs.folder import RunFolder
+from dsl_jax.runs.folder import RunFolder, find_targets
 
 
 def search_point(
@@ -114,6 +114,7 @@ def search_digest(config: RunConfig) -> str:
     parts = to_dict(config)
     kept = ("dataset", "num_train", "validation_size", "widths", "normalize_blocks")
     kept += ("representation", "norm_epsilon", "search", "chunk_size")
+    kept += ("searched", "shared") if config.searched == "per_class" else ()
     text = json.dumps({name: parts[name] for name in kept}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -149,8 +150,10 @@ def validation_rows(point: sweeps.Point, dataset: Dataset, folder: Path) -> swee
         failures = sweep_failures.train_what_can_be(run_folder, dataset)
     rows = []
     for seed in point.config.seeds:
-        is_found = (seed, steps.FIRST_TARGETS) not in failures
-        targets = pipeline.open_targets(run_folder, seed) if is_found else None
+        first = steps.first_targets(point.config)
+        is_found = (seed, first) not in failures
+        is_there = is_found and steps.is_searched(point.config)
+        targets = find_targets(folder, seed, first) if is_there else None
         found = {} if targets is None else final_cross_entropies(targets.fitness())
         if not is_found:  # the columns are there all the same
             found = {f"cross_entropy_{n}": np.nan for n in range(len(point.config.search.layers))}

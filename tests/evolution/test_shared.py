@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from toy_search import CONFIG, KEY, STAGES, data, logits_stage, vector_stage
 
+from dsl_jax.config import SharedConfig
 from dsl_jax.evolution.image import SearchResult
 from dsl_jax.evolution.shared import SharedTargets, search_shared
 from dsl_jax.targets import controls
@@ -37,8 +38,8 @@ def likelihood(logits, label):
 
 
 def found(config=CONFIG, key=KEY, images=IMAGES, labels=LABELS, **options):
-    options = {"cosines": COSINES, "images_per_class": 4} | options
-    return search_shared(key, STAGES, images, labels, config, **options)
+    shared = SharedConfig(**({"cosines": COSINES, "images_per_class": 4} | options))
+    return search_shared(key, STAGES, images, labels, config, shared)
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +121,10 @@ def test_they_are_kept_whole(result, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again, result.targets)
 
 
+def test_one_cosine_stands_for_all_blocks():
+    np.testing.assert_array_equal(found(cosines=(0.25,)).targets.cosines, [0.25, 0.25])
+
+
 def test_a_class_with_few_images_repeats_them():
     images, labels = IMAGES[:9], np.array([0, 1, 2, 3, 4, 4, 4, 4, 4])
     few = found(images=images, labels=labels)
@@ -131,7 +136,8 @@ def test_a_class_with_few_images_repeats_them():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cosines": (0.1,)}, "1 cosines for 2 blocks"),
+        ({"cosines": (0.1, 0.2, 0.3)}, "3 cosines for 2 blocks"),
+        ({"cosines": ()}, "cosines is empty"),
         ({"cosines": (0.1, 1.5)}, "the cosine 1.5 is none"),
         ({"cosines": (0.1, float("nan"))}, "the cosine nan is none"),
         ({"images_per_class": 0}, "images_per_class is 0: it must be at least 1"),

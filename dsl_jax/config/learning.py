@@ -1,0 +1,74 @@
+"""Configuration of training."""
+
+from dataclasses import dataclass
+
+import jax
+
+from dsl_jax.values import at_least, check_types, one_of
+
+MATCHINGS = ("raw", "normalized")
+EVALUATION_STATISTICS = ("train", "batch")
+VARIANTS = ("all_layers", "skip_block_0", "sgd")
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class LearnConfig:
+    """Training, for searched targets and for SGD alike (paper 4.2 and A.3).
+
+    Attributes:
+      batch_size: images of a batch, about: see `batches.exact_batch_size`.
+      batch_multiple: a batch holds a multiple of so many images, so that as many devices share it
+          equally.
+      learning_rate: peak, for a loss that is a mean over the batch.
+      weight_decay: times the weights (not the biases), added to their gradient.
+      bias_rate_factor: BatchNorm biases learn this much faster.
+      initial_rate_fraction, warmup_fraction, final_rate_fraction: the rate rises linearly from
+          this share of its peak, over this share of the steps, then falls to this share.
+      stem_bias_epochs: the stem's bias is trained for so many epochs.
+      head_weight: lambda, the weight of the head's loss (searched targets only).
+      variant: "all_layers", or "skip_block_0" (no target for block 0; searched targets only).
+      matching: compare targets with "raw" activations, or with "normalized" ones.
+      augment, flip, crop_padding: random crops after padding, mirror images where flip is True.
+      evaluation_statistics: BatchNorm in evaluation: "train", re-estimated over the training
+          images, or "batch", those of the evaluation batch (the paper's).
+      statistics_images: number of training images that give the statistics during training.
+      validate_every: epochs between two validations; the last epoch is always validated.
+    """
+
+    epochs: int = 90
+    batch_size: int = 2000
+    batch_multiple: int = 1
+    learning_rate: float = 1.0
+    momentum: float = 0.85
+    weight_decay: float = 0.0
+    bias_rate_factor: float = 1.0
+    initial_rate_fraction: float = 0.2
+    warmup_fraction: float = 0.23
+    final_rate_fraction: float = 0.07
+    stem_bias_epochs: int = 3
+    head_weight: float = 0.03
+    variant: str = "all_layers"
+    matching: str = "raw"
+    augment: bool = False
+    flip: bool = False
+    crop_padding: int = 2
+    evaluation_statistics: str = "train"
+    statistics_images: int = 2000
+    validate_every: int = 1
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        at_least(1, self, "epochs", "batch_size", "batch_multiple")
+        at_least(1, self, "statistics_images", "validate_every")
+        at_least(0, self, "learning_rate", "momentum", "weight_decay", "bias_rate_factor")
+        at_least(0, self, "initial_rate_fraction", "warmup_fraction", "final_rate_fraction")
+        at_least(0, self, "stem_bias_epochs", "head_weight", "crop_padding")
+        if self.warmup_fraction > 1 or self.final_rate_fraction > 1 or self.momentum >= 1:
+            raise ValueError(
+                f"warmup_fraction {self.warmup_fraction} and final_rate_fraction "
+                f"{self.final_rate_fraction} must be at most 1, momentum {self.momentum} below 1"
+            )
+        one_of("variant", self.variant, VARIANTS[:2])
+        one_of("matching", self.matching, MATCHINGS)
+        one_of("evaluation_statistics", self.evaluation_statistics, EVALUATION_STATISTICS)

@@ -1,0 +1,176 @@
+"""Configuration of the search: of one image, and of one for many images."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from dsl_jax.names import name_of
+from dsl_jax.values import a_share, at_least, check_types, one_of
+
+PAPERS_STRATEGY = "representation_ga"
+PAPERS_FITNESS = "log_probability"
+SMOOTHINGS = ("noise", "child", "noise_rescaled")
+TARGETS = ("best", "parent_mean")
+
+
+def _with_leaves(*leaves: str) -> Callable[[type], type]:
+    """Registers a dataclass as a pytree with these fields for leaves; the others are static.
+
+    `jax.tree_util.register_dataclass` would check what JAX puts in the leaves' place as if it
+    were a user's.
+    """
+
+    def register(cls: type) -> type:
+        static = [f.name for f in dataclasses.fields(cls) if f.name not in leaves]
+
+        def flatten(config: Any) -> tuple[list, tuple]:
+            return [getattr(config, n) for n in leaves], tuple(getattr(config, n) for n in static)
+
+        def unflatten(fixed: tuple, values: Any) -> Any:
+            config: Any = object.__new__(cls)
+            config.__dict__.update(zip(static, fixed, strict=True))
+            config.__dict__.update(zip(leaves, values, strict=True))
+            return config
+
+        jax.tree_util.register_pytree_node(cls, flatten, unflatten)
+        return cls
+
+    return register
+
+
+@_with_leaves("mutation_strength", "exploration_boost")
+@dataclass(frozen=True)
+class LayerSchedule:
+    """How one layer is evolved (paper A.2).
+
+    Attributes:
+      generations: number of generations; 0 keeps what came from the layer before.
+      mutation_strength: alpha, noise in units of a channel's standard deviation.
+      exploration_boost: explorers mutate with alpha times this.
+      smoothing_passes: B, passes of 3x3 average pooling.
+    """
+
+    generations: int
+    mutation_strength: float
+    exploration_boost: float = 1.0
+    smoothing_passes: int = 0
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        at_least(0, self, *(f.name for f in dataclasses.fields(self)))
+
+
+PAPER_LAYERS = (
+    LayerSchedule(300, 0.3, 5.0, 5),
+    LayerSchedule(100, 0.2, 3.0, 1),
+    LayerSchedule(100, 0.1, 3.0, 1),
+    LayerSchedule(10, 0.1, 1.0, 0),
+)
+
+
+@_with_leaves("layers")
+@dataclass(frozen=True)
+class SearchConfig:
+    """The search of one image (paper 3.1 and A.2; defaults are the paper's).
+
+    Attributes:
+      layers: one schedule for each stage of the network, in order; the last is the logits.
+      num_parents, num_explorers, num_refiners: k, C_exp, C_ref of a generation.
+      initial_noise: noise on the image, in units of its per-channel standard deviation.
+      smoothing: what the smoothing acts on: "noise", "child", or "noise_rescaled" (the noise,
+          brought back to its strength before smoothing).
+      target: what is kept of a layer: "best" candidate, or "parent_mean", the mean of its parents.
+      strategy: "representation_ga", the name of an evosax algorithm, or for one's own the class or
+          its "module:Class" (see `evolution.strategies`).
+      fitness: "log_probability" of the true class, or for one's own the function or its
+          "module:function": (logits [n, classes], label) -> [n], higher is better, each from its
+          own row alone; not with a `stop_probability`.
+      stop_probability: a layer stops changing once its best candidate gives the true class so large
+          a probability, and what comes in with it is left alone; 1: it never stops.
+      num_searches: independent searches of an image, whose mean, layer by layer, is the target.
+      noise_truncation: share of the smoothed noise's variance that may be left out, for speed.
+    """
+
+    layers: tuple[LayerSchedule, ...] = PAPER_LAYERS
+    num_parents: int = 20
+    num_explorers: int = 100
+    num_refiners: int = 120
+    initial_noise: float = 0.1
+    smoothing: str = "noise"
+    target: str = "best"
+    strategy: str = PAPERS_STRATEGY
+    fitness: str = PAPERS_FITNESS
+    stop_probability: float = 1.0
+    num_searches: int = 1
+    noise_truncation: float = 1e-3
+
+    def __post_init__(self) -> None:
+        for name in ("strategy", "fitness"):
+            object.__setattr__(self, name, name_of(name, getattr(self, name)))
+        check_types(self)
+        if not self.layers:
+            raise ValueError("layers is empty: give one LayerSchedule for each stage")
+        at_least(0, self, "num_explorers", "num_refiners", "initial_noise", "noise_truncation")
+        at_least(1, self, "num_parents", "num_children", "num_searches")
+        if self.noise_truncation >= 1:
+            raise ValueError(f"noise_truncation is {self.noise_truncation}: it must be below 1")
+        a_share(self, "stop_probability")
+        one_of("smoothing", self.smoothing, SMOOTHINGS)
+        one_of("target", self.target, TARGETS)
+        if self.fitness != PAPERS_FITNESS and self.stop_probability < 1:
+            raise ValueError(
+                f"stop_probability is {self.stop_probability}: with a fitness of your own, which "
+                "need not be a probability, it must be 1"
+            )
+
+    @property
+    def num_children(self) -> int:
+        """New candidates in a generation, all of which are evaluated."""
+        return self.num_explorers + self.num_refiners
+
+    @property
+    def population_size(self) -> int:
+        """Parents, explorers and refiners together: n."""
+        return self.num_parents + self.num_children
+
+    @property
+    def candidates_per_image(self) -> int:
+        """Candidates that are evaluated for one image, over all layers."""
+        first, *rest = (layer.generations for layer in self.layers)
+        initial = self.population_size * (1 + sum(1 for g in rest if g))
+        return self.num_searches * (initial + self.num_children * (first + sum(rest)))
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class SharedConfig:
+    """One search for all images of a class, in place of one for each (docs/shared_search.md).
+
+    Attributes:
+      cosines: for each block what a target keeps of its image's natural representation; a single
+          number stands for all blocks.
+      images_per_class: M, images whose mean likelihood is a candidate's fitness: the first of each
+          class.
+    """
+
+    cosines: tuple[float, ...] = (0.2,)
+    images_per_class: int = 32
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        at_least(1, self, "images_per_class")
+        if not self.cosines:
+            raise ValueError("cosines is empty: give one for each block, or one for all")
+        for value in self.cosines:
+            if not -1 <= value <= 1:
+                raise ValueError(f"the cosine {value} is none: it must lie between -1 and 1")
+
+    def of_blocks(self, count: int) -> tuple[float, ...]:
+        """A cosine for each of so many blocks. Raises ValueError for another number of them."""
+        found = self.cosines * count if len(self.cosines) == 1 else self.cosines
+        if len(found) != count:
+            raise ValueError(f"{len(found)} cosines for {count} blocks: give one a block")
+        return found

@@ -1,0 +1,111 @@
+"""What a report says of a run's search: fitness, a few targets, what they carry, its size."""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from dsl_jax.config import RunConfig
+from dsl_jax.data.dataset import Dataset, rows_of
+from dsl_jax.devices import Array
+from dsl_jax.evolution.fitness import Stages
+from dsl_jax.reports import pictures, plots
+from dsl_jax.reports.carried import carried_table
+from dsl_jax.reports.pages import Table
+from dsl_jax.runs.classes import targets_per_class
+from dsl_jax.runs.controlled import naturals_of
+from dsl_jax.runs.folder import find_targets
+from dsl_jax.runs.steps import first_targets, searches
+from dsl_jax.runs.untrained import make_stages
+from dsl_jax.targets.decomposition import decompose
+from dsl_jax.targets.store import TargetStore
+
+GALLERY_IMAGES = 3
+
+
+class AboutSearch(NamedTuple):
+    """Parts of a report: figures with their captions by name, tables, (label, value) pairs."""
+
+    figures: dict[str, tuple[Any, str]]
+    tables: tuple[Table, ...]
+    summary: tuple[tuple[str, str], ...]
+
+
+def about_search(config: RunConfig, folder: Path, dataset: Dataset) -> AboutSearch:
+    """Of the first seed's first search; the number of candidates is that of all."""
+    per_class = config.searched == "per_class"
+    stages = make_stages(config, dataset, config.seed)
+    _, rows = np.unique(dataset.train.labels, return_index=True)
+    rows = np.sort(rows)[:GALLERY_IMAGES]
+    images = jnp.asarray(dataset.normalize(dataset.train.images[rows]))
+    kept: Any = find_targets(folder, config.seed, first_targets(config))
+    tables: tuple[Table, ...] = ()
+    if per_class:
+        shared = targets_per_class(config, folder, dataset, config.seed)
+        targets: Sequence[Array] = shared.of(images, jnp.asarray(dataset.train.labels[rows]))
+    else:
+        targets = kept.read(rows_of(kept.ids, dataset.train.ids[rows])).representations
+    figures = {
+        "fitness": (
+            plots.plot_fitness(kept.fitness(), unit="class" if per_class else "image"),
+            "Search: the best candidate's fitness in each generation, layer after layer"
+            + (", a class's mean over its images." if per_class else "."),
+        ),
+        "representations": (
+            _gallery(stages, dataset, rows, images, targets),
+            "Natural representations of the untrained network beside the searched ones; in the "
+            "logits the true class is orange.",
+        ),
+    }
+    if isinstance(kept, TargetStore):
+        naturals, labels = naturals_of(stages, dataset, kept)
+        shares = decompose(kept, naturals, labels, dataset.num_classes)
+        tables = (carried_table(shares),)
+        figures["shares"] = (plots.plot_shares(shares), f"{tables[0].heading}, block by block.")
+    return AboutSearch(figures, tables, _summary(config, folder, kept.fitness()))
+
+
+def _summary(
+    config: RunConfig, folder: Path, fitness: Sequence[Array]
+) -> tuple[tuple[str, str], ...]:
+    """What was searched in all, and how fit the first search's targets are."""
+    steps = itertools.product(config.seeds, searches(config))
+    stores = [find_targets(folder, seed, step.name) for seed, step in steps]
+    candidates = sum(store.candidates for store in stores if store is not None)
+    final = ", ".join(f"{float(np.mean(f[:, -1])):.3f}" for f in fitness)
+    shared: tuple[tuple[str, str], ...] = ()
+    if config.searched == "per_class":
+        cosines = ", ".join(f"{c:g}" for c in config.shared.of_blocks(len(config.widths)))
+        shared = (
+            ("search", f"per class, on {config.shared.images_per_class} images of each"),
+            ("cosine of a block's targets and their natural representations", cosines),
+        )
+    return (
+        *shared,
+        ("candidates", f"{candidates:,}"),
+        ("log-likelihood after each layer, first search", final),
+    )
+
+
+def _gallery(
+    stages: Stages,
+    dataset: Dataset,
+    rows: np.ndarray,
+    images: Array,
+    targets: Sequence[Array],
+) -> Any:
+    """A few training images of different classes: their natural representations, and targets."""
+    natural, h = [], images
+    for stage in stages:
+        h = stage(h)
+        natural.append(np.asarray(h))
+    return pictures.plot_representations(
+        dataset.train.images[rows],
+        natural,
+        [np.asarray(r, np.float32) for r in targets],
+        labels=dataset.train.labels[rows],
+        class_names=dataset.class_titles,
+    )

@@ -1,0 +1,75 @@
+"""The files of a search per class, one a class."""
+
+import zipfile
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from dsl_jax.devices import Array
+from dsl_jax.evolution.shared import FoundForClass
+from dsl_jax.files import DamagedFile, replacing
+
+
+class KeptClasses(NamedTuple):
+    """What a search per class found, read back.
+
+    Attributes:
+      classes: what was found for each, in order.
+      candidates: how many were tried for all of them.
+    """
+
+    classes: tuple[FoundForClass, ...]
+    candidates: int
+
+    def fitness(self) -> list[Array]:
+        """For each layer the best of every generation, float32 [C, generations + 1]."""
+        traces = zip(*(found.fitness for found in self.classes), strict=True)
+        return [np.stack(layer) for layer in traces]
+
+
+def open_classes(folder: Path) -> KeptClasses:
+    """What is kept in a folder, classes in order. Raises DamagedFile."""
+    paths = sorted(class_files(folder), key=_label)
+    if [_label(path) for path in paths] != list(range(len(paths))) or not paths:
+        raise ValueError(f"{folder} lacks classes: its search was interrupted; go on with it")
+    loaded = [load_class(path) for path in paths]
+    return KeptClasses(tuple(found for found, _ in loaded), sum(tried for _, tried in loaded))
+
+
+def class_files(folder: Path) -> list[Path]:
+    """The files of the classes that are there."""
+    return list(folder.glob("class_*.npz"))
+
+
+def class_file(folder: Path, label: int) -> Path:
+    """Where what is found for a class is kept."""
+    return folder / f"class_{label}.npz"
+
+
+def _label(path: Path) -> int:
+    return int(path.stem.removeprefix("class_"))
+
+
+def save_class(path: Path, found: FoundForClass, candidates: int) -> None:
+    """Writes what so many candidates led to, whole or not at all."""
+    arrays = {f"layer_{i}": h for i, h in enumerate(found.representations)}
+    arrays |= {f"fitness_{i}": trace for i, trace in enumerate(found.fitness)}
+    with replacing(path) as file:
+        np.savez(file, candidates=np.int64(candidates), **arrays)
+
+
+def load_class(path: Path) -> tuple[FoundForClass, int]:
+    """What was given to `save_class`. Raises DamagedFile."""
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as saved:
+            numbers = range(sum(name.startswith("layer_") for name in saved))
+            found = FoundForClass(
+                tuple(saved[f"layer_{i}"] for i in numbers),
+                tuple(saved[f"fitness_{i}"] for i in numbers),
+            )
+            return found, int(saved["candidates"])
+    except (OSError, LookupError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        remedy = "--repair deletes it, and its class is searched again"
+        raise DamagedFile(path, error, remedy) from error

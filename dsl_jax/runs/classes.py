@@ -1,0 +1,84 @@
+"""A run's search per class: each class kept in a file of its own, so that nothing is lost."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from dsl_jax.config import RunConfig
+from dsl_jax.data.dataset import Dataset, Split
+from dsl_jax.evolution.shared import (
+    FoundForClass,
+    SharedTargets,
+    candidates_per_class,
+    class_searches,
+    join_classes,
+    run_searches,
+)
+from dsl_jax.keys import SEARCH, purpose_key
+from dsl_jax.runs.class_files import class_file, load_class, open_classes, save_class
+from dsl_jax.runs.controlled import control_key
+from dsl_jax.runs.folder import RunFolder
+from dsl_jax.runs.lock import alone
+from dsl_jax.runs.steps import PER_CLASS, Search
+from dsl_jax.runs.untrained import make_stages
+from dsl_jax.targets import controls
+
+
+def search_per_class(
+    run_folder: RunFolder, dataset: Dataset, seed: int, step: Search, progress: bool
+) -> None:
+    """Searches the classes that are not kept yet; several processes share them."""
+    config, folder = run_folder.config, run_folder.folder / f"seed_{seed}" / step.name
+    split = first_of_each_class(dataset.train, config.shared.images_per_class)
+    found = class_searches(
+        purpose_key(seed, SEARCH, step.cycle),
+        make_stages(config, dataset, seed),
+        dataset.normalize(split.images),
+        split.labels,
+        step.config,
+        config.shared,
+    )
+
+    def keep(label: int, search: Callable[[], FoundForClass]) -> FoundForClass:
+        path = class_file(folder, label)
+        with alone(folder / "locks" / f"class_{label}", "searches it"):
+            if not path.exists():
+                save_class(path, search(), candidates_per_class(step.config))
+        return load_class(path)[0]
+
+    parts = [partial(keep, label, search) for label, search in enumerate(found)]
+    first = os.getpid() % len(parts)  # processes that start together begin apart
+    run_searches(parts[first:] + parts[:first], progress)
+
+
+def first_of_each_class(split: Split, count: int) -> Split:
+    """The images that `search_shared` takes, in order: a whole data set need not be normalised."""
+    labels = np.asarray(split.labels)
+    rows = np.concatenate([np.flatnonzero(labels == c)[:count] for c in np.unique(labels)])
+    return jax.tree.map(lambda array: array[np.sort(rows)], split)
+
+
+def targets_per_class(
+    config: RunConfig, folder: Path, dataset: Dataset, seed: int, kind: str = "cycle"
+) -> SharedTargets:
+    """What a training learns: what was found, or for a control a random code in its place.
+
+    Args:
+      config, folder, dataset, seed: of the run.
+      kind: of the training: "cycle", or one of `config.OF_A_CLASS`.
+    """
+    kept = open_classes(folder / f"seed_{seed}" / PER_CLASS)
+    stages = make_stages(config, dataset, seed)
+    found = join_classes(stages, kept.classes, config.search, config.shared).targets
+    if kind == "cycle":
+        return found
+    shapes = [direction.shape[1:] for direction in found.directions]
+    code = kind.removesuffix("_code")
+    key = control_key(seed, kind, 1)
+    made = controls.random_code(key, shapes, dataset.num_classes, code)
+    return dataclasses.replace(found, directions=tuple(made))

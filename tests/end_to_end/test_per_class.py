@@ -1,0 +1,144 @@
+"""A run with one search a class: the same as by hand, resumed, damaged, and its report."""
+
+import dataclasses
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from tiny_run import scores, tiny_config, tiny_data, weights
+
+import dsl_jax as dsl
+from dsl_jax import pipeline
+from dsl_jax.evolution import shared
+from dsl_jax.files import DamagedFile
+from dsl_jax.keys import SEARCH, TRAINING, purpose_key
+from dsl_jax.runs import classes
+from dsl_jax.runs.controlled import control_key
+from dsl_jax.runs.untrained import make_network, make_stages
+from dsl_jax.targets import controls
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_device")]
+CONFIG = dataclasses.replace(
+    tiny_config(),
+    searched="per_class",
+    shared=dsl.SharedConfig((0.3, 0.2, 0.1), images_per_class=2),
+    target_controls=("channel_code",),
+)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return tiny_data()
+
+
+def go_on(folder, data, config=CONFIG, **options):
+    return dsl.run(config, folder, data, probes=False, progress=False, **options)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("per_class") / "run"
+    with pytest.MonkeyPatch.context() as patch:  # as `one_device`, which is each test's
+        patch.setattr(pipeline, "device_mesh", lambda *_: None)
+        return folder, go_on(folder, data)
+
+
+def test_it_learns_what_search_shared_finds_and_its_control_a_code_in_its_place(finished, data):
+    folder, _ = finished
+    stages = make_stages(CONFIG, data, 0)
+    images = data.normalize(data.train.images)
+    key = purpose_key(0, SEARCH)
+    found = dsl.search_shared(
+        key, stages, images, data.train.labels, CONFIG.search, CONFIG.shared
+    ).targets
+    shapes = [direction.shape[1:] for direction in found.directions]
+    code = controls.random_code(control_key(0, "channel_code", 1), shapes, 10, "channel")
+    networks = dsl.load_run(folder).networks
+    for name, targets in (
+        ("all_layers", found),
+        ("all_layers_channel_code", dataclasses.replace(found, directions=tuple(code))),
+    ):
+        network = make_network(CONFIG, data, 0, CONFIG.learner_groups)
+        learned = dsl.learn(purpose_key(0, TRAINING), network, data, targets, CONFIG.learn)
+        expected, ours = nnx.state(learned.network), nnx.state(networks[f"seed_0/{name}"])
+        jax.tree.map(np.testing.assert_array_equal, ours, expected)
+
+
+def test_what_it_cost_is_counted_once_a_class(finished):
+    _, results = finished
+    # A population of 13 in each of four layers, 10 children in each of three generations.
+    assert results["all_layers"].candidates == 10 * (4 * 13 + 3 * 10)
+    assert results["all_layers"].search_seconds > 0
+    assert results["all_layers_channel_code"].role == "control"
+    assert results["sgd_g1"].candidates == 0
+
+
+def test_only_classes_that_are_lacking_are_searched_again(finished, data, tmp_path, monkeypatch):
+    template, results = finished
+    folder = tmp_path / "run"
+    kept = folder / "seed_0/targets_per_class"
+    shutil.copytree(template / "seed_0/targets_per_class", kept)
+    shutil.copy(template / "config.json", folder)
+    for label in (3, 8):
+        (kept / f"class_{label}.npz").unlink()
+    searched = []
+
+    def watched(*arguments):
+        found = shared.class_searches(*arguments)
+        return [lambda n=n, one=one: (searched.append(n), one())[1] for n, one in enumerate(found)]
+
+    monkeypatch.setattr(classes, "class_searches", watched)
+    assert scores(go_on(folder, data)) == scores(results)
+    assert sorted(searched) == [3, 8]
+    jax.tree.map(np.testing.assert_array_equal, weights(folder), weights(template))
+
+
+def test_a_damaged_class_is_named_and_searched_again_by_repair(finished, data, tmp_path):
+    template, results = finished
+    folder = tmp_path / "run"
+    shutil.copytree(template, folder)
+    assert dsl.verify_run(folder) == []
+    path = folder / "seed_0/targets_per_class/class_4.npz"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    (damage,) = dsl.verify_run(folder)
+    assert "class_4.npz is damaged" in str(damage)
+    with pytest.raises(DamagedFile, match="class_4"):
+        dsl.load_run(folder)
+    assert scores(go_on(folder, data, repair=True)) == scores(results)
+    assert dsl.verify_run(folder) == []
+
+
+def test_a_class_without_images_is_refused_before_anything_is_searched(data, tmp_path):
+    rows = data.train.labels != 7
+    train = jax.tree.map(lambda array: array[rows], data.train)
+    with pytest.raises(ValueError, match=r"no image of the classes \[7\]"):
+        go_on(tmp_path / "run", dataclasses.replace(data, train=train))
+
+
+def test_the_report_says_how_it_searched(finished):
+    text = (finished[0] / "report.md").read_text()
+    assert "per class, on 2 images of each" in text and "0.3, 0.2, 0.1" in text
+    assert "natural and channel code" in text and (finished[0] / "representations.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cycles": 2}, "cycles is 2: a search per_class has only one"),
+        ({"target_controls": ("permuted",)}, "choose one of channel_code, element_code"),
+        ({"shared": dsl.SharedConfig((0.1, 0.2))}, "2 cosines for 3 blocks"),
+        ({"variants": ("sgd",)}, "no searched targets"),
+        ({"searched": "per_pixel"}, "choose one of per_image, per_class"),
+        (
+            {"search": dataclasses.replace(CONFIG.search, num_searches=2)},
+            "num_searches is 2: a search per_class has only one",
+        ),
+    ],
+)
+def test_what_it_does_not_have_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(CONFIG, **changes)
