@@ -5,14 +5,15 @@
 A point is one training: a size, a method and a seed. The test split is read once, at its end, and
 the class that the network gives each test image is kept. Methods: "sgd_g1", "sgd_g2", "sgd_g3" (SGD
 with so many ConvGroups a block), "searched" and "permuted" (an image's own targets, and those of
-another image of its class), and three that need no search of each image: "class_part" (natural, and
+another image of its class), and more that need no search of each image: "class_part" (natural, and
 what is common to the targets of a class, from the search of a few images), "per_class" (natural,
 moved in a direction that is searched for the class) and "channel_code" (natural, and a random code
-of the class). The last three share the cosines to the natural representation that searched targets
-have, and but for "per_class" the logits. Settings, each --sweep.NAME=VALUE (laptop's): sizes, of
-training images, validation not counted (2000, 5000); methods (all but searched, permuted, sgd_g3);
-searched_images, the few (1000); images_per_class, of a class's search (32); validation_size (1000);
-num_seeds (1).
+of the class). These share the cosines to the natural representation that searched targets have, and
+but for "per_class" the logits. "per_class_code" is "per_class" with the random code in place of the
+direction, and the same logits. Settings, each --sweep.NAME=VALUE (laptop's): sizes, of training
+images, validation not counted (2000, 5000); methods (sgd_g1, sgd_g2, class_part, per_class,
+channel_code); searched_images, the few (1000); images_per_class, of a class's search (32);
+validation_size (1000); num_seeds (1).
 """
 
 import dataclasses
@@ -50,8 +51,9 @@ from dsl_jax.values import one_of
 
 SGD = ("sgd_g1", "sgd_g2", "sgd_g3")
 STORED = ("searched", "permuted")  # these need a search of every image
-SHARED = ("class_part", "per_class", "channel_code")
-REFERENCE = "channel_code"  # what telling each block the class is worth
+SHARED = ("class_part", "per_class", "channel_code", "per_class_code")
+CODES = {"per_class": "per_class_code"}  # the code with a method's own logits; else:
+REFERENCE = "channel_code"
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Settings(sweeps.Settings):
     """What is swept."""
 
     sizes: tuple[int, ...] = (2000, 5000)
-    methods: tuple[str, ...] = (*SGD[:2], *SHARED)
+    methods: tuple[str, ...] = (*SGD[:2], *SHARED[:3])
     searched_images: int = 1000
     images_per_class: int = 32
 
@@ -144,7 +146,7 @@ def make_point(
     }
     if method.name in SHARED:
         columns["searched_images"] = settings.searched_images
-    if method.name == "per_class":
+    if method.name.startswith("per_class"):
         columns["images_per_class"] = settings.images_per_class
     point = sweep_points.run_point(name, columns, changed, is_searched=method.name in STORED)
     if method.name not in SHARED:
@@ -226,10 +228,7 @@ def shared_targets(
     if method == "class_part":
         return few
     if method == "channel_code":
-        shapes = [direction.shape[1:] for direction in few.directions]
-        key = control_key(seed, "channel_code", 1)
-        code = controls.random_code(key, shapes, dataset.num_classes, "channel")
-        return few.replace(directions=code)
+        return with_code(few, dataset, seed)
     path = folder / f"per_class-{search_digest(config)}-{settings.images_per_class}-{seed}.npz"
     if not path.exists():
         split = first_of_each_class(dataset.train, settings.images_per_class)
@@ -243,7 +242,17 @@ def shared_targets(
             progress=True,
         )
         found.targets.save(path)
-    return SharedTargets.load(path, stages)
+    found = SharedTargets.load(path, stages)
+    return found if method == "per_class" else with_code(found, dataset, seed)
+
+
+def with_code(targets: SharedTargets, dataset: Dataset, seed: int) -> SharedTargets:
+    """A random code of the class in each direction's place."""
+    shapes = [direction.shape[1:] for direction in targets.directions]
+    key = control_key(seed, "channel_code", 1)
+    return targets.with_directions(
+        controls.random_code(key, shapes, dataset.num_classes, "channel")
+    )
 
 
 def class_part(
@@ -287,23 +296,24 @@ def table(rows: sweep_rows.Rows) -> str:
         for title in sweep_rows.values_of(here, "title"):
             ours = sweep_rows.select(here, title=title)
             name, variant = ours[0]["method"], ours[0]["variant"]
-            code = sweep_rows.select(here, method=REFERENCE, variant=variant)
+            alike = sweep_rows.select(here, method=CODES.get(name, ""), variant=variant)
+            code = alike or sweep_rows.select(here, method=REFERENCE, variant=variant)
             lines.append(
                 [
                     size,
                     title,
                     sweep_rows.mean_percent(ours, "test_accuracy"),
                     sweep_rows.mean_percent(ours, "validation_accuracy"),
-                    "" if name in (REFERENCE, *SGD) else in_text(less(ours, code)),
+                    "" if name in (REFERENCE, *CODES.values(), *SGD) else in_text(less(ours, code)),
                     "" if name == best else in_text(less(ours, sgd)),
                 ]
             )
-    header = ["images", "learned", "test", "validation", "less channel code", "less SGD"]
+    header = ["images", "learned", "test", "validation", "less code", "less SGD"]
     return (
         "Accuracies in percent, mean ± standard deviation over seeds. Differences of test accuracy "
-        "in points, with their 95 % interval over seeds and test images; from the code with the "
-        "same layers, and from SGD with the G that is best by validation at that size.\n\n"
-        + sweep_rows.markdown(header, lines)
+        "in points, with their 95 % interval over seeds and test images; from the random code with "
+        "the same layers (and logits, where that was trained), and from SGD with the G that is "
+        "best by validation at that size.\n\n" + sweep_rows.markdown(header, lines)
     )
 
 

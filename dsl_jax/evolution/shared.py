@@ -5,6 +5,7 @@ What happens to one class is in `_search_class`. Letters: N images, M of a class
 classes, L blocks, that is the layers before the logits, n candidates.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -73,6 +74,10 @@ class SharedTargets:
             found.append(target)
             h = target if self.propagates else h
         return (*found, jnp.asarray(self.logits)[labels])
+
+    def with_directions(self, directions: Sequence[Array]) -> "SharedTargets":
+        """The same with other directions, such as those of `controls.random_code`."""
+        return dataclasses.replace(self, directions=tuple(directions))
 
     def save(self, path: str | Path) -> None:
         """Writes all but the stages to a NumPy archive (.npz), whole or not at all."""

@@ -1,6 +1,5 @@
 """A run's search per class: each class kept in a file of its own, so that nothing is lost."""
 
-import dataclasses
 import os
 from collections.abc import Callable
 from functools import partial
@@ -80,5 +79,4 @@ def targets_per_class(
     shapes = [direction.shape[1:] for direction in found.directions]
     code = kind.removesuffix("_code")
     key = control_key(seed, kind, 1)
-    made = controls.random_code(key, shapes, dataset.num_classes, code)
-    return dataclasses.replace(found, directions=tuple(made))
+    return found.with_directions(controls.random_code(key, shapes, dataset.num_classes, code))
