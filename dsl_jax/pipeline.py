@@ -27,15 +27,7 @@ from dsl_jax.runs.folder import RunFolder, find_targets
 from dsl_jax.runs.lock import alone
 from dsl_jax.runs.loggers import Logger
 from dsl_jax.runs.results import Result, Trained
-from dsl_jax.runs.steps import (
-    FIRST_TARGETS,
-    PER_CLASS,
-    Search,
-    Training,
-    first_targets,
-    is_searched,
-    steps,
-)
+from dsl_jax.runs.steps import FIRST_TARGETS, Search, Training, is_searched, steps
 from dsl_jax.runs.untrained import make_network, network_arguments
 from dsl_jax.runs.verify import repair_run
 from dsl_jax.targets.controls import shuffled_labels
@@ -140,7 +132,7 @@ def is_due(run_folder: RunFolder, seed: int, step: Search, phase: str) -> bool:
     if phase == "search":
         network = f"seed_{seed}/{step.network}"
         return step.network is None or run_folder.finished(network) is not None
-    return phase == "all" or step.name != first_targets(run_folder.config)
+    return phase == "all" or (step.name != FIRST_TARGETS and step.shared is None)
 
 
 def search_targets(
@@ -152,7 +144,7 @@ def search_targets(
     def note_seconds(_: int = 0) -> None:
         run_folder.note_search(seed, step.name, process, time.monotonic() - started)
 
-    if step.name == PER_CLASS:
+    if step.shared is not None:
         search_per_class(run_folder, dataset, seed, step, progress)
         note_seconds()
         return
@@ -269,8 +261,8 @@ def _train(
     key = purpose_key(seed, TRAINING, step.cycle)
     if step.variant == "sgd":
         learned = learn_sgd(key, network, dataset, learning, **options)
-    elif config.searched == "per_class":
-        targets: Any = targets_per_class(config, run_folder.folder, dataset, seed, step.kind)
+    elif step.shared is not None:
+        targets: Any = targets_per_class(config, run_folder.folder, dataset, seed, step)
         learned = learn(key, network, dataset, targets, learning, **options)
     else:
         targets = open_targets(run_folder, seed, step.targets)

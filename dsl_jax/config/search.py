@@ -152,11 +152,14 @@ class SharedConfig:
     Attributes:
       cosines: for each block what a target keeps of its image's natural representation; a single
           number stands for all blocks.
+      choices: cosines to choose from on the validation images, each for all blocks, in place of
+          `cosines`; what a control learns is chosen likewise.
       images_per_class: M, images whose mean likelihood is a candidate's fitness: the first of each
           class.
     """
 
     cosines: tuple[float, ...] = (0.2,)
+    choices: tuple[float, ...] = ()
     images_per_class: int = 32
 
     def __post_init__(self) -> None:
@@ -164,9 +167,13 @@ class SharedConfig:
         at_least(1, self, "images_per_class")
         if not self.cosines:
             raise ValueError("cosines is empty: give one for each block, or one for all")
-        for value in self.cosines:
+        for value in (*self.cosines, *self.choices):
             if not -1 <= value <= 1:
                 raise ValueError(f"the cosine {value} is none: it must lie between -1 and 1")
+
+    def chosen(self, cosine: float) -> "SharedConfig":
+        """With one of the choices for all blocks."""
+        return dataclasses.replace(self, cosines=(cosine,), choices=())
 
     def of_blocks(self, count: int) -> tuple[float, ...]:
         """A cosine for each of so many blocks. Raises ValueError for another number of them."""

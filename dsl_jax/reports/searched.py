@@ -18,7 +18,7 @@ from dsl_jax.reports.pages import Table
 from dsl_jax.runs.classes import targets_per_class
 from dsl_jax.runs.controlled import naturals_of
 from dsl_jax.runs.folder import find_targets
-from dsl_jax.runs.steps import first_targets, searches
+from dsl_jax.runs.steps import Training, searches, trainings
 from dsl_jax.runs.untrained import make_stages
 from dsl_jax.targets.decomposition import decompose
 from dsl_jax.targets.store import TargetStore
@@ -34,17 +34,24 @@ class AboutSearch(NamedTuple):
     summary: tuple[tuple[str, str], ...]
 
 
-def about_search(config: RunConfig, folder: Path, dataset: Dataset) -> AboutSearch:
-    """Of the first seed's first search; the number of candidates is that of all."""
+def about_search(
+    config: RunConfig, folder: Path, dataset: Dataset, best: str | None
+) -> AboutSearch:
+    """Of the first seed's first search; the number of candidates is that of all.
+
+    best: the training whose search it is, where there are several for several cosines.
+    """
     per_class = config.searched == "per_class"
+    methods = [step for step in trainings(config) if step.role == "method" and step.cycle == 1]
+    step = next((step for step in methods if step.name == best), methods[0])
     stages = make_stages(config, dataset, config.seed)
     _, rows = np.unique(dataset.train.labels, return_index=True)
     rows = np.sort(rows)[:GALLERY_IMAGES]
     images = jnp.asarray(dataset.normalize(dataset.train.images[rows]))
-    kept: Any = find_targets(folder, config.seed, first_targets(config))
+    kept: Any = find_targets(folder, config.seed, step.targets[0])
     tables: tuple[Table, ...] = ()
     if per_class:
-        shared = targets_per_class(config, folder, dataset, config.seed)
+        shared = targets_per_class(config, folder, dataset, config.seed, step)
         targets: Sequence[Array] = shared.of(images, jnp.asarray(dataset.train.labels[rows]))
     else:
         targets = kept.read(rows_of(kept.ids, dataset.train.ids[rows])).representations
@@ -65,20 +72,20 @@ def about_search(config: RunConfig, folder: Path, dataset: Dataset) -> AboutSear
         shares = decompose(kept, naturals, labels, dataset.num_classes)
         tables = (carried_table(shares),)
         figures["shares"] = (plots.plot_shares(shares), f"{tables[0].heading}, block by block.")
-    return AboutSearch(figures, tables, _summary(config, folder, kept.fitness()))
+    return AboutSearch(figures, tables, _summary(config, folder, kept.fitness(), step))
 
 
 def _summary(
-    config: RunConfig, folder: Path, fitness: Sequence[Array]
+    config: RunConfig, folder: Path, fitness: Sequence[Array], step: Training
 ) -> tuple[tuple[str, str], ...]:
     """What was searched in all, and how fit the first search's targets are."""
-    steps = itertools.product(config.seeds, searches(config))
-    stores = [find_targets(folder, seed, step.name) for seed, step in steps]
+    pairs = itertools.product(config.seeds, searches(config))
+    stores = [find_targets(folder, seed, search.name) for seed, search in pairs]
     candidates = sum(store.candidates for store in stores if store is not None)
     final = ", ".join(f"{float(np.mean(f[:, -1])):.3f}" for f in fitness)
     shared: tuple[tuple[str, str], ...] = ()
-    if config.searched == "per_class":
-        cosines = ", ".join(f"{c:g}" for c in config.shared.of_blocks(len(config.widths)))
+    if step.shared is not None:
+        cosines = ", ".join(f"{c:g}" for c in step.shared.of_blocks(len(config.widths)))
         shared = (
             ("search", f"per class, on {config.shared.images_per_class} images of each"),
             ("cosine of a block's targets and their natural representations", cosines),

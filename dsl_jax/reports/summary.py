@@ -18,7 +18,7 @@ from dsl_jax.reports.titles import CONTROLLED, KINDS, ROWS, training_title
 from dsl_jax.runs.data import check_identity
 from dsl_jax.runs.folder import read_predictions, search_seconds
 from dsl_jax.runs.results import Result, read_trained
-from dsl_jax.runs.steps import is_searched, trainings
+from dsl_jax.runs.steps import COSINE, is_searched, trainings
 
 NOTES = {"smoke": "The preset smoke only checks that all works: its accuracies say nothing else."}
 
@@ -67,7 +67,7 @@ def summarize(
     found = AboutSearch({}, (), ())
     timings = [(f"training {t}, seed {config.seed}", d.seconds) for t, d in trained.items()]
     if is_searched(config):
-        found = about_search(config, folder, dataset)
+        found = about_search(config, folder, dataset, best_method(results))
         figures |= found.figures
         seconds = sum(search_seconds(folder, seed) for seed in config.seeds)
         timings.insert(0, ("search, compilation included, all seeds", seconds))
@@ -151,6 +151,9 @@ def _mistakes(
 
 def _description(name: str, result: Result, config: RunConfig) -> str:
     """A sentence for the report's readers."""
+    name, _, cosine = name.partition(COSINE)
+    if cosine:
+        return f"{_description(name, result, config)}; the cosine is the best by validation"
     if name in ROWS:
         return ROWS[name][1]
     if result.kind in (known := KINDS | CONTROLLED):

@@ -1,7 +1,7 @@
 """What tables and figures call the trainings of a run."""
 
 from dsl_jax.runs.results import Result
-from dsl_jax.runs.steps import Training
+from dsl_jax.runs.steps import COSINE, Training
 
 ROWS = {
     "all_layers": ("searched targets, all layers", "learned from the searched representations"),
@@ -47,6 +47,9 @@ CONTROLLED = {
 
 def training_title(name: str, training: Training | Result, cycles: int) -> str:
     """What tables call a training."""
+    name, _, cosine = name.partition(COSINE)
+    if cosine:
+        return f"{training_title(name, training, cycles)}, cosine {cosine}"
     if name in ROWS:
         return ROWS[name][0]
     if training.variant == "sgd":

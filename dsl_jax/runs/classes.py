@@ -23,7 +23,7 @@ from dsl_jax.runs.class_files import class_file, load_class, open_classes, save_
 from dsl_jax.runs.controlled import control_key
 from dsl_jax.runs.folder import RunFolder
 from dsl_jax.runs.lock import alone
-from dsl_jax.runs.steps import PER_CLASS, Search
+from dsl_jax.runs.steps import Search, Training
 from dsl_jax.runs.untrained import make_stages
 from dsl_jax.targets import controls
 
@@ -33,14 +33,15 @@ def search_per_class(
 ) -> None:
     """Searches the classes that are not kept yet; several processes share them."""
     config, folder = run_folder.config, run_folder.folder / f"seed_{seed}" / step.name
-    split = first_of_each_class(dataset.train, config.shared.images_per_class)
+    shared = step.shared or config.shared
+    split = first_of_each_class(dataset.train, shared.images_per_class)
     found = class_searches(
         purpose_key(seed, SEARCH, step.cycle),
         make_stages(config, dataset, seed),
         dataset.normalize(split.images),
         split.labels,
         step.config,
-        config.shared,
+        shared,
     )
 
     def keep(label: int, search: Callable[[], FoundForClass]) -> FoundForClass:
@@ -63,20 +64,20 @@ def first_of_each_class(split: Split, count: int) -> Split:
 
 
 def targets_per_class(
-    config: RunConfig, folder: Path, dataset: Dataset, seed: int, kind: str = "cycle"
+    config: RunConfig, folder: Path, dataset: Dataset, seed: int, step: Training
 ) -> SharedTargets:
     """What a training learns: what was found, or for a control a random code in its place.
 
     Args:
       config, folder, dataset, seed: of the run.
-      kind: of the training: "cycle", or one of `config.OF_A_CLASS`.
+      step: the training.
     """
-    kept = open_classes(folder / f"seed_{seed}" / PER_CLASS)
+    kept = open_classes(folder / f"seed_{seed}" / step.targets[0])
     stages = make_stages(config, dataset, seed)
-    found = join_classes(stages, kept.classes, config.search, config.shared).targets
-    if kind == "cycle":
+    found = join_classes(stages, kept.classes, config.search, step.shared).targets
+    if step.kind == "cycle":
         return found
     shapes = [direction.shape[1:] for direction in found.directions]
-    code = kind.removesuffix("_code")
-    key = control_key(seed, kind, 1)
+    code = step.kind.removesuffix("_code")
+    key = control_key(seed, step.kind, 1)
     return found.with_directions(controls.random_code(key, shapes, dataset.num_classes, code))

@@ -48,10 +48,10 @@ def evaluate_all(
 def compared(run_folder: RunFolder) -> list[tuple[Training, bool]]:
     """What is evaluated on the test split, and whether it is the best SGD by validation.
 
-    All but those SGDs that have neither the learner's G nor the G that is best by validation.
+    All but those SGDs that have neither the learner's G nor the G that is best by validation, and
+    of what was trained for several cosines all but the best by validation.
     """
     config = run_folder.config
-    chosen = [(step, False) for step in trainings(config) if step.role != "baseline"]
     baselines = [step for step in trainings(config) if step.role == "baseline"]
 
     def validation(training: Training) -> tuple[float, float]:
@@ -63,6 +63,12 @@ def compared(run_folder: RunFolder) -> list[tuple[Training, bool]]:
         )
         return accuracy, -loss
 
+    alike: dict[tuple, list[Training]] = {}
+    for step in trainings(config):
+        if step.role != "baseline":
+            subject = step.name if step.shared is None else (step.variant, step.kind)
+            alike.setdefault((subject,), []).append(step)
+    chosen = [(max(steps, key=validation), False) for steps in alike.values()]
     best = max((step for step in baselines if step.kind == "sgd"), key=validation, default=None)
     kept = [step for step in baselines if step == best or step.groups == config.learner_groups]
     return chosen + [(step, step == best) for step in kept]

@@ -43,7 +43,7 @@ from dsl_jax.runs.class_files import KeptClasses, open_classes
 from dsl_jax.runs.loggers import JsonlLogger, Logger
 from dsl_jax.runs.results import Result, Trained, from_json, read_trained, to_json
 from dsl_jax.runs.saved import Checkpoints, load_network, save_network
-from dsl_jax.runs.steps import PER_CLASS
+from dsl_jax.runs.steps import is_per_class
 from dsl_jax.targets.store import TargetStore
 
 PREDICTIONS = "test_predictions.npz"
@@ -216,7 +216,7 @@ def find_targets(folder: Path, seed: int, name: str) -> TargetStore | KeptClasse
     path = folder / f"seed_{seed}" / name
     if not path.exists():
         return None
-    return open_classes(path) if name == PER_CLASS else TargetStore.open(path)
+    return open_classes(path) if is_per_class(name) else TargetStore.open(path)
 
 
 def prepare_folder(folder: str | os.PathLike) -> None:

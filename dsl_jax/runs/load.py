@@ -14,7 +14,7 @@ from dsl_jax.runs.data import load_data, read_identity
 from dsl_jax.runs.folder import read_config
 from dsl_jax.runs.results import read_trained
 from dsl_jax.runs.saved import load_network
-from dsl_jax.runs.steps import PER_CLASS
+from dsl_jax.runs.steps import FIRST_TARGETS, PER_CLASS, is_per_class
 from dsl_jax.targets.store import TargetStore
 
 
@@ -88,9 +88,7 @@ def load_run(folder: str | os.PathLike) -> LoadedRun:
             history[name] = trained.history
     targets = Named()
     for path in sorted(folder.glob("seed_*/targets*")):
-        name = path.parent.name if path.name == "targets" else str(path.relative_to(folder))
-        if path.name == PER_CLASS:
-            targets[path.parent.name] = open_classes(path)
-        else:
-            targets[name] = TargetStore.open(path)
+        is_first = path.name in (FIRST_TARGETS, PER_CLASS)
+        name = path.parent.name if is_first else str(path.relative_to(folder))
+        targets[name] = (open_classes if is_per_class(path.name) else TargetStore.open)(path)
     return LoadedRun(config, networks, targets, history, read_identity(folder))

@@ -11,10 +11,11 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from dsl_jax.config import CycleConfig, LearnConfig, RunConfig, SearchConfig
+from dsl_jax.config import CycleConfig, LearnConfig, RunConfig, SearchConfig, SharedConfig
 
 FIRST_TARGETS = "targets"
 PER_CLASS = "targets_per_class"
+COSINE = "_cosine_"  # in names, before one that is chosen from several
 
 
 class Search(NamedTuple):
@@ -23,6 +24,7 @@ class Search(NamedTuple):
     network: the training whose network is searched; None: the untrained one.
     chosen: which images; None: all.
     shuffled: whether it is for labels that are dealt out anew among the images.
+    shared: how it is shared by the images of a class; None: it is one for each image.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Search(NamedTuple):
     network: str | None = None
     chosen: CycleConfig | None = None
     shuffled: bool = False
+    shared: SharedConfig | None = None
 
 
 class Training(NamedTuple):
@@ -41,6 +44,7 @@ class Training(NamedTuple):
     targets: the searches that it learns from; of an image's targets it takes those of the last.
     shuffled: the search for shuffled labels that gives it the blocks' targets, if one does.
     start: the training whose network it goes on from; None: a new network.
+    shared: that of its search.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Training(NamedTuple):
     start: str | None = None
     cycle: int = 1
     shuffled: str | None = None
+    shared: SharedConfig | None = None
 
     @property
     def role(self) -> str:
@@ -66,22 +71,23 @@ def is_searched(config: RunConfig) -> bool:
     return any(variant != "sgd" for variant in config.variants)
 
 
-def first_targets(config: RunConfig) -> str:
-    """The name of a run's first search."""
-    return PER_CLASS if config.searched == "per_class" else FIRST_TARGETS
+def is_per_class(targets: str) -> bool:
+    """Whether a search of this name is one per class."""
+    return targets.startswith(PER_CLASS)
 
 
 def steps(config: RunConfig) -> list[Search | Training]:
     """All that is done for one seed; each needs only what comes before it."""
     searched = [variant for variant in config.variants if variant != "sgd"]
     found: list[Search | Training] = []
-    targets = first_targets(config)
-    if searched:
-        found.append(first := Search(targets, config.search))
+    if searched and config.searched == "per_class":
+        found += _per_class(config, searched)
+    elif searched:
+        found.append(first := Search(FIRST_TARGETS, config.search))
         found += _shuffled(config, first)
-    for variant in searched:
-        method = _learner(config, variant, "cycle", variant, (targets,))
-        found += [method, *_target_controls(config, method)]
+        for variant in searched:
+            method = _learner(config, variant, "cycle", variant, (FIRST_TARGETS,))
+            found += [method, *_target_controls(config, method)]
     if "sgd" in config.variants:
         groups = sorted({config.learner_groups, *config.sgd_groups})
         found += [Training(f"sgd_g{g}", "sgd", "sgd", g, config.sgd) for g in groups]
@@ -134,6 +140,22 @@ def _learner(
 ) -> Training:
     learn = dataclasses.replace(config.learn, variant=variant)
     return Training(name, kind, variant, config.learner_groups, learn, targets, **rest)
+
+
+def _per_class(config: RunConfig, variants: list[str]) -> list[Search | Training]:
+    """A search per class and what learns from it, once for each cosine to choose from."""
+    found: list[Search | Training] = []
+    for cosine in config.shared.choices or (None,):
+        shared = config.shared if cosine is None else config.shared.chosen(cosine)
+        end = "" if cosine is None else f"{COSINE}{cosine:g}"
+        found.append(search := Search(PER_CLASS + end, config.search, shared=shared))
+        for variant in variants:
+            for kind in ("cycle", *config.target_controls):
+                name = variant if kind == "cycle" else f"{variant}_{kind}"
+                targets = (search.name,)
+                learner = _learner(config, name + end, kind, variant, targets, shared=shared)
+                found.append(learner)
+    return found
 
 
 def _shuffled(config: RunConfig, search: Search) -> list[Search]:

@@ -27,7 +27,7 @@ from dsl_jax.runs.data import read_identity
 from dsl_jax.runs.folder import PREDICTIONS, read_config, read_predictions, read_results
 from dsl_jax.runs.results import read_trained, to_json
 from dsl_jax.runs.saved import damaged_checkpoints, load_network
-from dsl_jax.runs.steps import PER_CLASS, searches
+from dsl_jax.runs.steps import is_per_class, searches
 from dsl_jax.targets import layout
 from dsl_jax.targets.store import TargetStore
 
@@ -66,7 +66,7 @@ def verify_run(folder: str | os.PathLike, progress: bool = False) -> list[Damage
         raise ValueError(f"{folder} holds no run: give the folder of one")
     config, found = _verify_config(folder)
     searched = sorted(folder.glob("seed_*/targets*/"))
-    stores = {path: _num_chunks(path) for path in searched if path.name != PER_CLASS}
+    stores = {path: _num_chunks(path) for path in searched if not is_per_class(path.name)}
     classes = [file for path in searched if path not in stores for file in class_files(path)]
     trainings = sorted(set(folder.glob("seed_*/*/")) - set(searched))
     count = sum(stores.values()) + len(classes) + len(trainings) + 1

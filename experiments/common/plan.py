@@ -21,7 +21,7 @@ from dsl_jax.devices import num_cores
 from dsl_jax.evolution.shared import candidates_per_class
 from dsl_jax.keys import philox_key
 from dsl_jax.networks import convnet
-from dsl_jax.runs.steps import Search, is_searched, searches, trainings
+from dsl_jax.runs.steps import Search, searches, trainings
 from dsl_jax.targets.layout import estimated_bytes
 
 # Seconds on the machine where the factors were measured, and what the probes took there.
@@ -67,11 +67,12 @@ def make_plan(config: RunConfig) -> Plan:
     shapes = representation_shapes(config)
 
     candidates, search, disk = 0, 0.0, 0
-    if is_shared := config.searched == "per_class" and is_searched(config):
-        candidates, search = shared_search_cost(config, images)
-    for step in () if is_shared else searches(config):
-        evaluated, seconds = search_cost(config, images, step)
+    for step in searches(config):
+        cost = search_cost if step.shared is None else shared_search_cost
+        evaluated, seconds = cost(config, images, step)
         candidates, search = candidates + evaluated, search + seconds
+        if step.shared is not None:
+            continue
         generations = [layer.generations for layer in step.config.layers]
         disk += estimated_bytes(shapes, images, generations)
     learning = learning_seconds(config, images, validation)
@@ -112,10 +113,10 @@ def search_cost(config: RunConfig, images: int, step: Search | None = None) -> t
     return count * search.candidates_per_image, COMPILE_SECONDS_PER_SEARCH + seconds
 
 
-def shared_search_cost(config: RunConfig, images: int) -> tuple[int, float]:
+def shared_search_cost(config: RunConfig, images: int, step: Search) -> tuple[int, float]:
     """`search_cost` of a search per class, whose candidates are tried on a few images each."""
     classes = catalogue.facts(config.dataset).num_classes
-    searched = min(images, classes * config.shared.images_per_class)
+    searched = min(images, classes * (step.shared or config.shared).images_per_class)
     return classes * candidates_per_class(config.search), search_cost(config, searched)[1]
 
 

@@ -150,10 +150,9 @@ def validation_rows(point: sweeps.Point, dataset: Dataset, folder: Path) -> swee
         failures = sweep_failures.train_what_can_be(run_folder, dataset)
     rows = []
     for seed in point.config.seeds:
-        first = steps.first_targets(point.config)
+        first = next((step.name for step in steps.searches(point.config)), None)
         is_found = (seed, first) not in failures
-        is_there = is_found and steps.is_searched(point.config)
-        targets = find_targets(folder, seed, first) if is_there else None
+        targets = find_targets(folder, seed, first) if first and is_found else None
         found = {} if targets is None else final_cross_entropies(targets.fitness())
         if not is_found:  # the columns are there all the same
             found = {f"cross_entropy_{n}": np.nan for n in range(len(point.config.search.layers))}

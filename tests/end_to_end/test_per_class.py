@@ -119,6 +119,30 @@ def test_a_class_without_images_is_refused_before_anything_is_searched(data, tmp
         go_on(tmp_path / "run", dataclasses.replace(data, train=train))
 
 
+def test_of_several_cosines_validation_chooses_for_the_method_and_for_its_control(data, tmp_path):
+    shared = dsl.SharedConfig(choices=(0.1, 0.6), images_per_class=2)
+    config = dataclasses.replace(CONFIG, shared=shared)
+    results = go_on(tmp_path / "run", data, config)
+    found = dsl.load_run(tmp_path / "run")
+    text = (tmp_path / "run/report.md").read_text()
+    for kind in ("all_layers", "all_layers_channel_code"):
+        names = [f"{kind}_cosine_{c}" for c in ("0.1", "0.6")]
+        (chosen,) = set(names) & set(results)
+        (other,) = set(names) - {chosen}
+        ours, theirs = (
+            max((r["validation_accuracy"], -r["validation_loss"]) for r in records)
+            for records in (found.history[f"seed_0/{name}"] for name in (chosen, other))
+        )
+        assert ours >= theirs
+        assert results[chosen].candidates == 10 * (4 * 13 + 3 * 10)
+        for name in names:
+            assert f"cosine {name[-3:]}" in text
+    assert text.count("its test images were not looked at") == 2
+    searched = {c: found.targets[f"seed_0/targets_per_class_cosine_{c}"] for c in ("0.1", "0.6")}
+    first = [kept.classes[0].representations[0] for kept in searched.values()]
+    assert not np.array_equal(*first)  # searched at its own cosine
+
+
 def test_the_report_says_how_it_searched(finished):
     text = (finished[0] / "report.md").read_text()
     assert "per class, on 2 images of each" in text and "0.3, 0.2, 0.1" in text
