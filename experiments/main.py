@@ -50,8 +50,7 @@ _CYCLES = flags.DEFINE_integer(
 _SEARCH = flags.DEFINE_string(
     "search",
     None,
-    f"One of {', '.join(configs.SEARCHES)}: a search for each image (default), or one for all "
-    "images of a class (docs/shared_search.md).",
+    f"One of {', '.join(configs.SEARCHES)} (default: the first; docs/shared_search.md).",
     **AGAIN,
 )
 _CONTROLS = flags.DEFINE_list(
