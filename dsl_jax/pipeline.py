@@ -141,12 +141,11 @@ def search_targets(
     """Searches the images of a step that are not yet in its store; without any, there is none."""
     started, process = time.monotonic(), f"{platform.node()}-{uuid.uuid4().hex[:8]}"
 
-    def note_seconds(_: int = 0) -> None:
+    def note_seconds(*_: int) -> None:
         run_folder.note_search(seed, step.name, process, time.monotonic() - started)
 
     if step.shared is not None:
-        search_per_class(run_folder, dataset, seed, step, progress)
-        note_seconds()
+        search_per_class(run_folder, dataset, seed, step, progress, note_seconds)
         return
     stages, split = stages_and_images(run_folder, dataset, seed, step)
     if not len(split.images):

@@ -231,14 +231,16 @@ def shared_targets(
         return with_code(few, dataset, seed)
     path = folder / f"per_class-{search_digest(config)}-{settings.images_per_class}-{seed}.npz"
     if not path.exists():
-        split = first_of_each_class(dataset.train, settings.images_per_class)
+        cosines = tuple(map(float, few.cosines))
+        shared = SharedConfig(cosines, images_per_class=settings.images_per_class)
+        split = first_of_each_class(dataset.train, shared.images_per_class)
         found = search_shared(
             purpose_key(seed, SEARCH),
             stages,
             dataset.normalize(split.images),
             split.labels,
             config.search,
-            SharedConfig(tuple(map(float, few.cosines)), settings.images_per_class),
+            shared,
             progress=True,
         )
         found.targets.save(path)

@@ -153,7 +153,7 @@ class SharedConfig:
       cosines: for each block what a target keeps of its image's natural representation; a single
           number stands for all blocks.
       choices: cosines to choose from on the validation images, each for all blocks, in place of
-          `cosines`; what a control learns is chosen likewise.
+          `cosines`, by a run; what a control learns is chosen likewise.
       images_per_class: M, images whose mean likelihood is a candidate's fitness: the first of each
           class.
     """
@@ -170,6 +170,8 @@ class SharedConfig:
         for value in (*self.cosines, *self.choices):
             if not -1 <= value <= 1:
                 raise ValueError(f"the cosine {value} is none: it must lie between -1 and 1")
+        if len({f"{value:g}" for value in self.choices}) < len(self.choices):
+            raise ValueError(f"choices are {self.choices}: give each cosine once")
 
     def chosen(self, cosine: float) -> "SharedConfig":
         """With one of the choices for all blocks."""

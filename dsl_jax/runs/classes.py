@@ -29,9 +29,17 @@ from dsl_jax.targets import controls
 
 
 def search_per_class(
-    run_folder: RunFolder, dataset: Dataset, seed: int, step: Search, progress: bool
+    run_folder: RunFolder,
+    dataset: Dataset,
+    seed: int,
+    step: Search,
+    progress: bool,
+    on_class: Callable[[], None],
 ) -> None:
-    """Searches the classes that are not kept yet; several processes share them."""
+    """Searches the classes that are not kept yet; several processes share them.
+
+    on_class: called when this process has kept one.
+    """
     config, folder = run_folder.config, run_folder.folder / f"seed_{seed}" / step.name
     shared = step.shared or config.shared
     split = first_of_each_class(dataset.train, shared.images_per_class)
@@ -49,6 +57,7 @@ def search_per_class(
         with alone(folder / "locks" / f"class_{label}", "searches it"):
             if not path.exists():
                 save_class(path, search(), candidates_per_class(step.config))
+                on_class()
         return load_class(path)[0]
 
     parts = [partial(keep, label, search) for label, search in enumerate(found)]

@@ -138,6 +138,8 @@ def test_a_class_with_few_images_repeats_them():
     [
         ({"cosines": (0.1, 0.2, 0.3)}, "3 cosines for 2 blocks"),
         ({"cosines": ()}, "cosines is empty"),
+        ({"choices": (0.1, 0.2, 0.1)}, "give each cosine once"),
+        ({"choices": (0.1, 2.0)}, "the cosine 2.0 is none"),
         ({"cosines": (0.1, 1.5)}, "the cosine 1.5 is none"),
         ({"cosines": (0.1, float("nan"))}, "the cosine nan is none"),
         ({"images_per_class": 0}, "images_per_class is 0: it must be at least 1"),
