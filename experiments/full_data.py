@@ -13,7 +13,8 @@ but for "per_class" the logits. "per_class_code" is "per_class" with the random 
 direction, and the same logits. Settings, each --sweep.NAME=VALUE (laptop's): sizes, of training
 images, validation not counted (2000, 5000); methods (sgd_g1, sgd_g2, class_part, per_class,
 channel_code); searched_images, the few (1000); images_per_class, of a class's search (32);
-validation_size (1000); num_seeds (1).
+fresh_images, of these drawn anew in each generation (0: all, always); validation_size (1000);
+num_seeds (1).
 """
 
 import dataclasses
@@ -64,6 +65,15 @@ class Settings(sweeps.Settings):
     methods: tuple[str, ...] = (*SGD[:2], *SHARED[:3])
     searched_images: int = 1000
     images_per_class: int = 32
+    fresh_images: int = 0
+
+    @property
+    def of_a_class(self) -> dict[str, int | None]:
+        """The images of a class's search."""
+        return {
+            "images_per_class": self.images_per_class,
+            "fresh_images": self.fresh_images or None,
+        }
 
 
 SCALES = {
@@ -147,7 +157,7 @@ def make_point(
     if method.name in SHARED:
         columns["searched_images"] = settings.searched_images
     if method.name.startswith("per_class"):
-        columns["images_per_class"] = settings.images_per_class
+        columns |= {name: count for name, count in settings.of_a_class.items() if count}
     point = sweep_points.run_point(name, columns, changed, is_searched=method.name in STORED)
     if method.name not in SHARED:
         return point
@@ -229,10 +239,11 @@ def shared_targets(
         return few
     if method == "channel_code":
         return with_code(few, dataset, seed)
-    path = folder / f"per_class-{search_digest(config)}-{settings.images_per_class}-{seed}.npz"
+    images = "-".join(str(count) for count in settings.of_a_class.values() if count)
+    path = folder / f"per_class-{search_digest(config)}-{images}-{seed}.npz"
     if not path.exists():
         cosines = tuple(map(float, few.cosines))
-        shared = SharedConfig(cosines, images_per_class=settings.images_per_class)
+        shared = SharedConfig(cosines, **settings.of_a_class)
         split = first_of_each_class(dataset.train, shared.images_per_class)
         found = search_shared(
             purpose_key(seed, SEARCH),

@@ -156,15 +156,23 @@ class SharedConfig:
           `cosines`, by a run; what a control learns is chosen likewise.
       images_per_class: M, images whose mean likelihood is a candidate's fitness: the first of each
           class.
+      fresh_images: so many of these, drawn anew in each generation, parents evaluated again; None:
+          all of them. With the paper's strategy only.
     """
 
     cosines: tuple[float, ...] = (0.2,)
     choices: tuple[float, ...] = ()
     images_per_class: int = 32
+    fresh_images: int | None = None
 
     def __post_init__(self) -> None:
         check_types(self)
-        at_least(1, self, "images_per_class")
+        at_least(1, self, "images_per_class", "fresh_images")
+        if self.fresh_images is not None and self.fresh_images > self.images_per_class:
+            raise ValueError(
+                f"fresh_images is {self.fresh_images}: it must be at most images_per_class, "
+                f"{self.images_per_class}"
+            )
         if not self.cosines:
             raise ValueError("cosines is empty: give one for each block, or one for all")
         for value in (*self.cosines, *self.choices):

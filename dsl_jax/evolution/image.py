@@ -183,15 +183,20 @@ def evolve_layer(
     config: SearchConfig,
     kind: str,
     rules: Rules,
+    renewed: Callable[[jax.Array], Callable[[jax.Array], jax.Array]] | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Parents [k, ...] after the last generation, best first, and the best fitness of each."""
+    """Parents [k, ...] after the last generation, best first, and the best fitness of each.
+
+    renewed: from a generation's number to how it evaluates in place of `evaluate`, also its
+    parents, whose fitness is that of another generation; for the paper's algorithm alone.
+    """
     population = Population(candidates, evaluate(candidates))
     if not layer.generations:
         best = jnp.argmax(jnp.nan_to_num(population.fitness, nan=-jnp.inf))
         return candidates[best][None], population.fitness[best][None]
     if rules.strategy is not None:
         return strategies.evolve(key, rules.strategy, population, evaluate, layer, config, kind)
-    return _evolve_as_in_the_paper(key, population, evaluate, layer, config, kind)
+    return _evolve_as_in_the_paper(key, population, evaluate, layer, config, kind, renewed)
 
 
 def _evolve_as_in_the_paper(
@@ -201,6 +206,7 @@ def _evolve_as_in_the_paper(
     layer: LayerSchedule,
     config: SearchConfig,
     kind: str,
+    renewed: Callable[[jax.Array], Callable[[jax.Array], jax.Array]] | None,
 ) -> tuple[jax.Array, jax.Array]:
     """`evolve_layer` by `RepresentationGA`, for at least one generation."""
     with jax.ensure_compile_time_eval():  # evosax makes arrays; none may belong to this trace
@@ -222,10 +228,14 @@ def _evolve_as_in_the_paper(
 
     def generation(state, number):
         generation_key = computed_once(jax.random.fold_in(key, number))
+        here = evaluate
+        if renewed is not None:
+            here = renewed(number)
+            state = state.replace(fitness=as_cost(here(algorithm.get_population(state))))
         children, state = algorithm.ask(generation_key, state, params)
         # Explorers and refiners apart, here as in `tell`, so that XLA need not join them.
         parts = jnp.split(children, [config.num_explorers])
-        costs = as_cost(jnp.concatenate([evaluate(part) for part in parts if len(part)]))
+        costs = as_cost(jnp.concatenate([here(part) for part in parts if len(part)]))
         new, _ = algorithm.tell(generation_key, children, costs, state, params)
         if config.stop_probability < 1:
             is_enough = as_cost(state.fitness[0]) >= math.log(config.stop_probability)

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from dsl_jax.config import SearchConfig, SharedConfig
+from dsl_jax.config import PAPERS_STRATEGY, SearchConfig, SharedConfig
 from dsl_jax.devices import Array, num_cores
 from dsl_jax.evolution.fitness import Stages, evaluate_candidates
 from dsl_jax.evolution.image import (
@@ -34,6 +34,8 @@ from dsl_jax.files import replacing
 from dsl_jax.inputs import as_array, check_images
 from dsl_jax.keys import check_key, computed_once, philox_key
 from dsl_jax.progress import progress_bar
+
+FRESH = 2**32 - 2  # no generation's number: what draws images
 
 
 @struct.dataclass
@@ -148,9 +150,9 @@ def search_shared(
       labels: integers [N]; as many classes as the last stage returns logits.
       config: a `SearchConfig` with L + 1 layers; `initial_noise` and `num_searches` have no effect
         here.
-      shared: the cosines, and how many images of each class there are to a fitness: fewer where
-        the largest class has fewer; a class with fewer than that repeats its images.
-        None: the defaults.
+      shared: the cosines (not `choices`, which a run makes), and how many images of each class a
+        fitness is of: fewer where the largest class has fewer; a class with fewer than that
+        repeats its images. None: the defaults.
       progress: show a bar of classes.
 
     Raises:
@@ -189,13 +191,19 @@ def class_searches(
     if not counts.all():
         raise ValueError(f"no image of the classes {np.flatnonzero(counts == 0).tolist()}")
     size = min(shared.images_per_class, int(counts.max()))
+    fresh = None if shared.fresh_images is None else min(shared.fresh_images, size)
+    if fresh is not None and config.strategy != PAPERS_STRATEGY:
+        raise ValueError(
+            f"fresh_images is {fresh}: with the strategy {config.strategy!r}, which keeps the "
+            "fitness of earlier generations, it must be None"
+        )
     stages, rules, key = as_pytrees(stages), rules_of(config), philox_key(key)
 
     def search_class(label: int) -> FoundForClass:
         rows = np.resize(np.flatnonzero(labels == label), size)
         some = jnp.asarray(images[rows], jnp.float32)
         return jax.device_get(
-            _search_class(key, stages, some, jnp.uint32(label), config, kept, rules)
+            _search_class(key, stages, some, jnp.uint32(label), config, kept, rules, fresh)
         )
 
     return [partial(search_class, label) for label in range(num_classes)]
@@ -230,16 +238,20 @@ def join_classes(
     joined = jax.tree.map(lambda *classes: np.stack(classes), *found)
     *directions, logits = joined.representations
     targets = SharedTargets(as_pytrees(stages), tuple(directions), kept, logits, propagates=True)
-    return SharedSearch(targets, joined.fitness, len(found) * candidates_per_class(config))
+    tried = candidates_per_class(config, shared)
+    return SharedSearch(targets, joined.fitness, len(found) * tried)
 
 
-def candidates_per_class(config: SearchConfig) -> int:
-    """How many a search of one class tries, each on all its images."""
-    children = config.num_children * sum(layer.generations for layer in config.layers)
-    return children + config.population_size * len(config.layers)
+def candidates_per_class(config: SearchConfig, shared: SharedConfig | None = None) -> int:
+    """How many a search of one class evaluates, each on all images of a fitness."""
+    *blocks, logits = (layer.generations for layer in config.layers)
+    children = config.num_children * (sum(blocks) + logits)
+    is_fresh = shared is not None and shared.fresh_images is not None
+    again = config.num_parents * sum(blocks) if is_fresh else 0
+    return children + again + config.population_size * len(config.layers)
 
 
-@partial(jax.jit, static_argnames="rules")
+@partial(jax.jit, static_argnames=("rules", "fresh"))
 def _search_class(
     key: jax.Array,
     stages: tuple[jax.tree_util.Partial, ...],
@@ -248,8 +260,12 @@ def _search_class(
     config: SearchConfig,
     cosines: jax.Array,
     rules: Rules,
+    fresh: int | None,
 ) -> FoundForClass:
-    """The search for the class `label`, of which these are images [M, ...]."""
+    """The search for the class `label`, of which these are images [M, ...].
+
+    fresh: how many of them a generation evaluates; None: all.
+    """
     key = computed_once(jax.random.fold_in(key, label))
     h, found, traces = images, [], []
     whole = in_float32(stages, images[0])
@@ -260,17 +276,23 @@ def _search_class(
         layer_key = computed_once(jax.random.fold_in(key, index))
         start_key = computed_once(jax.random.fold_in(layer_key, 0))
         alone = partial(evaluate_candidates, rest, label, fitness=rules.fitness)
+        renewed = None
         if is_last:
             evaluate = alone
             start = standardize(jnp.mean(h, axis=0), kind)[None]
             candidates = with_copies(start_key, start, evaluate, layer, config, kind)
         else:
             evaluate = partial(_mean_fitness, h, cosines[index], alone)
+            if fresh is not None:
+                renewed = partial(_fresh_fitness, layer_key, fresh, h, cosines[index], alone)
+                evaluate = renewed(jnp.uint32(0))
             shape = (config.population_size, *h.shape[1:])
             passes, truncation = layer.smoothing_passes, config.noise_truncation
             noise = smoothed_noise(start_key, shape, passes, config.smoothing, truncation)
             candidates = jax.vmap(normalize)(noise)
-        parents, trace = evolve_layer(layer_key, candidates, evaluate, layer, config, kind, rules)
+        parents, trace = evolve_layer(
+            layer_key, candidates, evaluate, layer, config, kind, rules, renewed
+        )
         if config.target == "parent_mean" and layer.generations:
             best = standardize(jnp.mean(parents, axis=0), kind)
         else:
@@ -279,6 +301,13 @@ def _search_class(
         traces.append(trace)
         h = jax.vmap(moved, (0, None, None))(h, best, cosines[index]) if rest else h
     return FoundForClass(tuple(found), tuple(traces))
+
+
+def _fresh_fitness(key, count, naturals, cosine, evaluate, generation):
+    """`_mean_fitness` over so many of the images, drawn for the generation."""
+    draw_key = jax.random.fold_in(jax.random.fold_in(key, FRESH), generation)
+    rows = jax.random.permutation(draw_key, len(naturals))[:count]
+    return partial(_mean_fitness, naturals[rows], cosine, evaluate)
 
 
 def _mean_fitness(naturals, cosine, evaluate, directions):

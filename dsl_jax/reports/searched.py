@@ -85,9 +85,11 @@ def _summary(
     final = ", ".join(f"{float(np.mean(f[:, -1])):.3f}" for f in fitness)
     shared: tuple[tuple[str, str], ...] = ()
     if step.shared is not None:
+        count = step.shared.fresh_images
+        fresh = f", {count} of them drawn anew in each generation" if count else ""
         cosines = ", ".join(f"{c:g}" for c in step.shared.of_blocks(len(config.widths)))
         shared = (
-            ("search", f"per class, on {config.shared.images_per_class} images of each"),
+            ("search", f"per class, on {step.shared.images_per_class} images of each{fresh}"),
             ("cosine of a block's targets and their natural representations", cosines),
         )
     return (

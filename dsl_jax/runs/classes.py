@@ -56,7 +56,7 @@ def search_per_class(
         path = class_file(folder, label)
         with alone(folder / "locks" / f"class_{label}", "searches it"):
             if not path.exists():
-                save_class(path, search(), candidates_per_class(step.config))
+                save_class(path, search(), candidates_per_class(step.config, shared))
                 on_class()
         return load_class(path)[0]
 

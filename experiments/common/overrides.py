@@ -90,7 +90,7 @@ def _parse(old: Any, text: str, path: str) -> Any:
     if isinstance(old, float) and type(new) is int:
         new = float(new)
     expected = (int, type(None)) if old is None else (type(old),)
-    if path.rpartition(".")[2] in ("num_train", "validation_size", "chunk_size"):
+    if path.rpartition(".")[2] in ("num_train", "validation_size", "chunk_size", "fresh_images"):
         expected = (int, type(None))
     if isinstance(old, tuple) and isinstance(new, tuple) and old:
         if isinstance(old[0], float):

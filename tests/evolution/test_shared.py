@@ -121,6 +121,32 @@ def test_they_are_kept_whole(result, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again, result.targets)
 
 
+def test_fresh_images_of_all_are_the_same_images_in_another_order(result):
+    fresh = found(fresh_images=4)
+    for ours, theirs in zip(fresh.fitness, result.fitness, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    # The parents, four of them here, are evaluated again in each generation of the two blocks.
+    assert fresh.candidates - result.candidates == 5 * CONFIG.num_parents * (8 + 5)
+
+
+def test_each_generation_is_judged_by_images_of_its_own():
+    fresh = found(fresh_images=1)
+    steps = np.concatenate([np.diff(trace, axis=1).ravel() for trace in fresh.fitness[:-1]])
+    assert (steps < 0).any()  # the same parents, other images
+    for label in range(5):
+        naturals = np.asarray(STAGES[0](IMAGES[label == LABELS][:4]))
+        h = [moved(n, fresh.targets.directions[0][label], COSINES[0]) for n in naturals]
+        logits = logits_stage(vector_stage(np.asarray(h, np.float32)))
+        each = likelihood(logits, label)
+        assert np.isclose(each, fresh.fitness[0][label, -1], atol=1e-5).any()
+
+
+def test_fresh_images_are_for_the_papers_strategy():
+    config = dataclasses.replace(CONFIG, strategy="SimulatedAnnealing")
+    with pytest.raises(ValueError, match="fresh_images is 2: with the strategy"):
+        found(config, fresh_images=2)
+
+
 def test_one_cosine_stands_for_all_blocks():
     np.testing.assert_array_equal(found(cosines=(0.25,)).targets.cosines, [0.25, 0.25])
 
@@ -138,6 +164,7 @@ def test_a_class_with_few_images_repeats_them():
     [
         ({"cosines": (0.1, 0.2, 0.3)}, "3 cosines for 2 blocks"),
         ({"cosines": ()}, "cosines is empty"),
+        ({"fresh_images": 5}, "fresh_images is 5: it must be at most images_per_class, 4"),
         ({"choices": (0.1, 0.2, 0.1)}, "give each cosine once"),
         ({"choices": (0.1, 2.0)}, "the cosine 2.0 is none"),
         ({"cosines": (0.1, 1.5)}, "the cosine 1.5 is none"),
