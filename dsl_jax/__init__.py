@@ -13,7 +13,8 @@ from dsl_jax.data.dataset import Dataset, Split
 from dsl_jax.data.load import load_dataset
 from dsl_jax.evolution.image import SearchResult, search_image
 from dsl_jax.evolution.images import search
-from dsl_jax.evolution.shared import SharedSearch, SharedTargets, search_shared
+from dsl_jax.evolution.shared import SharedSearch, search_shared
+from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.learning.evaluation import Evaluation, evaluate
 from dsl_jax.learning.train import LearnResult, learn, learn_sgd
 from dsl_jax.networks.adapters import PairNetwork, StagedNetwork

@@ -35,7 +35,8 @@ from dsl_jax import pipeline
 from dsl_jax.config import RunConfig, SharedConfig
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.devices import device_mesh
-from dsl_jax.evolution.shared import SharedTargets, search_shared
+from dsl_jax.evolution.shared import search_shared
+from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.keys import SEARCH, TRAINING, purpose_key
 from dsl_jax.learning.batches import exact_batch_size
 from dsl_jax.learning.evaluation import logits_of

@@ -158,20 +158,29 @@ class SharedConfig:
           class.
       fresh_images: so many of these, drawn anew in each generation, parents evaluated again; None:
           all of them. With the paper's strategy only.
+      clusters: K, of each class's images, by k-means in what the network's first block makes of
+          them; each is searched as a class, on M / K images; 1: the class is one.
     """
 
     cosines: tuple[float, ...] = (0.2,)
     choices: tuple[float, ...] = ()
     images_per_class: int = 32
     fresh_images: int | None = None
+    clusters: int = 1
 
     def __post_init__(self) -> None:
         check_types(self)
-        at_least(1, self, "images_per_class", "fresh_images")
-        if self.fresh_images is not None and self.fresh_images > self.images_per_class:
+        at_least(1, self, "images_per_class", "fresh_images", "clusters")
+        fitting = self.images_per_class // self.clusters
+        if not fitting:
             raise ValueError(
-                f"fresh_images is {self.fresh_images}: it must be at most images_per_class, "
+                f"clusters is {self.clusters}: it must be at most images_per_class, "
                 f"{self.images_per_class}"
+            )
+        if self.fresh_images is not None and self.fresh_images > fitting:
+            raise ValueError(
+                f"fresh_images is {self.fresh_images}: it must be at most images_per_class by "
+                f"clusters, {fitting}"
             )
         if not self.cosines:
             raise ValueError("cosines is empty: give one for each block, or one for all")

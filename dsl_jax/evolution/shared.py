@@ -1,24 +1,23 @@
 """Search once for many images: one direction a class, in which each image's own representation is
 moved, instead of a search for each image (the paper's amortised search, 2.1, in its simplest form).
 
-What happens to one class is in `_search_class`. Letters: N images, M of a class, B of a batch, C
-classes, L blocks, that is the layers before the logits, n candidates.
+What happens to one class is in `_search_class`. With several clusters a class, each of them is
+searched as a class. Letters: N images, M of a class, C classes, K clusters of a class, L blocks,
+that is the layers before the logits, n candidates.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 
 from dsl_jax.config import PAPERS_STRATEGY, SearchConfig, SharedConfig
 from dsl_jax.devices import Array, num_cores
+from dsl_jax.evolution.clusters import cluster_rows, features, find_centres
 from dsl_jax.evolution.fitness import Stages, evaluate_candidates
 from dsl_jax.evolution.image import (
     Rules,
@@ -30,82 +29,13 @@ from dsl_jax.evolution.image import (
 )
 from dsl_jax.evolution.images import as_pytrees, check_task, output_shapes
 from dsl_jax.evolution.operators import kind_of, moved, normalize, smoothed_noise, standardize
-from dsl_jax.files import replacing
+from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.inputs import as_array, check_images
 from dsl_jax.keys import check_key, computed_once, philox_key
 from dsl_jax.progress import progress_bar
 
-FRESH = 2**32 - 2  # no generation's number: what draws images
-
-
-@struct.dataclass
-class SharedTargets:
-    """Targets that `learn` makes of a batch as it comes, also of augmented images; no store.
-
-    A block's target is the image's natural representation n moved in its class's direction d:
-    `moved(n, d, cosine)`. The logits' is that of the class.
-
-    Attributes:
-      stages: those of the searched network, which make the natural representations.
-      directions: for each of L blocks float32 [C, ...], of any size.
-      cosines: float32 [L], what a target has in common with its natural representation.
-      logits: float32 [C, C], a class's target in each row.
-      propagates: whether a stage is given the target of the block before, as `search_shared` does
-        it; else what the network makes of the image.
-    """
-
-    stages: tuple[jax.tree_util.Partial, ...]
-    directions: tuple[Array, ...]
-    cosines: Array
-    logits: Array
-    propagates: bool = struct.field(pytree_node=False, default=False)
-
-    def of(self, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, ...]:
-        """Targets of a batch, float32 [B, ...] each, the last the logits; pure.
-
-        Args:
-          images: normalised floats [B, ...].
-          labels: integers [B].
-        """
-        found, h = [], images
-        for index, stage in enumerate(in_float32(self.stages, images[0])[:-1]):
-            h = stage(h)
-            target = jax.vmap(moved, (0, 0, None))(
-                h, jnp.asarray(self.directions[index])[labels], self.cosines[index]
-            )
-            found.append(target)
-            h = target if self.propagates else h
-        return (*found, jnp.asarray(self.logits)[labels])
-
-    def with_directions(self, directions: Sequence[Array]) -> "SharedTargets":
-        """The same with other directions, such as those of `controls.random_code`."""
-        return dataclasses.replace(self, directions=tuple(directions))
-
-    def save(self, path: str | Path) -> None:
-        """Writes all but the stages to a NumPy archive (.npz), whole or not at all."""
-        blocks = {f"direction_{index}": d for index, d in enumerate(self.directions)}
-        with replacing(Path(path)) as file:
-            np.savez(
-                file,
-                cosines=self.cosines,
-                logits=self.logits,
-                propagates=self.propagates,
-                **jax.device_get(blocks),
-            )
-
-    @classmethod
-    def load(cls, path: str | Path, stages: Stages) -> "SharedTargets":
-        """What `save` wrote, for the stages of the same network."""
-        with np.load(path) as saved:
-            count = sum(name.startswith("direction_") for name in saved)
-            directions = tuple(saved[f"direction_{index}"] for index in range(count))
-            return cls(
-                as_pytrees(stages),
-                directions,
-                saved["cosines"],
-                saved["logits"],
-                bool(saved["propagates"]),
-            )
+# No class's and no generation's number: what draws images, and what k-means begins with.
+FRESH = CLUSTERS = 2**32 - 2
 
 
 class SharedSearch(NamedTuple):
@@ -113,7 +43,7 @@ class SharedSearch(NamedTuple):
 
     Attributes:
       targets: a `SharedTargets`, which `learn` takes.
-      fitness: for each layer float32 [C, generations + 1], the best mean log-likelihood of a
+      fitness: for each layer float32 [C * K, generations + 1], the best mean log-likelihood of a
         class's images in every generation, the initial population's first.
       candidates: how many were tried, each on all images of its class.
     """
@@ -163,11 +93,12 @@ def search_shared(
 
 
 class FoundForClass(NamedTuple):
-    """Of one class, or of C with a leading axis: a direction for each block, then the logits, and
-    the best fitness of each generation."""
+    """Of one class, or of several with a leading axis: a direction for each block, then the logits;
+    the best fitness of each generation; the centre [F] where it is a cluster of a class."""
 
     representations: tuple[Array, ...]
     fitness: tuple[Array, ...]
+    centre: Array | None = None
 
 
 def class_searches(
@@ -178,7 +109,8 @@ def class_searches(
     config: SearchConfig,
     shared: SharedConfig | None = None,
 ) -> list[Callable[[], FoundForClass]]:
-    """The parts of `search_shared`: for each class a function that searches it; all is checked."""
+    """The parts of `search_shared`: for each class a function that searches it, or for each of its
+    clusters; all is checked."""
     shared = SharedConfig() if shared is None else shared
     check_schedules(stages, config)
     check_key(key)
@@ -190,7 +122,7 @@ def class_searches(
     counts = np.bincount(labels, minlength=num_classes)
     if not counts.all():
         raise ValueError(f"no image of the classes {np.flatnonzero(counts == 0).tolist()}")
-    size = min(shared.images_per_class, int(counts.max()))
+    size = max(1, min(shared.images_per_class, int(counts.max())) // shared.clusters)
     fresh = None if shared.fresh_images is None else min(shared.fresh_images, size)
     if fresh is not None and config.strategy != PAPERS_STRATEGY:
         raise ValueError(
@@ -198,15 +130,35 @@ def class_searches(
             "fitness of earlier generations, it must be None"
         )
     stages, rules, key = as_pytrees(stages), rules_of(config), philox_key(key)
+    centres, rows = None, labels
+    if shared.clusters > 1:
+        centres, rows = _clusters(key, stages, images, labels, num_classes, shared)
 
-    def search_class(label: int) -> FoundForClass:
-        rows = np.resize(np.flatnonzero(labels == label), size)
-        some = jnp.asarray(images[rows], jnp.float32)
-        return jax.device_get(
-            _search_class(key, stages, some, jnp.uint32(label), config, kept, rules, fresh)
-        )
+    def search_class(row: int) -> FoundForClass:
+        label, cluster = divmod(row, shared.clusters)
+        some = jnp.asarray(images[np.resize(np.flatnonzero(rows == row), size)], jnp.float32)
+        number = jnp.uint32(cluster * num_classes + label)
+        label = jnp.uint32(label)
+        found = _search_class(key, stages, some, label, number, config, kept, rules, fresh)
+        return jax.device_get(found)._replace(centre=None if centres is None else centres[row])
 
-    return [partial(search_class, label) for label in range(num_classes)]
+    return [partial(search_class, row) for row in range(num_classes * shared.clusters)]
+
+
+def _clusters(key, stages, images, labels, num_classes, shared):
+    """Centres [C * K, F], and of each image the row of its own, or -1 where it has no part."""
+    most = shared.images_per_class
+    chosen = np.concatenate([np.flatnonzero(labels == c)[:most] for c in range(num_classes)])
+    stage = jax.jit(in_float32(stages, images[0])[0])
+    parts = np.array_split(images[chosen].astype(np.float32), -(-len(chosen) // 64))
+    h = np.concatenate([np.asarray(stage(jnp.asarray(part))) for part in parts])
+    key = jax.random.fold_in(key, CLUSTERS)
+    seeds = np.asarray(jax.random.randint(key, (num_classes,), 0, 2**31 - 1))
+    points = np.asarray(features(jnp.asarray(h)))
+    centres = find_centres(points, labels[chosen], shared.clusters, seeds)
+    rows = np.full(len(labels), -1)
+    rows[chosen] = cluster_rows(jnp.asarray(h), jnp.asarray(labels[chosen]), centres, num_classes)
+    return centres, rows
 
 
 def run_searches(
@@ -237,7 +189,9 @@ def join_classes(
     kept = _cosines(SharedConfig() if shared is None else shared, config)
     joined = jax.tree.map(lambda *classes: np.stack(classes), *found)
     *directions, logits = joined.representations
-    targets = SharedTargets(as_pytrees(stages), tuple(directions), kept, logits, propagates=True)
+    targets = SharedTargets(
+        as_pytrees(stages), tuple(directions), kept, logits, joined.centre, propagates=True
+    )
     tried = candidates_per_class(config, shared)
     return SharedSearch(targets, joined.fitness, len(found) * tried)
 
@@ -257,6 +211,7 @@ def _search_class(
     stages: tuple[jax.tree_util.Partial, ...],
     images: jax.Array,
     label: jax.Array,
+    number: jax.Array,
     config: SearchConfig,
     cosines: jax.Array,
     rules: Rules,
@@ -264,9 +219,10 @@ def _search_class(
 ) -> FoundForClass:
     """The search for the class `label`, of which these are images [M, ...].
 
+    number: what its random numbers are of.
     fresh: how many of them a generation evaluates; None: all.
     """
-    key = computed_once(jax.random.fold_in(key, label))
+    key = computed_once(jax.random.fold_in(key, number))
     h, found, traces = images, [], []
     whole = in_float32(stages, images[0])
     for index, (stage, layer) in enumerate(zip(whole, config.layers, strict=True)):

@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from dsl_jax.config import LearnConfig
 from dsl_jax.data.dataset import Dataset, rows_of
 from dsl_jax.devices import check_mesh
-from dsl_jax.evolution.shared import SharedTargets
+from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.inputs import check_distinct, check_labels
 from dsl_jax.learning.batches import exact_batch_size
 from dsl_jax.networks.interface import check_fits, check_learner, learner_shapes
@@ -99,7 +99,8 @@ def check_shared_targets(network: nnx.Module, dataset: Dataset, targets: SharedT
     """Raises ValueError unless they are finite, of the network's shapes and of all classes."""
     _check_shapes(network, dataset, (*targets.directions, targets.logits))
     for array in (*targets.directions, targets.logits):
-        if len(array) != dataset.num_classes:
+        clusters, rest = divmod(len(array), dataset.num_classes)
+        if rest or (clusters != 1 and targets.centres is None):
             raise ValueError(
                 f"the targets are for {len(array)} classes, but there are {dataset.num_classes}"
             )

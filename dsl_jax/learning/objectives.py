@@ -11,7 +11,7 @@ import optax
 
 from dsl_jax.config import LearnConfig
 from dsl_jax.evolution.operators import normalize
-from dsl_jax.evolution.shared import SharedTargets
+from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.networks.interface import Network
 
 

@@ -19,7 +19,7 @@ from jax.tree_util import Partial
 from dsl_jax.config import LearnConfig
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.devices import on_one_device, replicate, sharing, take
-from dsl_jax.evolution.shared import SharedTargets
+from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.files import plain
 from dsl_jax.keys import threefry_key
 from dsl_jax.learning.batches import plan_batches

@@ -56,6 +56,7 @@ def save_class(path: Path, found: FoundForClass, candidates: int) -> None:
     """Writes what so many candidates led to, whole or not at all."""
     arrays = {f"layer_{i}": h for i, h in enumerate(found.representations)}
     arrays |= {f"fitness_{i}": trace for i, trace in enumerate(found.fitness)}
+    arrays |= {} if found.centre is None else {"centre": found.centre}
     with replacing(path) as file:
         np.savez(file, candidates=np.int64(candidates), **arrays)
 
@@ -68,6 +69,7 @@ def load_class(path: Path) -> tuple[FoundForClass, int]:
             found = FoundForClass(
                 tuple(saved[f"layer_{i}"] for i in numbers),
                 tuple(saved[f"fitness_{i}"] for i in numbers),
+                saved.get("centre"),
             )
             return found, int(saved["candidates"])
     except (OSError, LookupError, ValueError, zipfile.BadZipFile, zlib.error) as error:

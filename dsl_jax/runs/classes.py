@@ -12,12 +12,12 @@ from dsl_jax.config import RunConfig
 from dsl_jax.data.dataset import Dataset, Split
 from dsl_jax.evolution.shared import (
     FoundForClass,
-    SharedTargets,
     candidates_per_class,
     class_searches,
     join_classes,
     run_searches,
 )
+from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.keys import SEARCH, purpose_key
 from dsl_jax.runs.class_files import class_file, load_class, open_classes, save_class
 from dsl_jax.runs.controlled import control_key
@@ -89,4 +89,4 @@ def targets_per_class(
     shapes = [direction.shape[1:] for direction in found.directions]
     code = step.kind.removesuffix("_code")
     key = control_key(seed, step.kind, 1)
-    return found.with_directions(controls.random_code(key, shapes, dataset.num_classes, code))
+    return found.with_directions(controls.random_code(key, shapes, len(found.logits), code))

@@ -19,7 +19,7 @@ from dsl_jax.evolution.fitness import Stages
 from dsl_jax.evolution.image import SearchResult, in_float32
 from dsl_jax.evolution.images import as_pytrees
 from dsl_jax.evolution.operators import moved, normalize
-from dsl_jax.evolution.shared import SharedTargets
+from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.inputs import check_labels
 from dsl_jax.measures import cosine_distance
 from dsl_jax.values import one_of

@@ -120,7 +120,7 @@ def test_a_class_without_images_is_refused_before_anything_is_searched(data, tmp
 
 
 def test_of_several_cosines_validation_chooses_for_the_method_and_for_its_control(data, tmp_path):
-    shared = dsl.SharedConfig(choices=(0.1, 0.6), images_per_class=2)
+    shared = dsl.SharedConfig(choices=(0.1, 0.6), images_per_class=2, clusters=2)
     config = dataclasses.replace(CONFIG, shared=shared)
     results = go_on(tmp_path / "run", data, config)
     found = dsl.load_run(tmp_path / "run")
@@ -134,7 +134,7 @@ def test_of_several_cosines_validation_chooses_for_the_method_and_for_its_contro
             for records in (found.history[f"seed_0/{name}"] for name in (chosen, other))
         )
         assert ours >= theirs
-        assert results[chosen].candidates == 10 * (4 * 13 + 3 * 10)
+        assert results[chosen].candidates == 2 * 10 * (4 * 13 + 3 * 10)
         for name in names:
             assert f"cosine {name[-3:]}" in text
     assert text.count("its test images were not looked at") == 2

@@ -9,7 +9,8 @@ from toy_search import CONFIG, KEY, STAGES, data, logits_stage, vector_stage
 
 from dsl_jax.config import SharedConfig
 from dsl_jax.evolution.image import SearchResult
-from dsl_jax.evolution.shared import SharedTargets, search_shared
+from dsl_jax.evolution.shared import search_shared
+from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.targets import controls
 
 COSINES = (0.3, 0.6)
@@ -147,6 +148,43 @@ def test_fresh_images_are_for_the_papers_strategy():
         found(config, fresh_images=2)
 
 
+def test_each_cluster_of_a_class_has_a_direction_of_its_own_for_its_own_images():
+    labels, is_high = np.arange(40) % 5, np.arange(40) % 10 < 5  # four of each kind of a class
+    images = IMAGES + np.where(is_high, 1, -1)[:, None, None, None].astype(np.float32)
+    both = found(images=images, labels=labels, clusters=2, images_per_class=8)
+    assert both.targets.logits.shape == (10, 5) and both.candidates == 10 * (3 * 18 + 17 * 14)
+    natural, first = np.asarray(STAGES[0](images)), np.asarray(both.targets.of(images, labels)[0])
+
+    def is_moved(row, cluster):
+        direction = both.targets.directions[0][2 * labels[row] + cluster]
+        return np.allclose(first[row], moved(natural[row], direction, COSINES[0]), atol=1e-4)
+
+    for label in range(5):
+        clusters = set()
+        for kind in (is_high, ~is_high):
+            rows = np.flatnonzero((label == labels) & kind)
+            (cluster,) = (c for c in (0, 1) if all(is_moved(row, c) for row in rows))
+            clusters.add(cluster)
+            expected = likelihood(logits_stage(vector_stage(first[rows])), label).mean()
+            ours = both.fitness[0][2 * label + cluster, -1]
+            np.testing.assert_allclose(ours, expected, atol=1e-5)
+        assert clusters == {0, 1}
+
+
+def test_clusters_are_kept_with_the_targets(tmp_path):
+    some = found(clusters=2, images_per_class=8).targets
+    some.save(tmp_path / "shared.npz")
+    again = SharedTargets.load(tmp_path / "shared.npz", STAGES)
+    jax.tree.map(np.testing.assert_array_equal, again, some)
+    jax.tree.map(np.testing.assert_array_equal, again.of(IMAGES, LABELS), some.of(IMAGES, LABELS))
+
+
+def test_a_class_needs_an_image_for_each_cluster():
+    images, labels = np.repeat(IMAGES[:5], 8, axis=0), np.repeat(np.arange(5), 8)
+    with pytest.raises(ValueError, match="class 0 has 1 different images for 2 clusters"):
+        found(images=images, labels=labels, clusters=2)
+
+
 def test_one_cosine_stands_for_all_blocks():
     np.testing.assert_array_equal(found(cosines=(0.25,)).targets.cosines, [0.25, 0.25])
 
@@ -164,7 +202,8 @@ def test_a_class_with_few_images_repeats_them():
     [
         ({"cosines": (0.1, 0.2, 0.3)}, "3 cosines for 2 blocks"),
         ({"cosines": ()}, "cosines is empty"),
-        ({"fresh_images": 5}, "fresh_images is 5: it must be at most images_per_class, 4"),
+        ({"fresh_images": 5}, "fresh_images is 5: it must be at most images_per_class by"),
+        ({"clusters": 5}, "clusters is 5: it must be at most images_per_class, 4"),
         ({"choices": (0.1, 0.2, 0.1)}, "give each cosine once"),
         ({"choices": (0.1, 2.0)}, "the cosine 2.0 is none"),
         ({"cosines": (0.1, 1.5)}, "the cosine 1.5 is none"),

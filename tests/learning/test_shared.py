@@ -12,7 +12,7 @@ from stripes import DATASET, make
 from dsl_jax.config import LearnConfig
 from dsl_jax.data.augmentation import augment
 from dsl_jax.evolution.image import SearchResult
-from dsl_jax.evolution.shared import SharedTargets
+from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.learning import train
 from dsl_jax.learning.objectives import target_objective
 from dsl_jax.learning.train import learn
