@@ -13,8 +13,8 @@ but for "per_class" the logits. "per_class_code" is "per_class" with the random 
 direction, and the same logits. Settings, each --sweep.NAME=VALUE (laptop's): sizes, of training
 images, validation not counted (2000, 5000); methods (sgd_g1, sgd_g2, class_part, per_class,
 channel_code); searched_images, the few (1000); images_per_class, of a class's search (32);
-fresh_images, of these drawn anew in each generation (0: all, always); validation_size (1000);
-num_seeds (1).
+fresh_images, of these drawn anew in each generation (0: all, always); clusters, of a class (1);
+validation_size (1000); num_seeds (1).
 """
 
 import dataclasses
@@ -67,14 +67,14 @@ class Settings(sweeps.Settings):
     searched_images: int = 1000
     images_per_class: int = 32
     fresh_images: int = 0
+    clusters: int = 1
 
     @property
-    def of_a_class(self) -> dict[str, int | None]:
-        """The images of a class's search."""
-        return {
-            "images_per_class": self.images_per_class,
-            "fresh_images": self.fresh_images or None,
-        }
+    def of_a_class(self) -> dict[str, int]:
+        """How the search of a class differs from the first setting's, as `SharedConfig` has it."""
+        found = {"images_per_class": self.images_per_class}
+        found |= {"fresh_images": self.fresh_images} if self.fresh_images else {}
+        return found | ({"clusters": self.clusters} if self.clusters > 1 else {})
 
 
 SCALES = {
@@ -158,7 +158,7 @@ def make_point(
     if method.name in SHARED:
         columns["searched_images"] = settings.searched_images
     if method.name.startswith("per_class"):
-        columns |= {name: count for name, count in settings.of_a_class.items() if count}
+        columns |= settings.of_a_class
     point = sweep_points.run_point(name, columns, changed, is_searched=method.name in STORED)
     if method.name not in SHARED:
         return point
@@ -239,9 +239,9 @@ def shared_targets(
     if method == "class_part":
         return few
     if method == "channel_code":
-        return with_code(few, dataset, seed)
-    images = "-".join(str(count) for count in settings.of_a_class.values() if count)
-    path = folder / f"per_class-{search_digest(config)}-{images}-{seed}.npz"
+        return with_code(few, seed)
+    how = "-".join(f"{name}_{count}" for name, count in settings.of_a_class.items())
+    path = folder / f"per_class-{search_digest(config)}-{how}-{seed}.npz"
     if not path.exists():
         cosines = tuple(map(float, few.cosines))
         shared = SharedConfig(cosines, **settings.of_a_class)
@@ -257,15 +257,15 @@ def shared_targets(
         )
         found.targets.save(path)
     found = SharedTargets.load(path, stages)
-    return found if method == "per_class" else with_code(found, dataset, seed)
+    return found if method == "per_class" else with_code(found, seed)
 
 
-def with_code(targets: SharedTargets, dataset: Dataset, seed: int) -> SharedTargets:
+def with_code(targets: SharedTargets, seed: int) -> SharedTargets:
     """A random code of the class in each direction's place."""
     shapes = [direction.shape[1:] for direction in targets.directions]
     key = control_key(seed, "channel_code", 1)
     return targets.with_directions(
-        controls.random_code(key, shapes, dataset.num_classes, "channel")
+        controls.random_code(key, shapes, len(targets.logits), "channel")
     )
 
 
