@@ -11,11 +11,14 @@ import json
 import os
 import re
 import uuid
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import jax
+import numpy as np
 
 
 class DiskFault(OSError):
@@ -49,6 +52,16 @@ def write_json(path: Path, values: dict[str, Any], only_new: bool = False) -> No
     """Writes a JSON file, with a checksum; for `only_new` see `replacing`."""
     with replacing(path, only_new) as file:
         file.write(json.dumps(sealed(values), indent=2).encode())
+
+
+def read_arrays(path: Path, remedy: str) -> dict[str, np.ndarray]:
+    """The arrays of a NumPy archive (.npz) by name. Raises DamagedFile."""
+    try:
+        # A zip file, with a checksum; opened here, as NumPy leaves a damaged one open.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, LookupError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DamagedFile(path, error, remedy) from error
 
 
 def sealed(values: dict[str, Any]) -> dict[str, Any]:

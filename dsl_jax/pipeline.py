@@ -28,7 +28,7 @@ from dsl_jax.runs.lock import alone
 from dsl_jax.runs.loggers import Logger
 from dsl_jax.runs.results import Result, Trained
 from dsl_jax.runs.steps import FIRST_TARGETS, Search, Training, is_searched, steps
-from dsl_jax.runs.untrained import make_network, network_arguments
+from dsl_jax.runs.untrained import make_network, make_stages, network_arguments
 from dsl_jax.runs.verify import repair_run
 from dsl_jax.targets.controls import shuffled_labels
 from dsl_jax.targets.fill import search_to_store
@@ -261,7 +261,8 @@ def _train(
     if step.variant == "sgd":
         learned = learn_sgd(key, network, dataset, learning, **options)
     elif step.shared is not None:
-        targets: Any = targets_per_class(config, run_folder.folder, dataset, seed, step)
+        stages = make_stages(config, dataset, seed)
+        targets: Any = targets_per_class(config, run_folder.folder, stages, seed, step)
         learned = learn(key, network, dataset, targets, learning, **options)
     else:
         targets = open_targets(run_folder, seed, step.targets)

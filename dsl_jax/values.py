@@ -5,6 +5,7 @@ import math
 import operator
 import types
 import typing
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,13 @@ def a_share(config: Any, *names: str) -> None:
     for name in names:
         if not 0 < (value := getattr(config, name)) <= 1:
             raise ValueError(f"{name} is {value}: it must be above 0 and at most 1")
+
+
+def check_cosines(values: Iterable[float]) -> None:
+    """Raises ValueError for a number that is no cosine."""
+    for value in values:
+        if not -1 <= value <= 1:
+            raise ValueError(f"the cosine {value} is none: it must lie between -1 and 1")
 
 
 def check_types(config: Any) -> None:

@@ -238,8 +238,9 @@ def shared_targets(
     few = class_part(config, dataset, stages, folder, settings)
     if method == "class_part":
         return few
+    code_key = control_key(seed, "channel_code", 1)
     if method == "channel_code":
-        return with_code(few, seed)
+        return controls.with_code(code_key, few, "channel")
     how = "-".join(f"{name}_{count}" for name, count in settings.of_a_class.items())
     path = folder / f"per_class-{search_digest(config)}-{how}-{seed}.npz"
     if not path.exists():
@@ -257,16 +258,7 @@ def shared_targets(
         )
         found.targets.save(path)
     found = SharedTargets.load(path, stages)
-    return found if method == "per_class" else with_code(found, seed)
-
-
-def with_code(targets: SharedTargets, seed: int) -> SharedTargets:
-    """A random code of the class in each direction's place."""
-    shapes = [direction.shape[1:] for direction in targets.directions]
-    key = control_key(seed, "channel_code", 1)
-    return targets.with_directions(
-        controls.random_code(key, shapes, len(targets.logits), "channel")
-    )
+    return found if method == "per_class" else controls.with_code(code_key, found, "channel")
 
 
 def class_part(

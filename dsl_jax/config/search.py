@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from dsl_jax.names import name_of
-from dsl_jax.values import a_share, at_least, check_types, one_of
+from dsl_jax.values import a_share, at_least, check_cosines, check_types, one_of
 
 PAPERS_STRATEGY = "representation_ga"
 PAPERS_FITNESS = "log_probability"
@@ -184,9 +184,7 @@ class SharedConfig:
             )
         if not self.cosines:
             raise ValueError("cosines is empty: give one for each block, or one for all")
-        for value in (*self.cosines, *self.choices):
-            if not -1 <= value <= 1:
-                raise ValueError(f"the cosine {value} is none: it must lie between -1 and 1")
+        check_cosines((*self.cosines, *self.choices))
         if len({f"{value:g}" for value in self.choices}) < len(self.choices):
             raise ValueError(f"choices are {self.choices}: give each cosine once")
 

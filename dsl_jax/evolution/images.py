@@ -5,7 +5,6 @@ What happens to one image is in `image_search`.
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -15,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dsl_jax.config import SearchConfig
-from dsl_jax.devices import Array, check_mesh, join, num_cores
+from dsl_jax.devices import Array, check_mesh, join, on_cores
 from dsl_jax.evolution.dead import check_layers_change
 from dsl_jax.evolution.fitness import Stages
 from dsl_jax.evolution.image import SearchResult, check_schedules, rules_of, search_image
@@ -143,11 +142,7 @@ def _search_parts(parts, rules):
         return jax.block_until_ready(_search_one(*task, rules))
 
     tasks = [(shared, *one) for shared, each in parts for one in zip(*each, strict=True)]
-    pool = ThreadPoolExecutor(min(len(tasks), num_cores()))
-    try:
-        found = list(pool.map(search_one, tasks))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    found = list(on_cores(search_one, tasks))
     size = len(tasks) // len(parts)
     return [
         jax.tree.map(lambda *images: jnp.stack(images), *found[start : start + size])

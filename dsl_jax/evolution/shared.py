@@ -7,7 +7,6 @@ that is the layers before the logits, n candidates.
 """
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsl_jax.config import PAPERS_STRATEGY, SearchConfig, SharedConfig
-from dsl_jax.devices import Array, num_cores
+from dsl_jax.devices import Array, on_cores
 from dsl_jax.evolution.clusters import cluster_rows, features, find_centres
 from dsl_jax.evolution.fitness import Stages, evaluate_candidates
 from dsl_jax.evolution.image import (
@@ -88,6 +87,7 @@ def search_shared(
     Raises:
       ValueError: what `search` refuses, a class without images, or cosines that do not fit.
     """
+    shared = SharedConfig() if shared is None else shared
     searches = class_searches(key, stages, images, labels, config, shared)
     return join_classes(stages, run_searches(searches, progress), config, shared)
 
@@ -107,11 +107,10 @@ def class_searches(
     images: Array,
     labels: Array,
     config: SearchConfig,
-    shared: SharedConfig | None = None,
+    shared: SharedConfig,
 ) -> list[Callable[[], FoundForClass]]:
     """The parts of `search_shared`: for each class a function that searches it, or for each of its
     clusters; all is checked."""
-    shared = SharedConfig() if shared is None else shared
     check_schedules(stages, config)
     check_key(key)
     images = as_array("images", images)
@@ -165,17 +164,12 @@ def run_searches(
     searches: Sequence[Callable[[], FoundForClass]], progress: bool = False
 ) -> list[FoundForClass]:
     """What each finds, in order; on a CPU as many at a time as there are cores."""
-    cores = num_cores() if jax.default_backend() == "cpu" else 1
-    pool = ThreadPoolExecutor(min(len(searches), cores))
-    bar = progress_bar(len(searches), unit="class", description="search", show=progress)
+    each = on_cores if jax.default_backend() == "cpu" else map
     found = []
-    with bar:
-        try:
-            for one in pool.map(lambda search: search(), searches):
-                found.append(one)
-                bar.update()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with progress_bar(len(searches), unit="class", description="search", show=progress) as bar:
+        for one in each(lambda search: search(), searches):
+            found.append(one)
+            bar.update()
     return found
 
 
@@ -183,10 +177,10 @@ def join_classes(
     stages: Stages,
     found: Sequence[FoundForClass],
     config: SearchConfig,
-    shared: SharedConfig | None = None,
+    shared: SharedConfig,
 ) -> SharedSearch:
     """The search of all classes, from what was found for each, in order."""
-    kept = _cosines(SharedConfig() if shared is None else shared, config)
+    kept = _cosines(shared, config)
     joined = jax.tree.map(lambda *classes: np.stack(classes), *found)
     *directions, logits = joined.representations
     targets = SharedTargets(
@@ -196,12 +190,11 @@ def join_classes(
     return SharedSearch(targets, joined.fitness, len(found) * tried)
 
 
-def candidates_per_class(config: SearchConfig, shared: SharedConfig | None = None) -> int:
+def candidates_per_class(config: SearchConfig, shared: SharedConfig) -> int:
     """How many a search of one class evaluates, each on all images of a fitness."""
     *blocks, logits = (layer.generations for layer in config.layers)
     children = config.num_children * (sum(blocks) + logits)
-    is_fresh = shared is not None and shared.fresh_images is not None
-    again = config.num_parents * sum(blocks) if is_fresh else 0
+    again = config.num_parents * sum(blocks) if shared.fresh_images else 0
     return children + again + config.population_size * len(config.layers)
 
 

@@ -3,8 +3,6 @@
 Letters: B images of a batch, C classes, K clusters of a class, L blocks.
 """
 
-import dataclasses
-from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -64,10 +62,6 @@ class SharedTargets:
             found.append(target)
             h = target if self.propagates else h
         return (*found, jnp.asarray(self.logits)[rows])
-
-    def with_directions(self, directions: Sequence[Array]) -> "SharedTargets":
-        """The same with other directions, such as those of `controls.random_code`."""
-        return dataclasses.replace(self, directions=tuple(directions))
 
     def save(self, path: str | Path) -> None:
         """Writes all but the stages to a NumPy archive (.npz), whole or not at all."""

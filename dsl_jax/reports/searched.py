@@ -21,7 +21,6 @@ from dsl_jax.runs.folder import find_targets
 from dsl_jax.runs.steps import Training, searches, trainings
 from dsl_jax.runs.untrained import make_stages
 from dsl_jax.targets.decomposition import decompose
-from dsl_jax.targets.store import TargetStore
 
 GALLERY_IMAGES = 3
 
@@ -41,7 +40,6 @@ def about_search(
 
     best: the training whose search it is, where there are several for several cosines.
     """
-    per_class = config.searched == "per_class"
     methods = [step for step in trainings(config) if step.role == "method" and step.cycle == 1]
     step = next((step for step in methods if step.name == best), methods[0])
     stages = make_stages(config, dataset, config.seed)
@@ -49,17 +47,19 @@ def about_search(
     rows = np.sort(rows)[:GALLERY_IMAGES]
     images = jnp.asarray(dataset.normalize(dataset.train.images[rows]))
     kept: Any = find_targets(folder, config.seed, step.targets[0])
-    tables: tuple[Table, ...] = ()
-    if per_class:
-        shared = targets_per_class(config, folder, dataset, config.seed, step)
-        targets: Sequence[Array] = shared.of(images, jnp.asarray(dataset.train.labels[rows]))
+    if step.shared is None:
+        targets: Sequence[Array] = kept.read(
+            rows_of(kept.ids, dataset.train.ids[rows])
+        ).representations
+        unit, note = "image", ""
     else:
-        targets = kept.read(rows_of(kept.ids, dataset.train.ids[rows])).representations
+        shared = targets_per_class(config, folder, stages, config.seed, step)
+        targets = shared.of(images, jnp.asarray(dataset.train.labels[rows]))
+        unit, note = "class", ", a class's mean over its images"
     figures = {
         "fitness": (
-            plots.plot_fitness(kept.fitness(), unit="class" if per_class else "image"),
-            "Search: the best candidate's fitness in each generation, layer after layer"
-            + (", a class's mean over its images." if per_class else "."),
+            plots.plot_fitness(kept.fitness(), unit=unit),
+            f"Search: the best candidate's fitness in each generation, layer after layer{note}.",
         ),
         "representations": (
             _gallery(stages, dataset, rows, images, targets),
@@ -67,7 +67,8 @@ def about_search(
             "logits the true class is orange.",
         ),
     }
-    if isinstance(kept, TargetStore):
+    tables: tuple[Table, ...] = ()
+    if step.shared is None:
         naturals, labels = naturals_of(stages, dataset, kept)
         shares = decompose(kept, naturals, labels, dataset.num_classes)
         tables = (carried_table(shares),)

@@ -1,7 +1,5 @@
 """The files of a search per class, one a class."""
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +7,7 @@ import numpy as np
 
 from dsl_jax.devices import Array
 from dsl_jax.evolution.shared import FoundForClass
-from dsl_jax.files import DamagedFile, replacing
+from dsl_jax.files import read_arrays, replacing
 
 
 class KeptClasses(NamedTuple):
@@ -63,15 +61,11 @@ def save_class(path: Path, found: FoundForClass, candidates: int) -> None:
 
 def load_class(path: Path) -> tuple[FoundForClass, int]:
     """What was given to `save_class`. Raises DamagedFile."""
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as saved:
-            numbers = range(sum(name.startswith("layer_") for name in saved))
-            found = FoundForClass(
-                tuple(saved[f"layer_{i}"] for i in numbers),
-                tuple(saved[f"fitness_{i}"] for i in numbers),
-                saved.get("centre"),
-            )
-            return found, int(saved["candidates"])
-    except (OSError, LookupError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        remedy = "--repair deletes it, and its class is searched again"
-        raise DamagedFile(path, error, remedy) from error
+    saved = read_arrays(path, "--repair deletes it, and its class is searched again")
+    numbers = range(sum(name.startswith("layer_") for name in saved))
+    found = FoundForClass(
+        tuple(saved[f"layer_{i}"] for i in numbers),
+        tuple(saved[f"fitness_{i}"] for i in numbers),
+        saved.get("centre"),
+    )
+    return found, int(saved["candidates"])

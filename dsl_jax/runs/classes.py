@@ -10,6 +10,7 @@ import numpy as np
 
 from dsl_jax.config import RunConfig
 from dsl_jax.data.dataset import Dataset, Split
+from dsl_jax.evolution.fitness import Stages
 from dsl_jax.evolution.shared import (
     FoundForClass,
     candidates_per_class,
@@ -42,6 +43,9 @@ def search_per_class(
     """
     config, folder = run_folder.config, run_folder.folder / f"seed_{seed}" / step.name
     shared = step.shared or config.shared
+    files = [class_file(folder, n) for n in range(dataset.num_classes * shared.clusters)]
+    if all(path.exists() for path in files):
+        return
     split = first_of_each_class(dataset.train, shared.images_per_class)
     found = class_searches(
         purpose_key(seed, SEARCH, step.cycle),
@@ -52,15 +56,14 @@ def search_per_class(
         shared,
     )
 
-    def keep(label: int, search: Callable[[], FoundForClass]) -> FoundForClass:
-        path = class_file(folder, label)
-        with alone(folder / "locks" / f"class_{label}", "searches it"):
+    def keep(path: Path, search: Callable[[], FoundForClass]) -> FoundForClass:
+        with alone(folder / "locks" / path.stem, "searches it"):
             if not path.exists():
                 save_class(path, search(), candidates_per_class(step.config, shared))
                 on_class()
         return load_class(path)[0]
 
-    parts = [partial(keep, label, search) for label, search in enumerate(found)]
+    parts = [partial(keep, path, search) for path, search in zip(files, found, strict=True)]
     first = os.getpid() % len(parts)  # processes that start together begin apart
     run_searches(parts[first:] + parts[:first], progress)
 
@@ -73,20 +76,19 @@ def first_of_each_class(split: Split, count: int) -> Split:
 
 
 def targets_per_class(
-    config: RunConfig, folder: Path, dataset: Dataset, seed: int, step: Training
+    config: RunConfig, folder: Path, stages: Stages, seed: int, step: Training
 ) -> SharedTargets:
     """What a training learns: what was found, or for a control a random code in its place.
 
     Args:
-      config, folder, dataset, seed: of the run.
+      config, folder, seed: of the run.
+      stages: those that were searched.
       step: the training.
     """
     kept = open_classes(folder / f"seed_{seed}" / step.targets[0])
-    stages = make_stages(config, dataset, seed)
-    found = join_classes(stages, kept.classes, config.search, step.shared).targets
+    found = join_classes(stages, kept.classes, config.search, step.shared or config.shared).targets
     if step.kind == "cycle":
         return found
-    shapes = [direction.shape[1:] for direction in found.directions]
-    code = step.kind.removesuffix("_code")
-    key = control_key(seed, step.kind, 1)
-    return found.with_directions(controls.random_code(key, shapes, len(found.logits), code))
+    return controls.with_code(
+        control_key(seed, step.kind, 1), found, step.kind.removesuffix("_code")
+    )

@@ -63,11 +63,11 @@ def compared(run_folder: RunFolder) -> list[tuple[Training, bool]]:
         )
         return accuracy, -loss
 
-    alike: dict[tuple, list[Training]] = {}
+    alike: dict[Any, list[Training]] = {}
     for step in trainings(config):
         if step.role != "baseline":
             subject = step.name if step.shared is None else (step.variant, step.kind)
-            alike.setdefault((subject,), []).append(step)
+            alike.setdefault(subject, []).append(step)
     chosen = [(max(steps, key=validation), False) for steps in alike.values()]
     best = max((step for step in baselines if step.kind == "sgd"), key=validation, default=None)
     kept = [step for step in baselines if step == best or step.groups == config.learner_groups]

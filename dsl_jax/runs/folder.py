@@ -16,8 +16,6 @@ import json
 import logging
 import os
 import shutil
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ from dsl_jax.files import (
     DamagedFile,
     is_temporary,
     make_folder,
+    read_arrays,
     read_json,
     refuse_file,
     replacing,
@@ -186,12 +185,7 @@ def read_predictions(training: Path) -> np.ndarray | None:
     path = training / PREDICTIONS
     if not path.exists():
         return None
-    try:
-        # A zip file, with a checksum; opened here, as NumPy leaves a damaged one open.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return arrays["predictions"]
-    except (OSError, LookupError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DamagedFile(path, error, "delete it and results.json, to evaluate again") from error
+    return read_arrays(path, "delete it and results.json, to evaluate again")["predictions"]
 
 
 def search_seconds(folder: Path, seed: int, name: str | None = None) -> float:
@@ -214,9 +208,12 @@ def _noted_seconds(path: Path) -> float:
 def find_targets(folder: Path, seed: int, name: str) -> TargetStore | KeptClasses | None:
     """The targets of one search; None where it had no image to search."""
     path = folder / f"seed_{seed}" / name
-    if not path.exists():
-        return None
-    return open_classes(path) if is_per_class(name) else TargetStore.open(path)
+    return open_search(path) if path.exists() else None
+
+
+def open_search(path: Path) -> TargetStore | KeptClasses:
+    """What a search keeps in its folder."""
+    return open_classes(path) if is_per_class(path.name) else TargetStore.open(path)
 
 
 def prepare_folder(folder: str | os.PathLike) -> None:

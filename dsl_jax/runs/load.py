@@ -9,12 +9,12 @@ from dsl_jax.data.dataset import Dataset
 from dsl_jax.data.identity import DataIdentity
 from dsl_jax.learning.train import Record
 from dsl_jax.networks.convnet import ConvNet
-from dsl_jax.runs.class_files import KeptClasses, open_classes
+from dsl_jax.runs.class_files import KeptClasses
 from dsl_jax.runs.data import load_data, read_identity
-from dsl_jax.runs.folder import read_config
+from dsl_jax.runs.folder import open_search, read_config
 from dsl_jax.runs.results import read_trained
 from dsl_jax.runs.saved import load_network
-from dsl_jax.runs.steps import FIRST_TARGETS, PER_CLASS, is_per_class
+from dsl_jax.runs.steps import FIRST_TARGETS, PER_CLASS
 from dsl_jax.targets.store import TargetStore
 
 
@@ -90,5 +90,5 @@ def load_run(folder: str | os.PathLike) -> LoadedRun:
     for path in sorted(folder.glob("seed_*/targets*")):
         is_first = path.name in (FIRST_TARGETS, PER_CLASS)
         name = path.parent.name if is_first else str(path.relative_to(folder))
-        targets[name] = (open_classes if is_per_class(path.name) else TargetStore.open)(path)
+        targets[name] = open_search(path)
     return LoadedRun(config, networks, targets, history, read_identity(folder))

@@ -80,14 +80,13 @@ def steps(config: RunConfig) -> list[Search | Training]:
     """All that is done for one seed; each needs only what comes before it."""
     searched = [variant for variant in config.variants if variant != "sgd"]
     found: list[Search | Training] = []
-    if searched and config.searched == "per_class":
-        found += _per_class(config, searched)
-    elif searched:
-        found.append(first := Search(FIRST_TARGETS, config.search))
-        found += _shuffled(config, first)
+    for search, end in _first_searches(config) if searched else ():
+        found += [search, *_shuffled(config, search)]
         for variant in searched:
-            method = _learner(config, variant, "cycle", variant, (FIRST_TARGETS,))
-            found += [method, *_target_controls(config, method)]
+            targets, shared = (search.name,), search.shared
+            method = _learner(config, variant, "cycle", variant, targets, shared=shared)
+            learners = [method, *_target_controls(config, method)]
+            found += [learner._replace(name=learner.name + end) for learner in learners]
     if "sgd" in config.variants:
         groups = sorted({config.learner_groups, *config.sgd_groups})
         found += [Training(f"sgd_g{g}", "sgd", "sgd", g, config.sgd) for g in groups]
@@ -142,20 +141,16 @@ def _learner(
     return Training(name, kind, variant, config.learner_groups, learn, targets, **rest)
 
 
-def _per_class(config: RunConfig, variants: list[str]) -> list[Search | Training]:
-    """A search per class and what learns from it, once for each cosine to choose from."""
-    found: list[Search | Training] = []
-    for cosine in config.shared.choices or (None,):
-        shared = config.shared if cosine is None else config.shared.chosen(cosine)
-        end = "" if cosine is None else f"{COSINE}{cosine:g}"
-        found.append(search := Search(PER_CLASS + end, config.search, shared=shared))
-        for variant in variants:
-            for kind in ("cycle", *config.target_controls):
-                name = variant if kind == "cycle" else f"{variant}_{kind}"
-                targets = (search.name,)
-                learner = _learner(config, name + end, kind, variant, targets, shared=shared)
-                found.append(learner)
-    return found
+def _first_searches(config: RunConfig) -> list[tuple[Search, str]]:
+    """The search of the untrained network, or one for each cosine to choose from; and how the names
+    of the trainings on it end."""
+    if config.searched == "per_image":
+        return [(Search(FIRST_TARGETS, config.search), "")]
+    ways = {f"{COSINE}{cosine:g}": config.shared.chosen(cosine) for cosine in config.shared.choices}
+    ways = ways or {"": config.shared}
+    return [
+        (Search(PER_CLASS + end, config.search, shared=shared), end) for end, shared in ways.items()
+    ]
 
 
 def _shuffled(config: RunConfig, search: Search) -> list[Search]:

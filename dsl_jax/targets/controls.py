@@ -7,6 +7,7 @@ keeps some of that, so that training on it tells what the rest was worth
 layers before the logits.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -22,7 +23,7 @@ from dsl_jax.evolution.operators import moved, normalize
 from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.inputs import check_labels
 from dsl_jax.measures import cosine_distance
-from dsl_jax.values import one_of
+from dsl_jax.values import check_cosines, one_of
 
 CHUNK = 512  # images at once, so that memory holds no second copy of all
 CODES = ("channel", "element")
@@ -210,6 +211,13 @@ def class_part_targets(
     )
 
 
+def with_code(key: jax.Array, shared: SharedTargets, kind: str) -> SharedTargets:
+    """The same with a `random_code` of the kind in the place of each direction."""
+    shapes = [direction.shape[1:] for direction in shared.directions]
+    code = random_code(key, shapes, len(shared.logits), kind)
+    return dataclasses.replace(shared, directions=code)
+
+
 # --------------------------------------------------------------------------------------------
 # The controls
 # --------------------------------------------------------------------------------------------
@@ -293,9 +301,7 @@ def natural_plus(
     """
     if len(directions) != len(cosines):
         raise ValueError(f"{len(directions)} directions but {len(cosines)} cosines: one a block")
-    for value in cosines:
-        if not -1 <= value <= 1:
-            raise ValueError(f"the cosine {value} is none: it must lie between -1 and 1")
+    check_cosines(cosines)
     labels = np.asarray(labels)
 
     def blocks(rows: np.ndarray) -> Blocks:
