@@ -171,12 +171,12 @@ class SharedConfig:
     def __post_init__(self) -> None:
         check_types(self)
         at_least(1, self, "images_per_class", "fresh_images", "clusters")
-        fitting = self.images_per_class // self.clusters
-        if not fitting:
+        if self.clusters > self.images_per_class:
             raise ValueError(
                 f"clusters is {self.clusters}: it must be at most images_per_class, "
                 f"{self.images_per_class}"
             )
+        fitting = self.images_per_class // self.clusters
         if self.fresh_images is not None and self.fresh_images > fitting:
             raise ValueError(
                 f"fresh_images is {self.fresh_images}: it must be at most images_per_class by "
@@ -187,6 +187,11 @@ class SharedConfig:
         check_cosines((*self.cosines, *self.choices))
         if len({f"{value:g}" for value in self.choices}) < len(self.choices):
             raise ValueError(f"choices are {self.choices}: give each cosine once")
+
+    @property
+    def images_of_a_fitness(self) -> int:
+        """How many images a candidate is tried on, where a class has enough."""
+        return self.fresh_images or self.images_per_class // self.clusters
 
     def chosen(self, cosine: float) -> "SharedConfig":
         """With one of the choices for all blocks."""

@@ -86,11 +86,14 @@ def _summary(
     final = ", ".join(f"{float(np.mean(f[:, -1])):.3f}" for f in fitness)
     shared: tuple[tuple[str, str], ...] = ()
     if step.shared is not None:
-        count = step.shared.fresh_images
-        fresh = f", {count} of them drawn anew in each generation" if count else ""
+        how = f"per class, on {step.shared.images_per_class} images of each"
+        if step.shared.clusters > 1:
+            how += f" in {step.shared.clusters} clusters"
+        if count := step.shared.fresh_images:
+            how += f", {count} drawn anew in each generation"
         cosines = ", ".join(f"{c:g}" for c in step.shared.of_blocks(len(config.widths)))
         shared = (
-            ("search", f"per class, on {step.shared.images_per_class} images of each{fresh}"),
+            ("search", how),
             ("cosine of a block's targets and their natural representations", cosines),
         )
     return (

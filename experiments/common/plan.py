@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dsl_jax.config import RunConfig, SharedConfig
+from dsl_jax.config import RunConfig
 from dsl_jax.data import catalogue
 from dsl_jax.data.dataset import split_sizes
 from dsl_jax.data.load import foresee
@@ -113,17 +113,12 @@ def search_cost(config: RunConfig, images: int, step: Search | None = None) -> t
     return count * search.candidates_per_image, COMPILE_SECONDS_PER_SEARCH + seconds
 
 
-def images_of_a_fitness(shared: SharedConfig) -> int:
-    """How many a candidate of a search per class is tried on."""
-    return shared.fresh_images or shared.images_per_class
-
-
 def shared_search_cost(config: RunConfig, images: int, step: Search) -> tuple[int, float]:
     """`search_cost` of a search per class, whose candidates are tried on a few images each."""
-    classes = catalogue.facts(config.dataset).num_classes
     shared = step.shared or config.shared
-    searched = min(images, classes * images_of_a_fitness(shared))
-    return classes * candidates_per_class(config.search, shared), search_cost(config, searched)[1]
+    count = shared.clusters * catalogue.facts(config.dataset).num_classes
+    searched = min(images, count * shared.images_of_a_fitness)
+    return count * candidates_per_class(config.search, shared), search_cost(config, searched)[1]
 
 
 def learning_seconds(config: RunConfig, images: int, validation: int) -> float:
@@ -145,7 +140,7 @@ def describe(plan: Plan, config: RunConfig, folder: str, data_dir: str | None = 
     if plan.candidates:
         each = f"{config.search.candidates_per_image:,} an image{' at first' if cycles else ''}"
         if config.searched == "per_class":
-            each = f"each on {images_of_a_fitness(config.shared)} images of its class"
+            each = f"each on {config.shared.images_of_a_fitness} images of its class"
         search = (
             f"{'at most ' if cycles else ''}{plan.candidates:,} candidates, {each}; "
             f"about {duration(plan.search_seconds)}"

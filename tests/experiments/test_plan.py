@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 from common import plan
 
+from dsl_jax.config import SharedConfig
 from dsl_jax.presets import get_preset
 from dsl_jax.runs import steps
 
@@ -39,6 +40,18 @@ def test_every_cycle_adds_its_search_and_its_trainings():
     assert three.learning_seconds > two.learning_seconds > 3 * one.learning_seconds
     # A trained network has convolutions to compute, which the untrained one has not.
     assert two.search_seconds > 2 * one.search_seconds
+
+
+def test_a_search_per_class_counts_every_class_cluster_and_cosine():
+    config = dataclasses.replace(get_preset("laptop", "mnist"), searched="per_class")
+    # 88 candidates to begin with in each of four layers, and 76 children in each of 50 generations.
+    one = plan.make_plan(config)
+    assert one.candidates == 10 * (4 * 88 + 50 * 76) and one.disk_bytes == 0
+    assert "each on 32 images of its class" in plan.describe(one, config, "somewhere")
+    four = SharedConfig(clusters=4, choices=(0.0, 0.2), images_per_class=40)
+    config = dataclasses.replace(config, shared=four)
+    assert plan.make_plan(config).candidates == 2 * 4 * one.candidates
+    assert "each on 10 images of its class" in plan.describe(one, config, "somewhere")
 
 
 def test_a_plan_refuses_the_sizes_that_loading_would():
