@@ -14,6 +14,7 @@ import pytest
 from flax import nnx
 from toy_search import CONFIG, KEY, STAGES, data, image_stage, logits_stage, vector_stage
 
+from dsl_jax import devices
 from dsl_jax.evolution.image import search_image
 from dsl_jax.evolution.images import _search_one, as_pytrees, search
 from dsl_jax.keys import philox_key
@@ -181,7 +182,7 @@ def test_cores_change_no_bit_and_share_one_compilation(monkeypatch):
     images, labels = data(7)
     found = []
     for cores in (5, 1):
-        monkeypatch.setattr(MODULE, "num_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(devices, "num_cores", lambda cores=cores: cores)
         chex.clear_trace_counter()
         traced = chex.assert_max_traces(_search_one.__wrapped__, n=1)
         monkeypatch.setattr(MODULE, "_search_one", jax.jit(traced, static_argnames="rules"))
