@@ -84,6 +84,8 @@ def test_any_field_can_be_set_by_name():
     assert config.chunk_size == 7 and config.num_train is None
     assert config.search.smoothing == "child"
     assert override(config, {"sgd_groups": "3"}).sgd_groups == (3,)
+    for text, value in (("0.8", 0.8), ("0", 0.0), ("None", None)):
+        assert override(config, {"search.least_cosine": text}).search.least_cosine == value
 
 
 @pytest.mark.parametrize(

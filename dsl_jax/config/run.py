@@ -154,6 +154,11 @@ class RunConfig:
                 f"search.num_searches is {self.search.num_searches}: a search per_class has only "
                 "one of each class"
             )
+        if self.search.least_cosine is not None:
+            raise ValueError(
+                f"search.least_cosine is {self.search.least_cosine}: a search per_class has "
+                "shared.cosines instead; set it to None"
+            )
         for control in self.target_controls:
             one_of("target control of a search per_class", control, OF_A_CLASS)
         self._check_has_targets()

@@ -92,6 +92,9 @@ class SearchConfig:
           a probability, and what comes in with it is left alone; 1: it never stops.
       num_searches: independent searches of an image, whose mean, layer by layer, is the target.
       noise_truncation: share of the smoothed noise's variance that may be left out, for speed.
+      least_cosine: of a block's candidate to the image's natural representation, what the network
+          makes of the clean image; a candidate that is farther is brought back to it. None: it may
+          go anywhere.
     """
 
     layers: tuple[LayerSchedule, ...] = PAPER_LAYERS
@@ -106,6 +109,7 @@ class SearchConfig:
     stop_probability: float = 1.0
     num_searches: int = 1
     noise_truncation: float = 1e-3
+    least_cosine: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("strategy", "fitness"):
@@ -118,6 +122,10 @@ class SearchConfig:
         if self.noise_truncation >= 1:
             raise ValueError(f"noise_truncation is {self.noise_truncation}: it must be below 1")
         a_share(self, "stop_probability")
+        if self.least_cosine is not None and not 0 <= self.least_cosine < 1:
+            raise ValueError(
+                f"least_cosine is {self.least_cosine}: it must be at least 0 and below 1, or None"
+            )
         one_of("smoothing", self.smoothing, SMOOTHINGS)
         one_of("target", self.target, TARGETS)
         if self.fitness != PAPERS_FITNESS and self.stop_probability < 1:

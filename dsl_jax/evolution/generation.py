@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from evosax.algorithms.population_based import base
 from flax import struct
 
-from dsl_jax.evolution.operators import NOISE_TRUNCATION, reproduce
+from dsl_jax.evolution.operators import NOISE_TRUNCATION, Near, reproduce
 from dsl_jax.keys import computed_once
 
 
@@ -37,7 +37,7 @@ class RepresentationGA(base.PopulationBasedAlgorithm):
     Args:
       num_parents, num_explorers, num_refiners: k, C_exp, C_ref; at least 1, 0 and 0.
       solution: an example of an individual: one array of any rank, without a population axis.
-      smoothing_passes, smoothing, kind, truncation: see `evolution.reproduce`.
+      smoothing_passes, smoothing, kind, truncation, near: see `evolution.reproduce`.
 
     `population_size` is the number of children, num_explorers + num_refiners: what `ask` returns
     and `tell` takes. `init(key, population, fitness, params)` takes a population of any size from
@@ -58,6 +58,7 @@ class RepresentationGA(base.PopulationBasedAlgorithm):
         smoothing: str = "noise",
         kind: str | None = None,
         truncation: float = NOISE_TRUNCATION,
+        near: Near | None = None,
         **kwargs,
     ):
         if num_parents < 1 or min(num_explorers, num_refiners) < 0:
@@ -75,6 +76,7 @@ class RepresentationGA(base.PopulationBasedAlgorithm):
         self.smoothing = smoothing
         self.kind = kind
         self.truncation = truncation
+        self.near = near
 
     @property
     def _default_params(self) -> Params:
@@ -136,6 +138,7 @@ class RepresentationGA(base.PopulationBasedAlgorithm):
             smoothing=self.smoothing,
             kind=self.kind,
             truncation=self.truncation,
+            near=self.near,
         )
 
     def _tell(

@@ -17,7 +17,14 @@ from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.devices import Array, largest_divisor
 from dsl_jax.evolution import fitness, strategies
 from dsl_jax.evolution.fitness import Fitness, Population, Stages, as_cost, evaluate_candidates
-from dsl_jax.evolution.operators import kind_of, perturb_image, reproduce, standardize
+from dsl_jax.evolution.operators import (
+    Near,
+    brought_near,
+    kind_of,
+    perturb_image,
+    reproduce,
+    standardize,
+)
 from dsl_jax.keys import computed_once, philox_key
 from dsl_jax.values import instance_of
 
@@ -124,15 +131,23 @@ def _search_once(
     noisy = jax.vmap(perturb_image, (0, None, None))(image_keys, image, config.initial_noise)
     candidates = _in_parts(stages[0], noisy)
 
-    targets, traces = [], []
+    targets, traces, natural, near = [], [], image[None], None
     for index, layer in enumerate(config.layers):
-        kind = kind_of(candidates.shape[1:], last=index == len(stages) - 1)
+        is_last = index == len(stages) - 1
+        kind = kind_of(candidates.shape[1:], last=is_last)
+        if config.least_cosine is not None:
+            natural = stages[index](natural)
+            near = None if is_last else _near(natural[0], config.least_cosine)
+        if near is not None:
+            candidates = jax.vmap(near)(candidates)
         layer_key = computed_once(jax.random.fold_in(key, index))
         evaluate = partial(evaluate_candidates, stages[index + 1 :], label, fitness=rules.fitness)
         if index > 0 and layer.generations:
             copies_key = computed_once(jax.random.fold_in(layer_key, 0))
-            candidates = with_copies(copies_key, candidates, evaluate, layer, config, kind)
-        parents, trace = evolve_layer(layer_key, candidates, evaluate, layer, config, kind, rules)
+            candidates = with_copies(copies_key, candidates, evaluate, layer, config, kind, near)
+        parents, trace = evolve_layer(
+            layer_key, candidates, evaluate, layer, config, kind, rules, near=near
+        )
         if config.target == "parent_mean" and layer.generations:
             targets.append(standardize(jnp.mean(parents, axis=0), kind))
         else:
@@ -143,6 +158,10 @@ def _search_once(
     return SearchResult(tuple(targets), tuple(traces))
 
 
+def _near(natural: jax.Array, least_cosine: float) -> Near:
+    return lambda h: brought_near(h, natural, least_cosine)
+
+
 def with_copies(
     key: jax.Array,
     best: jax.Array,
@@ -150,6 +169,7 @@ def with_copies(
     layer: LayerSchedule,
     config: SearchConfig,
     kind: str,
+    near: Near | None = None,
 ) -> jax.Array:
     """A layer's first candidates [n, ...]: what came in [1, ...], and mutated copies of it."""
     copies = reproduce(
@@ -161,6 +181,7 @@ def with_copies(
         smoothing=config.smoothing,
         kind=kind,
         truncation=config.noise_truncation,
+        near=near,
     )
     if config.stop_probability < 1:  # what comes in right with the margin is left alone
         is_enough = evaluate(best)[0] >= math.log(config.stop_probability)
@@ -184,19 +205,23 @@ def evolve_layer(
     kind: str,
     rules: Rules,
     renewed: Callable[[jax.Array], Callable[[jax.Array], jax.Array]] | None = None,
+    near: Near | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Parents [k, ...] after the last generation, best first, and the best fitness of each.
 
     renewed: from a generation's number to how it evaluates in place of `evaluate`, also its
     parents, whose fitness is that of another generation; for the paper's algorithm alone.
+    near: see `reproduce`.
     """
     population = Population(candidates, evaluate(candidates))
     if not layer.generations:
         best = jnp.argmax(jnp.nan_to_num(population.fitness, nan=-jnp.inf))
         return candidates[best][None], population.fitness[best][None]
     if rules.strategy is not None:
-        return strategies.evolve(key, rules.strategy, population, evaluate, layer, config, kind)
-    return _evolve_as_in_the_paper(key, population, evaluate, layer, config, kind, renewed)
+        return strategies.evolve(
+            key, rules.strategy, population, evaluate, layer, config, kind, near
+        )
+    return _evolve_as_in_the_paper(key, population, evaluate, layer, config, kind, renewed, near)
 
 
 def _evolve_as_in_the_paper(
@@ -207,6 +232,7 @@ def _evolve_as_in_the_paper(
     config: SearchConfig,
     kind: str,
     renewed: Callable[[jax.Array], Callable[[jax.Array], jax.Array]] | None,
+    near: Near | None,
 ) -> tuple[jax.Array, jax.Array]:
     """`evolve_layer` by `RepresentationGA`, for at least one generation."""
     with jax.ensure_compile_time_eval():  # evosax makes arrays; none may belong to this trace
@@ -221,6 +247,7 @@ def _evolve_as_in_the_paper(
             smoothing=config.smoothing,
             kind=kind,
             truncation=config.noise_truncation,
+            near=near,
         )
     params = Params(layer.mutation_strength, layer.exploration_boost)
     costs = as_cost(population.fitness)

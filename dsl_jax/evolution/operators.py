@@ -9,6 +9,7 @@ Fitness is a log-likelihood, or what one's own function says: higher is better.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from dsl_jax.keys import computed_once
 NORMALIZE_EPSILON = 1e-5
 NOISE_TRUNCATION = 1e-3
 KINDS = ("conv", "vector", "logits")
+Near = Callable[[jax.Array], jax.Array]
 
 # --------------------------------------------------------------------------------------------
 # Operators of one individual
@@ -132,6 +134,13 @@ def moved(natural: jax.Array, direction: jax.Array, value: jax.Array | float) ->
     return value * n + jnp.sqrt(1 - value * value) * d
 
 
+def brought_near(h: jax.Array, natural: jax.Array, least_cosine: float) -> jax.Array:
+    """h [...] itself where its cosine to `natural` [...] is at least so large, both with their
+    means taken away; else what is closest to it of those that have this cosine."""
+    cosine = jnp.mean(normalize(h) * normalize(natural))
+    return jnp.where(cosine < least_cosine, moved(natural, h, least_cosine), h)
+
+
 # --------------------------------------------------------------------------------------------
 # Smoothed noise from few random numbers
 # --------------------------------------------------------------------------------------------
@@ -237,11 +246,13 @@ def reproduce(
     smoothing: str = "noise",
     kind: str | None = None,
     truncation: float = NOISE_TRUNCATION,
+    near: Near | None = None,
 ) -> jax.Array:
     """Children of parents drawn in pairs, independently and with replacement (paper 3.1, A.2).
 
     A child: `crossover` of its two parents, `add_noise` in units of the mean of their sigmas,
-    `standardize`. The noise of all children is one `smoothed_noise`; `mutate` draws that of one.
+    `standardize`, then `near` if there is one. The noise of all children is one `smoothed_noise`;
+    `mutate` draws that of one.
 
     Args:
       key: a `jax.random` key, used up.
@@ -249,6 +260,7 @@ def reproduce(
       num_children: C.
       strength, smoothing_passes, smoothing, truncation: see `mutate`.
       kind: "conv", "vector" or "logits"; None: by rank, rank 1 being logits.
+      near: what brings a child [...] back to where candidates must lie.
 
     Returns:
       [C, ...], the dtype of the parents.
@@ -271,6 +283,7 @@ def reproduce(
     def child(noise, mother, father, sigma):
         mean = crossover(mother, father)
         mutated = add_noise(mean, noise, sigma, strength, smoothing_passes, smoothing=smoothing)
-        return standardize(mutated, kind)
+        finished = standardize(mutated, kind)
+        return finished if near is None else near(finished)
 
     return jax.vmap(child)(noise, parents[mothers], parents[fathers], sigmas)

@@ -22,7 +22,7 @@ import optax
 
 from dsl_jax.config import PAPERS_STRATEGY, LayerSchedule, SearchConfig
 from dsl_jax.evolution.fitness import Population, as_cost
-from dsl_jax.evolution.operators import noise_basis, spread, standardize
+from dsl_jax.evolution.operators import Near, noise_basis, spread, standardize
 from dsl_jax.names import find
 
 # With evosax's default steps of 0.001 these would hardly move in u.
@@ -95,6 +95,7 @@ def evolve(
     layer: LayerSchedule,
     config: SearchConfig,
     kind: str,
+    near: Near | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Evolves a layer by an algorithm, with as many evaluations as the paper's.
 
@@ -103,14 +104,14 @@ def evolve(
       algorithm: the class, see `resolve`.
       population: what the layer begins with.
       evaluate: from candidates [n, ...] to their fitness [n].
-      layer, config, kind: as `search` has them; at least one generation.
+      layer, config, kind, near: as `search` has them; at least one generation.
 
     Returns:
       The best k candidates [k, ...] that were evaluated, best first, k = num_parents, and the
       best fitness of each generation [g + 1].
     """
     archive = _best_of(population, config.num_parents)
-    decode, shape = _mutations_of(archive.candidates[0], layer, config, kind)
+    decode, shape = _mutations_of(archive.candidates[0], layer, config, kind, near)
     strategy = _make(algorithm, config, shape)
 
     def generation_of(us, archive):
@@ -165,7 +166,9 @@ def _archive_with(new: Population, archive: Population, config: SearchConfig) ->
     return jax.tree.map(lambda old, new: jnp.where(is_enough, old, new), archive, kept)
 
 
-def _mutations_of(start: jax.Array, layer: LayerSchedule, config: SearchConfig, kind: str):
+def _mutations_of(
+    start: jax.Array, layer: LayerSchedule, config: SearchConfig, kind: str, near: Near | None
+):
     """The function from u to a candidate, and the shape of u."""
     scale = layer.mutation_strength * layer.exploration_boost * spread(start)
     basis, shape = None, start.shape
@@ -177,7 +180,8 @@ def _mutations_of(start: jax.Array, layer: LayerSchedule, config: SearchConfig, 
 
     def decode(u):
         noise = u if basis is None else (basis @ u).reshape(start.shape)
-        return standardize(start + scale * noise, kind)
+        mutated = standardize(start + scale * noise, kind)
+        return mutated if near is None else near(mutated)
 
     return decode, shape
 

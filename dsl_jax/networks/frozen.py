@@ -15,7 +15,7 @@ from jax.tree_util import Partial
 from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.devices import Array
 from dsl_jax.evolution.dead import check_layers_change
-from dsl_jax.evolution.operators import kind_of, perturb_image, reproduce
+from dsl_jax.evolution.operators import brought_near, kind_of, perturb_image, reproduce
 from dsl_jax.inputs import as_array, check_images
 from dsl_jax.keys import philox_key
 from dsl_jax.networks.adapters import StagedNetwork
@@ -79,7 +79,8 @@ def frozen_stages(
             raise ValueError("there are no images to measure statistics on")
         learner_shapes(network, x.shape[1:])  # raises what the network does not take
         x = jnp.asarray(x, jnp.float32)
-    explore: list[Callable] = [lambda x: x] * len(parts)
+    explore: list[Callable] = [lambda x, natural: x] * len(parts)
+    natural = x if config is not None and config.least_cosine is not None else None
     if config is not None:
         x, explore = _as_searched(x, len(parts), config, key)
 
@@ -89,7 +90,8 @@ def frozen_stages(
         stage, x = freeze(x)
         stages.append(stage)
         shapes.append(None if x is None else x.shape[1:])
-        x = explorers_of(x)
+        natural = None if natural is None else stage(natural)
+        x = explorers_of(x, natural)
     if config is not None:
         check_layers_change(shapes, config)
     return tuple(stages)
@@ -111,7 +113,7 @@ def _as_searched(
     *keys, image_key = jax.random.split(philox_key(key), num_stages)
     each = jax.random.split(image_key, len(x))
     x = jax.jit(jax.vmap(perturb_image, (0, 0, None)))(each, x, config.initial_noise)
-    explore: list[Callable] = [lambda x: x] * num_stages
+    explore: list[Callable] = [lambda x, natural: x] * num_stages
     for number, layer_key in enumerate(keys):
         if config.layers[number].generations:
             layer = config.layers[number]
@@ -294,8 +296,17 @@ def _apply_pre_gelu_head(kernel: jax.Array, x: jax.Array) -> jax.Array:
 
 
 @partial(jax.jit, static_argnames=("layer", "config"))
-def _explorers(key: jax.Array, x: jax.Array, layer: LayerSchedule, config: SearchConfig):
-    """One explorer of each sample of x [N, ...] alone, as search makes them at this layer."""
+def _explorers(
+    key: jax.Array,
+    x: jax.Array,
+    natural: jax.Array | None,
+    layer: LayerSchedule,
+    config: SearchConfig,
+):
+    """One explorer of each sample of x [N, ...] alone, as search makes them at this layer.
+
+    natural: what the clean images make [N, ...], if config wants candidates near it.
+    """
 
     def explorer(key, h):
         return reproduce(
@@ -309,4 +320,7 @@ def _explorers(key: jax.Array, x: jax.Array, layer: LayerSchedule, config: Searc
             truncation=config.noise_truncation,
         )[0].astype(h.dtype)
 
-    return jax.vmap(explorer)(jax.random.split(key, len(x)), x)
+    found = jax.vmap(explorer)(jax.random.split(key, len(x)), x)
+    if natural is None or config.least_cosine is None:
+        return found
+    return jax.vmap(brought_near, (0, 0, None))(found, natural, config.least_cosine)

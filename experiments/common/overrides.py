@@ -4,6 +4,8 @@ import ast
 import dataclasses
 import difflib
 import re
+import types
+import typing
 from typing import Any
 
 from dsl_jax.config import CycleConfig
@@ -50,9 +52,10 @@ def parse_assignments(pairs: str, where: str) -> dict[str, str]:
     return {field: value for field, _, value in parts}
 
 
-def _assign(config: Any, parts: list[str], text: str, path: str) -> Any:
+def _assign(config: Any, parts: list[str], text: str, path: str, kind: Any = None) -> Any:
+    """`config` with the rest of a path set in it. kind: how it is annotated where it is a field."""
     if not parts:
-        return _parse(config, text, path)
+        return _parse(config, text, path, kind)
     head, rest = parts[0], parts[1:]
     if head.startswith("["):
         index = int(head[1:-1])
@@ -63,20 +66,21 @@ def _assign(config: Any, parts: list[str], text: str, path: str) -> Any:
         if index == len(config):
             raise ValueError(f"{path}: there is no element {head}")
         return (*config[:index], _assign(config[index], rest, text, path), *config[index + 1 :])
-    names = [f.name for f in dataclasses.fields(config)] if _is_config(config) else []
-    if head not in names:
-        near = difflib.get_close_matches(head, names, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(names) or 'none'}"
+    kinds = {f.name: f.type for f in dataclasses.fields(config)} if _is_config(config) else {}
+    if head not in kinds:
+        near = difflib.get_close_matches(head, kinds, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(kinds) or 'none'}"
         raise ValueError(f"{path}: no field {head!r}; {hint}")
-    return dataclasses.replace(config, **{head: _assign(getattr(config, head), rest, text, path)})
+    value = _assign(getattr(config, head), rest, text, path, kinds[head])
+    return dataclasses.replace(config, **{head: value})
 
 
 def _is_config(value: Any) -> bool:
     return dataclasses.is_dataclass(value) and not isinstance(value, type)
 
 
-def _parse(old: Any, text: str, path: str) -> Any:
-    """The value that `text` means, where a value like `old` is expected."""
+def _parse(old: Any, text: str, path: str, kind: Any) -> Any:
+    """What `text` means, where a value like `old` is expected, or one of the kind X | None."""
     try:
         new = ast.literal_eval(text)
     except (ValueError, SyntaxError):
@@ -87,11 +91,9 @@ def _parse(old: Any, text: str, path: str) -> Any:
         new = tuple(new.split(","))
     if isinstance(old, tuple) and isinstance(new, int | float):  # one of them
         new = (new,)
-    if isinstance(old, float) and type(new) is int:
+    expected = typing.get_args(kind) if isinstance(kind, types.UnionType) else (type(old),)
+    if expected[0] is float and type(new) is int:
         new = float(new)
-    expected = (int, type(None)) if old is None else (type(old),)
-    if path.rpartition(".")[2] in ("num_train", "validation_size", "chunk_size", "fresh_images"):
-        expected = (int, type(None))
     if isinstance(old, tuple) and isinstance(new, tuple) and old:
         if isinstance(old[0], float):
             new = tuple(float(x) if type(x) is int else x for x in new)
