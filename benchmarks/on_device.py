@@ -122,7 +122,7 @@ def searches_agree(case: Case) -> list[dict[str, Any]]:
     for place in ("here", "again", "cpu"):
         device = jax.devices("cpu" if place == "cpu" else None)[0]
         placed = jax.device_put(arguments, device)
-        results[place] = jax.device_get(_search_together(*placed, rules_of(few.search)))
+        results[place] = jax.device_get(_search_together(*placed, rules=rules_of(few.search)))
     same = jax.tree.map(np.array_equal, results["here"], results["again"])
     return [
         {

@@ -6,6 +6,7 @@ from dsl_jax.config import (
     LayerSchedule,
     LearnConfig,
     RunConfig,
+    SamplerConfig,
     SearchConfig,
     SharedConfig,
 )
@@ -21,6 +22,7 @@ from dsl_jax.networks.adapters import PairNetwork, StagedNetwork
 from dsl_jax.networks.check import check_stages
 from dsl_jax.networks.convnet import ConvNet
 from dsl_jax.networks.frozen import frozen_stages
+from dsl_jax.networks.sampler import Sampler
 from dsl_jax.presets import get_preset
 from dsl_jax.reports.run import run
 from dsl_jax.runs.load import LoadedRun, load_run
@@ -29,6 +31,7 @@ from dsl_jax.targets import controls
 from dsl_jax.targets.decomposition import decompose
 from dsl_jax.targets.fill import search_to_store
 from dsl_jax.targets.overlay import Overlay
+from dsl_jax.targets.sampling import LearnedSampler, learn_sampler
 from dsl_jax.targets.store import TargetStore
 
 __all__ = [
@@ -39,10 +42,13 @@ __all__ = [
     "LayerSchedule",
     "LearnConfig",
     "LearnResult",
+    "LearnedSampler",
     "LoadedRun",
     "Overlay",
     "PairNetwork",
     "RunConfig",
+    "Sampler",
+    "SamplerConfig",
     "SearchConfig",
     "SearchResult",
     "SharedConfig",
@@ -59,6 +65,7 @@ __all__ = [
     "frozen_stages",
     "get_preset",
     "learn",
+    "learn_sampler",
     "learn_sgd",
     "learning",
     "load_dataset",

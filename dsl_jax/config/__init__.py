@@ -24,6 +24,7 @@ from dsl_jax.config.search import (
     SMOOTHINGS,
     TARGETS,
     LayerSchedule,
+    SamplerConfig,
     SearchConfig,
     SharedConfig,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "LayerSchedule",
     "LearnConfig",
     "RunConfig",
+    "SamplerConfig",
     "SearchConfig",
     "SharedConfig",
     "from_dict",

@@ -154,6 +154,31 @@ class SearchConfig:
 
 @jax.tree_util.register_static
 @dataclass(frozen=True)
+class SamplerConfig:
+    """A small network that proposes targets, learned from a few searches (docs/shared_search.md).
+
+    Attributes:
+      images: how many are searched, for a run: the first ones.
+      hidden: channels, or features, between its two layers.
+      epochs, batch_size, learning_rate: Adam's, with a rate that falls to 0 as half a cosine.
+      held_out: share of the searched images that choose the epoch.
+    """
+
+    images: int = 1000
+    hidden: int = 32
+    epochs: int = 20
+    batch_size: int = 50
+    learning_rate: float = 3e-3
+    held_out: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_types(self)
+        at_least(1, self, "images", "hidden", "epochs", "batch_size")
+        a_share(self, "learning_rate", "held_out")
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
 class SharedConfig:
     """One search for all images of a class, in place of one for each (docs/shared_search.md).
 

@@ -61,6 +61,7 @@ def search_image(
     label: jax.Array,
     config: SearchConfig,
     rules: Rules | None = None,
+    start: tuple[jax.Array, ...] | None = None,
 ) -> SearchResult:
     """Evolves an image's representations, layer after layer (paper 3.1). Pure; jit it, vmap it.
 
@@ -76,6 +77,9 @@ def search_image(
       config: a `SearchConfig` with L layers.
       rules: None: `rules_of` the config. Under `jit` give them as a static argument where one's
         own fitness or strategy may be defined anew, as in a notebook.
+      start: proposals for the layers, such as a `Sampler` makes: the first layer begins with its
+        own in place of noisy images, a later one with the fitter of what came in and its own. It
+        takes two evaluations more a later layer, which `candidates_per_image` does not count.
 
     Returns:
       A `SearchResult` without the leading axis.
@@ -87,10 +91,10 @@ def search_image(
     rules = rules_of(config) if rules is None else rules
     key, stages = philox_key(key), in_float32(stages, image)
     if config.num_searches == 1:
-        return _search_once(key, stages, image, label, config, rules)
+        return _search_once(key, stages, image, label, config, rules, start)
     keys = jax.random.split(jax.random.fold_in(key, len(stages) + 1), config.num_searches)
     found = jax.lax.map(
-        lambda run_key: _search_once(run_key, stages, image, label, config, rules), keys
+        lambda run_key: _search_once(run_key, stages, image, label, config, rules, start), keys
     )
     means = jax.tree.map(lambda runs: jnp.mean(runs, axis=0), found)
     targets = [
@@ -125,11 +129,15 @@ def _search_once(
     label: jax.Array,
     config: SearchConfig,
     rules: Rules,
+    start: tuple[jax.Array, ...] | None,
 ) -> SearchResult:
     """One search of an image, by a philox key."""
-    image_keys = jax.random.split(jax.random.fold_in(key, len(stages)), config.population_size)
-    noisy = jax.vmap(perturb_image, (0, None, None))(image_keys, image, config.initial_noise)
-    candidates = _in_parts(stages[0], noisy)
+    if start is None:
+        image_keys = jax.random.split(jax.random.fold_in(key, len(stages)), config.population_size)
+        noisy = jax.vmap(perturb_image, (0, None, None))(image_keys, image, config.initial_noise)
+        candidates = _in_parts(stages[0], noisy)
+    else:
+        candidates = start[0][None]
 
     targets, traces, natural, near = [], [], image[None], None
     for index, layer in enumerate(config.layers):
@@ -138,11 +146,16 @@ def _search_once(
         if config.least_cosine is not None:
             natural = stages[index](natural)
             near = None if is_last else _near(natural[0], config.least_cosine)
+        if start is not None and index > 0:
+            candidates = jnp.concatenate([candidates, start[index][None]])
         if near is not None:
             candidates = jax.vmap(near)(candidates)
         layer_key = computed_once(jax.random.fold_in(key, index))
         evaluate = partial(evaluate_candidates, stages[index + 1 :], label, fitness=rules.fitness)
-        if index > 0 and layer.generations:
+        if start is not None and index > 0:
+            fitter = jnp.argmax(jnp.nan_to_num(evaluate(candidates), nan=-jnp.inf))
+            candidates = candidates[fitter][None]
+        if len(candidates) == 1 and layer.generations:
             copies_key = computed_once(jax.random.fold_in(layer_key, 0))
             candidates = with_copies(copies_key, candidates, evaluate, layer, config, kind, near)
         parents, trace = evolve_layer(

@@ -32,6 +32,7 @@ def search(
     config: SearchConfig,
     *,
     ids: Any = None,
+    starts: Sequence[Any] | None = None,
     chunk_size: int | None = None,
     mesh: Mesh | None = None,
     progress: bool = False,
@@ -52,6 +53,8 @@ def search(
       labels: [N] integers.
       config: a `SearchConfig` with L layers.
       ids: [N] integers from 0 to 2**32 - 1, the images' rows in their source; None: 0 .. N-1.
+      starts: for each layer [N, ...], where the search of an image begins, see `search_image`; such
+        as `jax.device_get(sampler.of(images, labels))`. None: as in the paper.
       chunk_size: images in one call, on each device; None: `choose_chunk_size`, or N if fewer.
       mesh: a mesh with the one axis "images": its devices share each chunk, and the result stays
         where it was found, its first axis over the mesh; it may span the processes of
@@ -83,7 +86,9 @@ def search(
 
     per_call = chunk_size * (1 if mesh is None else mesh.size)
     shared, rules = (philox_key(key), as_pytrees(stages), config), rules_of(config)
-    each = (images, labels, ids.astype(np.uint32))
+    each: tuple = (images, labels, ids.astype(np.uint32))
+    if starts is not None:
+        each += (_check_starts(starts, stages, images),)
     results: list[SearchResult] = []
     bar = progress_bar(len(images), unit="image", description="search", show=progress)
     with bar:
@@ -103,6 +108,26 @@ def search(
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *results)
 
 
+def _rows_of(each: Any, rows: Any) -> Any:
+    """Those rows of all arrays of a pytree."""
+    return jax.tree.map(lambda array: array[rows], each)
+
+
+def _check_starts(
+    starts: Sequence[Any], stages: Stages, images: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """As float32. Raises ValueError unless there is one for each layer and image, all finite."""
+    found = tuple(np.asarray(start, np.float32) for start in starts)
+    wanted = [(len(images), *shape) for shape in output_shapes(stages, images.shape[1:])]
+    if [start.shape for start in found] != wanted:
+        raise ValueError(
+            f"starts have the shapes {[start.shape for start in found]}: the stages need {wanted}"
+        )
+    if not all(np.isfinite(start).all() for start in found):
+        raise ValueError("starts are not all finite")
+    return found
+
+
 def _check_any_finite(fitness: Sequence[jax.Array]) -> None:
     """Raises FloatingPointError where no image ends with a number, as broken stages make it."""
     parts = [np.asarray(part.data)[:, -1] for part in fitness[-1].addressable_shards]
@@ -116,11 +141,11 @@ def _check_any_finite(fitness: Sequence[jax.Array]) -> None:
 def _search_chunk(shared, each, rows, rules, mesh):
     """The rows of a chunk, chunk size times devices; on a mesh, each device keeps its part."""
     if mesh is None:
-        return _search_parts([(shared, tuple(array[rows] for array in each))], rules)[0]
+        return _search_parts([(shared, _rows_of(each, rows))], rules)[0]
     # A call for each device, which run side by side: jax 0.10 cannot lower philox keys in a
     # program for several devices (neither jit with shardings, nor shard_map, nor pmap).
     parts = [
-        jax.device_put((shared, tuple(array[part] for array in each)), device)
+        jax.device_put((shared, _rows_of(each, part)), device)
         for device, part in zip(mesh.devices.flat, np.split(rows, mesh.size), strict=True)
         if device.process_index == jax.process_index()
     ]
@@ -133,15 +158,17 @@ def _search_parts(parts, rules):
     parts: for each device key, stages and config, and the images, labels and ids of its part.
     """
     if jax.default_backend() != "cpu":
-        return [_search_together(shared, *each, rules) for shared, each in parts]
+        return [_search_together(shared, *each, rules=rules) for shared, each in parts]
 
     # On a CPU an image stays in a core's cache, which XLA's own threads would share out in pieces
     # too small to gain by it; and its bits cannot depend on its neighbours, or on the cores.
     def search_one(task):
         # A thread's next program would wait for this one; another thread's need not.
-        return jax.block_until_ready(_search_one(*task, rules))
+        return jax.block_until_ready(_search_one(*task, rules=rules))
 
-    tasks = [(shared, *one) for shared, each in parts for one in zip(*each, strict=True)]
+    tasks = [
+        (shared, *_rows_of(each, row)) for shared, each in parts for row in range(len(each[0]))
+    ]
     found = list(on_cores(search_one, tasks))
     size = len(tasks) // len(parts)
     return [
@@ -151,17 +178,17 @@ def _search_parts(parts, rules):
 
 
 @partial(jax.jit, static_argnames="rules")
-def _search_one(shared, image, label, number, rules):
+def _search_one(shared, image, label, number, start=None, *, rules):
     """The search of the image with this id."""
     key, stages, config = shared
     key = computed_once(jax.random.fold_in(key, number))
-    return search_image(key, stages, image, label, config, rules)
+    return search_image(key, stages, image, label, config, rules, start)
 
 
 @partial(jax.jit, static_argnames="rules")
-def _search_together(shared, images, labels, ids, rules):
+def _search_together(shared, *each, rules):
     """`_search_one` of several images at once."""
-    return jax.vmap(partial(_search_one, shared, rules=rules))(images, labels, ids)
+    return jax.vmap(partial(_search_one, shared, rules=rules))(*each)
 
 
 def as_pytrees(stages: Stages) -> tuple[jax.tree_util.Partial, ...]:

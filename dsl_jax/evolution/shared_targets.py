@@ -4,6 +4,7 @@ Letters: B images of a batch, C classes, K clusters of a class, L blocks.
 """
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -63,18 +64,17 @@ class SharedTargets:
             h = target if self.propagates else h
         return (*found, jnp.asarray(self.logits)[rows])
 
+    def arrays(self) -> dict[str, Any]:
+        """All but the stages, by name."""
+        found: dict[str, Any] = {f"direction_{i}": d for i, d in enumerate(self.directions)}
+        found |= {} if self.centres is None else {"centres": self.centres}
+        named = {"cosines": self.cosines, "logits": self.logits, "propagates": self.propagates}
+        return found | named
+
     def save(self, path: str | Path) -> None:
         """Writes all but the stages to a NumPy archive (.npz), whole or not at all."""
-        blocks = {f"direction_{index}": d for index, d in enumerate(self.directions)}
-        blocks |= {} if self.centres is None else {"centres": self.centres}
         with replacing(Path(path)) as file:
-            np.savez(
-                file,
-                cosines=self.cosines,
-                logits=self.logits,
-                propagates=self.propagates,
-                **jax.device_get(blocks),
-            )
+            np.savez(file, **jax.device_get(self.arrays()))
 
     @classmethod
     def load(cls, path: str | Path, stages: Stages) -> "SharedTargets":

@@ -95,8 +95,10 @@ def check_targets(network: nnx.Module, dataset: Dataset, arrays: Sequence[np.nda
             )
 
 
-def check_shared_targets(network: nnx.Module, dataset: Dataset, targets: SharedTargets) -> None:
-    """Raises ValueError unless they are finite, of the network's shapes and of all classes."""
+def check_shared_targets(network: nnx.Module, dataset: Dataset, targets: Any) -> None:
+    """Raises ValueError unless `SharedTargets`, or those of a `Sampler`, are finite, of the
+    network's shapes and of all classes."""
+    targets = targets if isinstance(targets, SharedTargets) else targets.shared
     _check_shapes(network, dataset, (*targets.directions, targets.logits))
     for array in (*targets.directions, targets.logits):
         clusters, rest = divmod(len(array), dataset.num_classes)

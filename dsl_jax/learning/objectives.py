@@ -13,6 +13,7 @@ from dsl_jax.config import LearnConfig
 from dsl_jax.evolution.operators import normalize
 from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.networks.interface import Network
+from dsl_jax.networks.sampler import Sampler
 
 
 def regression_loss(
@@ -66,7 +67,7 @@ def target_objective(
 
 
 def shared_objective(
-    shared: SharedTargets,
+    shared: SharedTargets | Sampler,
     network: Network,
     images: jax.Array,
     labels: jax.Array,

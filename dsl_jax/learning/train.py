@@ -36,6 +36,7 @@ from dsl_jax.learning.optimizer import learning_rate, make_optimizer
 from dsl_jax.learning.resident import has_room_for, moved
 from dsl_jax.learning.steps import Program, take_step, take_steps
 from dsl_jax.networks.interface import in_mode
+from dsl_jax.networks.sampler import Sampler
 from dsl_jax.progress import progress_bar
 
 Record = dict[str, Any]
@@ -103,8 +104,8 @@ def learn(
       network: see the module; not changed.
       dataset: its training images have the targets; its validation images choose the epoch.
       targets: a `SearchResult` with a row for each training image, in order, or a `TargetStore`
-        or `Overlay` that has the ids of all of them; or `SharedTargets`, of which a batch's are
-        made as it comes, with `augment` of the augmented images.
+        or `Overlay` that has the ids of all of them; or `SharedTargets` or a `Sampler`, of which a
+        batch's are made as it comes, with `augment` of the augmented images.
       config: a `LearnConfig`; `variant` says which layers have a target.
       mesh: a mesh with the one axis "images": its devices share each batch equally, and BatchNorm
         sees the whole batch. It may span the processes of `jax.distributed`, each of which then
@@ -130,7 +131,7 @@ def learn(
     """
     check_arguments(network, dataset, config, mesh)
     options = Options(mesh, checkpoints, measure, on_epoch, progress)
-    if isinstance(targets, SharedTargets):
+    if isinstance(targets, SharedTargets | Sampler):
         check_shared_targets(network, dataset, targets)
         objective = Partial(shared_objective, jax.device_put(targets))
         return _train(key, network, dataset, dataset.train.labels, objective, config, options)

@@ -17,6 +17,7 @@ from dsl_jax.learning import train
 from dsl_jax.learning.objectives import target_objective
 from dsl_jax.learning.train import learn
 from dsl_jax.networks.frozen import frozen_stages
+from dsl_jax.networks.sampler import Sampler, first_weights
 
 KEY = jax.random.key(0)
 CONFIG = LearnConfig(epochs=2, batch_size=16, learning_rate=0.1, statistics_images=32)
@@ -33,17 +34,25 @@ SHARED = SharedTargets(
     4 * np.eye(3, dtype=np.float32),
     propagates=True,
 )
+SAMPLER = Sampler(
+    SHARED.replace(propagates=False),
+    tuple(
+        first_weights(KEY, (size, size, 4), 3, hidden=5)
+        | {"last": GENERATOR.normal(size=(3, 3, 5, 4)).astype(np.float32)}
+        for size in (5, 2, 1)
+    ),
+)
 
 
 def leaves(result):
     return [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(result.network))]
 
 
-@pytest.mark.parametrize("devices", [None, 2])
-def test_it_is_learning_from_the_same_targets_made_before(devices):
+@pytest.mark.parametrize(("targets", "devices"), [(SHARED, None), (SHARED, 2), (SAMPLER, 2)])
+def test_it_is_learning_from_the_same_targets_made_before(targets, devices):
     mesh = devices and Mesh(np.array(jax.devices()[:devices]), ("images",))
-    ours = learn(KEY, make(), DATASET, SHARED, CONFIG, mesh=mesh)
-    made = SearchResult(tuple(map(np.asarray, SHARED.of(IMAGES, LABELS))), ())
+    ours = learn(KEY, make(), DATASET, targets, CONFIG, mesh=mesh)
+    made = SearchResult(tuple(map(np.asarray, targets.of(IMAGES, LABELS))), ())
     theirs = learn(KEY, make(), DATASET, made, CONFIG)
     for a, b in zip(leaves(ours), leaves(theirs), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,118 @@
+"""A sampler: a small network that proposes an image's targets (the paper's amortised search, 2.1).
+
+Letters: B images of a batch, C classes, F features or channels, H hidden ones, L blocks.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from dsl_jax.devices import Array
+from dsl_jax.evolution.fitness import Stages
+from dsl_jax.evolution.image import in_float32
+from dsl_jax.evolution.operators import moved, normalize
+from dsl_jax.evolution.shared_targets import SharedTargets
+from dsl_jax.files import replacing
+from dsl_jax.networks.convnet import gelu
+from dsl_jax.networks.convolution import convolve_same
+
+KERNEL = 3
+Weights = dict[str, Array]
+
+
+@struct.dataclass
+class Sampler:
+    """Targets that are proposed for a batch as it comes, also for augmented images; no store.
+
+    A block's target is the image's natural representation n moved, to the block's cosine, in the
+    direction that is common to its class plus what `propose` makes of n and the label. So two
+    images of a class have different directions, unlike in `SharedTargets`. `learn` takes it.
+
+    Attributes:
+      shared: stages, what is common to a class, cosines and the classes' logits.
+      weights: for each of L blocks those of `propose`.
+    """
+
+    shared: SharedTargets
+    weights: tuple[Weights, ...]
+
+    def of(self, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, ...]:
+        """Targets of a batch, float32 [B, ...] each, the last the logits; pure.
+
+        Args:
+          images: normalised floats [B, ...].
+          labels: integers [B].
+        """
+        found, h, shared = [], images, self.shared
+        blocks = in_float32(shared.stages, images[0])[:-1]
+        for index, (stage, weights) in enumerate(zip(blocks, self.weights, strict=True)):
+            h = stage(h)
+            natural = jax.vmap(normalize)(h)
+            direction = jnp.asarray(shared.directions[index])[labels]
+            direction += propose(weights, natural, labels)
+            cosine = shared.cosines[index]
+            found.append(jax.vmap(moved, (0, 0, None))(natural, direction, cosine))
+        return (*found, jnp.asarray(shared.logits)[labels])
+
+    def save(self, path: str | Path) -> None:
+        """Writes all but the stages to a NumPy archive (.npz), whole or not at all."""
+        arrays = self.shared.arrays()
+        for index, weights in enumerate(self.weights):
+            arrays |= {f"sampler_{index}_{name}": array for name, array in weights.items()}
+        with replacing(Path(path)) as file:
+            np.savez(file, **jax.device_get(arrays))
+
+    @classmethod
+    def load(cls, path: str | Path, stages: Stages) -> "Sampler":
+        """What `save` wrote, for the stages of the same network."""
+        shared = SharedTargets.load(path, stages)
+        with np.load(path) as saved:
+            weights = tuple(
+                {name: saved[f"sampler_{index}_{name}"] for name in ("first", "labels", "last")}
+                for index in range(len(shared.directions))
+            )
+        return cls(shared, weights)
+
+
+def propose(weights: Weights, natural: Any, labels: Any) -> jax.Array:
+    """What of a direction depends on the image: two layers, the label added between them.
+
+    Args:
+      weights: first [3, 3, F, H], labels [C, H] and last [3, 3, H, F]; where a representation is no
+        image, [F, H], [C, H] and [H, F].
+      natural: [B, h, w, F], [B, tokens, F] or [B, F].
+      labels: integers [B].
+
+    Returns:
+      As `natural`.
+    """
+    is_image = natural.ndim == 4
+    mixed = convolve_same if is_image else jnp.matmul
+    term = jnp.asarray(weights["labels"])[labels]
+    term = term.reshape(len(term), *[1] * (natural.ndim - 2), term.shape[-1])
+    hidden = gelu(mixed(natural, jnp.asarray(weights["first"])) + term)
+    return mixed(hidden, jnp.asarray(weights["last"]))
+
+
+def first_weights(key: jax.Array, shape: tuple[int, ...], num_classes: int, hidden: int) -> Weights:
+    """Weights with which nothing is proposed yet: the last layer is 0.
+
+    Args:
+      key: a `jax.random` key.
+      shape: that of an image's representation.
+      num_classes: C.
+      hidden: H.
+    """
+    window = (KERNEL, KERNEL) if len(shape) == 3 else ()
+    first_key, label_key = jax.random.split(key)
+    features = shape[-1]
+    scale = (features * KERNEL ** len(window)) ** -0.5
+    return {
+        "first": scale * jax.random.normal(first_key, (*window, features, hidden)),
+        "labels": jax.random.normal(label_key, (num_classes, hidden)),
+        "last": jnp.zeros((*window, hidden, features)),
+    }
