@@ -66,7 +66,7 @@ def computed_once(tree: Any) -> Any:
 
 
 # What a key is for: folded into the seed's key, so that no two purposes share random numbers.
-SEARCH_NETWORK, STATISTICS, SEARCH, LEARNER, TRAINING, CHOICE, CONTROL = range(7)
+SEARCH_NETWORK, STATISTICS, SEARCH, LEARNER, TRAINING, CHOICE, CONTROL, SAMPLER = range(8)
 
 
 def check_seed(seed: int) -> None:

@@ -10,11 +10,12 @@ what is common to the targets of a class, from the search of a few images), "per
 moved in a direction that is searched for the class) and "channel_code" (natural, and a random code
 of the class). These share the cosines to the natural representation that searched targets have, and
 but for "per_class" the logits. "per_class_code" is "per_class" with the random code in place of the
-direction, and the same logits. Settings, each --sweep.NAME=VALUE (laptop's): sizes, of training
-images, validation not counted (2000, 5000); methods (sgd_g1, sgd_g2, class_part, per_class,
-channel_code); searched_images, the few (1000); images_per_class, of a class's search (32);
-fresh_images, of these drawn anew in each generation (0: all, always); clusters, of a class (1);
-validation_size (1000); num_seeds (1).
+direction, and the same logits. "sampler" is "class_part", and what a small network, which has
+learned from the few searches, makes of the image besides. Settings, each --sweep.NAME=VALUE
+(laptop's): sizes, of training images, validation not counted (2000, 5000); methods (sgd_g1, sgd_g2,
+class_part, per_class, channel_code); searched_images, the few (1000); images_per_class, of a
+class's search (32); fresh_images, of these drawn anew in each generation (0: all, always);
+clusters, of a class (1); validation_size (1000); num_seeds (1).
 """
 
 import dataclasses
@@ -27,35 +28,35 @@ import numpy as np
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
-from common import command_line, curves, plan, sweep_points, sweep_rows, sweeps
-from common.sweep_points import search_digest
+from common import command_line, curves, few_searches, plan, sweep_points, sweep_rows, sweeps
 from what_targets_carry import in_text, keep_predictions, less, with_predictions
 
 from dsl_jax import pipeline
-from dsl_jax.config import RunConfig, SharedConfig
+from dsl_jax.config import RunConfig
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.devices import device_mesh
-from dsl_jax.evolution.shared import search_shared
-from dsl_jax.evolution.shared_targets import SharedTargets
-from dsl_jax.keys import SEARCH, TRAINING, purpose_key
+from dsl_jax.keys import TRAINING, purpose_key
 from dsl_jax.learning.batches import exact_batch_size
 from dsl_jax.learning.evaluation import logits_of
 from dsl_jax.learning.train import learn, learn_sgd
-from dsl_jax.runs.classes import first_of_each_class
 from dsl_jax.runs.controlled import control_key
 from dsl_jax.runs.folder import RunFolder
 from dsl_jax.runs.saved import Checkpoints
 from dsl_jax.runs.steps import FIRST_TARGETS, Search
-from dsl_jax.runs.untrained import make_network, make_stages
+from dsl_jax.runs.untrained import make_network
 from dsl_jax.targets import controls
-from dsl_jax.targets.controls import Naturals
 from dsl_jax.values import one_of
 
 SGD = ("sgd_g1", "sgd_g2", "sgd_g3")
 STORED = ("searched", "permuted")  # these need a search of every image
-SHARED = ("class_part", "per_class", "channel_code", "per_class_code")
-CODES = {"per_class": "per_class_code"}  # the code with a method's own logits; else:
-REFERENCE = "channel_code"
+SHARED = ("class_part", "per_class", "channel_code", "per_class_code", "sampler")
+# What a method is compared with: the first of these that was trained.
+CONTROLS = {
+    "searched": ("permuted",),
+    "class_part": ("channel_code",),
+    "per_class": ("per_class_code", "channel_code"),  # the first with a method's own logits
+    "sampler": ("class_part",),
+}
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,9 @@ def targets_of(point: sweeps.Point, dataset: Dataset, folder: Path, settings: Se
         return None
     if point.columns["method"] in STORED:
         return stored_targets(point, dataset, folder)
-    return shared_targets(point, dataset, folder.parent, settings)
+    return few_searches.targets_of(
+        point, dataset, folder.parent, settings.searched_images, settings.of_a_class
+    )
 
 
 def stored_targets(point: sweeps.Point, dataset: Dataset, folder: Path) -> Any:
@@ -227,54 +230,6 @@ def stored_targets(point: sweeps.Point, dataset: Dataset, folder: Path) -> Any:
     if point.columns["method"] == "searched":
         return found
     return controls.permuted(control_key(seed, "permuted", 1), found, dataset.train.labels)
-
-
-def shared_targets(
-    point: sweeps.Point, dataset: Dataset, folder: Path, settings: Settings
-) -> SharedTargets:
-    """What the three methods without a store learn, for a seed; kept, since points share it."""
-    config, seed, method = point.config, point.config.seed, point.columns["method"]
-    stages = make_stages(config, dataset, seed)
-    few = class_part(config, dataset, stages, folder, settings)
-    if method == "class_part":
-        return few
-    code_key = control_key(seed, "channel_code", 1)
-    if method == "channel_code":
-        return controls.with_code(code_key, few, "channel")
-    how = "-".join(f"{name}_{count}" for name, count in settings.of_a_class.items())
-    path = folder / f"per_class-{search_digest(config)}-{how}-{seed}.npz"
-    if not path.exists():
-        cosines = tuple(map(float, few.cosines))
-        shared = SharedConfig(cosines, **settings.of_a_class)
-        split = first_of_each_class(dataset.train, shared.images_per_class)
-        found = search_shared(
-            purpose_key(seed, SEARCH),
-            stages,
-            dataset.normalize(split.images),
-            split.labels,
-            config.search,
-            shared,
-            progress=True,
-        )
-        found.targets.save(path)
-    found = SharedTargets.load(path, stages)
-    return found if method == "per_class" else controls.with_code(code_key, found, "channel")
-
-
-def class_part(
-    config: RunConfig, dataset: Dataset, stages: Any, folder: Path, settings: Settings
-) -> SharedTargets:
-    """What is common to a class in the targets that a search of the first images finds."""
-    name = f"class_part-{search_digest(config)}-{settings.searched_images}-{config.seed}.npz"
-    path = folder / name
-    if not path.exists():
-        split = sweep_points.first_images(dataset, 0, settings.searched_images)
-        key = purpose_key(config.seed, SEARCH)
-        found = sweep_points.search_images(key, stages, dataset, split, config, progress=True)
-        naturals = Naturals(stages, split.images, dataset.normalize)
-        classes = dataset.num_classes
-        controls.class_part_targets(stages, found, naturals, split.labels, classes).save(path)
-    return SharedTargets.load(path, stages)
 
 
 # --------------------------------------------------------------------------------------------
@@ -302,24 +257,28 @@ def table(rows: sweep_rows.Rows) -> str:
         for title in sweep_rows.values_of(here, "title"):
             ours = sweep_rows.select(here, title=title)
             name, variant = ours[0]["method"], ours[0]["variant"]
-            alike = sweep_rows.select(here, method=CODES.get(name, ""), variant=variant)
-            code = alike or sweep_rows.select(here, method=REFERENCE, variant=variant)
+            trained = (
+                sweep_rows.select(here, method=control, variant=variant)
+                for control in CONTROLS.get(name, ())
+            )
+            control = next(filter(None, trained), [])
             lines.append(
                 [
                     size,
                     title,
                     sweep_rows.mean_percent(ours, "test_accuracy"),
                     sweep_rows.mean_percent(ours, "validation_accuracy"),
-                    "" if name in (REFERENCE, *CODES.values(), *SGD) else in_text(less(ours, code)),
+                    in_text(less(ours, control)) if control else "",
                     "" if name == best else in_text(less(ours, sgd)),
                 ]
             )
-    header = ["images", "learned", "test", "validation", "less code", "less SGD"]
+    header = ["images", "learned", "test", "validation", "less control", "less SGD"]
     return (
         "Accuracies in percent, mean ± standard deviation over seeds. Differences of test accuracy "
-        "in points, with their 95 % interval over seeds and test images; from the random code with "
-        "the same layers (and logits, where that was trained), and from SGD with the G that is "
-        "best by validation at that size.\n\n" + sweep_rows.markdown(header, lines)
+        "in points, with their 95 % interval over seeds and test images; from a method's control "
+        "with the same layers (searched targets: permuted ones; class part and per class: the "
+        "random code; sampler: class part), and from SGD with the G that is best by validation at "
+        "that size.\n\n" + sweep_rows.markdown(header, lines)
     )
 
 

@@ -11,7 +11,9 @@ import dsl_jax
 from dsl_jax.learning.train import LearnResult
 from dsl_jax.reports.intervals import in_percent, of_paired_seeds_and_images
 
-METHODS = ("sgd_g2", "searched", "permuted", "class_part", "per_class", "channel_code")
+METHODS = (
+    "sgd_g2", "searched", "permuted", "class_part", "per_class", "channel_code", "sampler",
+)  # fmt: skip
 FLAGS = [
     *TINY_SEARCH,
     "--config.search.layers[3].generations=1",
@@ -48,7 +50,15 @@ def test_each_method_learns_its_own_targets_and_each_prediction_is_kept(
 
     rows = rows_of(folder)
     assert [row["method"] for row in rows] == list(METHODS)
-    _, (found, dataset, variant), (permuted, *_), (part, *_), (per_class, *_), (code, *_) = learned
+    (
+        _,
+        (found, dataset, variant),
+        (permuted, *_),
+        (part, *_),
+        (per_class, *_),
+        (code, *_),
+        (sampler, *_),
+    ) = learned
     labels = dataset.train.labels
     assert len(labels) == 60 and variant == "skip_block_0"
     own, others = found.read().representations, permuted.read().representations
@@ -73,6 +83,10 @@ def test_each_method_learns_its_own_targets_and_each_prediction_is_kept(
     np.testing.assert_array_equal(code.logits, part.logits)
     direction = np.asarray(code.directions[0])
     np.testing.assert_array_equal(direction, np.broadcast_to(direction[:, :1, :1], direction.shape))
+
+    # A sampler learns from those of the 50 that it does not hold out.
+    np.testing.assert_allclose(sampler.shared.cosines, part.cosines, atol=0.05)
+    assert (sampler.shared.cosines != part.cosines).all()
 
     with np.load(folder / rows[1]["predictions"]) as kept:
         np.testing.assert_array_equal(kept["labels"], dataset.test.labels)
@@ -120,6 +134,14 @@ def test_differences_are_of_pairs_from_the_code_and_the_best_sgd():
         [difference("class_part", "channel_code"), f"{difference('class_part', 'sgd_g2')} |"],
         ["", f"{difference('channel_code', 'sgd_g2')} |"],
     ]
+    # The first of a method's controls that was trained.
+    renamed = {"class_part": "per_class"}
+    rows = [row | {"method": renamed.get(row["method"], row["method"])} for row in rows]
+    assert difference("class_part", "channel_code") in script.table(rows)
+    renamed = {"sgd_g1": "per_class_code"}
+    rows = [row | {"method": renamed.get(row["method"], row["method"])} for row in rows]
+    rows = [row | {"variant": "all_layers"} for row in rows if row["method"] != "sgd_g2"]
+    assert difference("class_part", "sgd_g1") in script.table(rows)
 
 
 def test_sizes_are_training_images_and_a_wrong_method_is_named():

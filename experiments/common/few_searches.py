@@ -1,0 +1,98 @@
+"""Targets for all images from the search of a few, or of each class; points of a sweep share it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common import sweep_points, sweeps
+from dsl_jax.config import RunConfig, SharedConfig
+from dsl_jax.data.dataset import Dataset
+from dsl_jax.evolution.image import SearchResult
+from dsl_jax.evolution.shared import search_shared
+from dsl_jax.evolution.shared_targets import SharedTargets
+from dsl_jax.files import read_arrays, replacing
+from dsl_jax.keys import SAMPLER, SEARCH, purpose_key
+from dsl_jax.runs.classes import first_of_each_class
+from dsl_jax.runs.controlled import control_key
+from dsl_jax.runs.untrained import make_stages
+from dsl_jax.targets import controls
+from dsl_jax.targets.controls import Naturals
+from dsl_jax.targets.sampling import learn_sampler
+
+
+def targets_of(
+    point: sweeps.Point, dataset: Dataset, folder: Path, count: int, of_a_class: dict[str, int]
+) -> Any:
+    """What a method without a search of every image learns: `SharedTargets` or a `Sampler`.
+
+    Args:
+      point: its columns name the method.
+      dataset: the point's.
+      folder: of the sweep's points, where what several of them need is kept.
+      count: images that are searched each for itself, the first ones.
+      of_a_class: fields of the `SharedConfig`, for a search per class.
+    """
+    config, seed, method = point.config, point.config.seed, point.columns["method"]
+    stages = make_stages(config, dataset, seed)
+    split = sweep_points.first_images(dataset, 0, count)
+    found = search_few(config, dataset, stages, folder, count)
+    if method == "sampler":
+        images, classes = dataset.normalize(split.images), dataset.num_classes
+        key = purpose_key(seed, SAMPLER)
+        learned = learn_sampler(key, stages, found, images, split.labels, classes, progress=True)
+        return learned.targets
+    naturals = Naturals(stages, split.images, dataset.normalize)
+    part = controls.class_part_targets(stages, found, naturals, split.labels, dataset.num_classes)
+    code_key = control_key(seed, "channel_code", 1)
+    if method == "class_part":
+        return part
+    if method == "channel_code":
+        return controls.with_code(code_key, part, "channel")
+    cosines = tuple(map(float, part.cosines))
+    of_classes = search_classes(config, dataset, stages, folder, cosines, of_a_class)
+    if method == "per_class":
+        return of_classes
+    return controls.with_code(code_key, of_classes, "channel")
+
+
+def search_few(
+    config: RunConfig, dataset: Dataset, stages: Any, folder: Path, count: int
+) -> SearchResult:
+    """What the search of the first images finds, without the fitness; it is kept."""
+    name = f"few-{sweep_points.search_digest(config)}-{count}-{config.seed}.npz"
+    if not (path := folder / name).exists():
+        split = sweep_points.first_images(dataset, 0, count)
+        key = purpose_key(config.seed, SEARCH)
+        found = sweep_points.search_images(key, stages, dataset, split, config, progress=True)
+        with replacing(path) as file:
+            np.savez(file, *found.representations)
+    arrays = read_arrays(path, "delete it, and its images are searched again")
+    return SearchResult(tuple(arrays[f"arr_{layer}"] for layer in range(len(arrays))), ())
+
+
+def search_classes(
+    config: RunConfig,
+    dataset: Dataset,
+    stages: Any,
+    folder: Path,
+    cosines: tuple[float, ...],
+    of_a_class: dict[str, int],
+) -> SharedTargets:
+    """What one search a class finds; it is kept."""
+    how = "-".join(f"{name}_{value}" for name, value in of_a_class.items())
+    digest = sweep_points.search_digest(config)
+    if not (path := folder / f"per_class-{digest}-{how}-{config.seed}.npz").exists():
+        shared = SharedConfig(cosines, **of_a_class)
+        split = first_of_each_class(dataset.train, shared.images_per_class)
+        found = search_shared(
+            purpose_key(config.seed, SEARCH),
+            stages,
+            dataset.normalize(split.images),
+            split.labels,
+            config.search,
+            shared,
+            progress=True,
+        )
+        found.targets.save(path)
+    return SharedTargets.load(path, stages)
