@@ -27,6 +27,7 @@ from dsl_jax.runs.folder import RunFolder, find_targets
 from dsl_jax.runs.lock import alone
 from dsl_jax.runs.loggers import Logger
 from dsl_jax.runs.results import Result, Trained
+from dsl_jax.runs.sampled import sampled_targets
 from dsl_jax.runs.steps import FIRST_TARGETS, Search, Training, is_searched, steps
 from dsl_jax.runs.untrained import make_network, make_stages, network_arguments
 from dsl_jax.runs.verify import repair_run
@@ -177,7 +178,7 @@ def stages_and_images(
         key = control_key(seed, "shuffled_labels", step.cycle)
         split = split._replace(labels=shuffled_labels(key, split.labels))
     if step.network is None:
-        return stages, split
+        return stages, jax.tree.map(lambda array: array[: step.first], split)
     rows = _chosen_before(run_folder.folder / f"seed_{seed}" / step.name, dataset.train.ids)
     if rows is None:
         key, chosen = purpose_key(seed, CHOICE, step.cycle), step.chosen or CycleConfig()
@@ -263,6 +264,9 @@ def _train(
     elif step.shared is not None:
         stages = make_stages(config, dataset, seed)
         targets: Any = targets_per_class(config, run_folder.folder, stages, seed, step)
+        learned = learn(key, network, dataset, targets, learning, **options)
+    elif step.sampler is not None:
+        targets = sampled_targets(run_folder, dataset, seed, step, progress)
         learned = learn(key, network, dataset, targets, learning, **options)
     else:
         targets = open_targets(run_folder, seed, step.targets)

@@ -5,7 +5,7 @@ from typing import Any
 
 from dsl_jax.config.learning import LearnConfig
 from dsl_jax.config.run import CycleConfig, RunConfig
-from dsl_jax.config.search import LayerSchedule, SearchConfig, SharedConfig
+from dsl_jax.config.search import LayerSchedule, SamplerConfig, SearchConfig, SharedConfig
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -40,6 +40,7 @@ def from_dict(values: dict[str, Any]) -> RunConfig:
             **values,
             **lists,
             "shared": SharedConfig(**shared),
+            "sampler": SamplerConfig(**values.get("sampler", {})),
             "search": search_from_dict(values["search"]),
             "learn": LearnConfig(**values["learn"]),
             "sgd": LearnConfig(**values["sgd"]),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import jax
 
 from dsl_jax.config.learning import VARIANTS, LearnConfig
-from dsl_jax.config.search import SearchConfig, SharedConfig
+from dsl_jax.config.search import SamplerConfig, SearchConfig, SharedConfig
 from dsl_jax.keys import check_seed
 from dsl_jax.values import a_share, at_least, check_types, one_of
 
@@ -22,8 +22,12 @@ TARGET_CONTROLS = (
     "class_part",
     "shuffled_labels",
 )
-SEARCHES = ("per_image", "per_class")
-OF_A_CLASS = ("channel_code", "element_code")  # what a search a class can be compared with
+SEARCHES = ("per_image", "per_class", "sampler")
+# What a search can be compared with, where it is not per image.
+CONTROLS_OF = {
+    "per_class": ("channel_code", "element_code"),
+    "sampler": ("class_part", "channel_code", "element_code"),
+}
 PRESETS = ("smoke", "laptop", "paper")
 
 
@@ -68,8 +72,10 @@ class RunConfig:
       sgd_groups: the G with which the SGD baseline is run; the best by validation is reported
           beside the one at learner_groups.
       search, learn, sgd: the search, learning from its targets, and the baseline's training.
-      searched: a search "per_image", the paper's method, or one "per_class" (`evolution.shared`).
-      shared: how a search is shared, where it is not per image.
+      searched: a search "per_image", the paper's method; one "per_class" (`evolution.shared`); or
+          that of some images, from which a "sampler" learns (`targets.sampling`).
+      shared: how a search per class is shared.
+      sampler: how a sampler learns.
       variants: what is trained: "all_layers", "skip_block_0", "sgd".
       cycles: how many times is searched and learned; 1 is the paper's method.
       later_cycles: the second, third, ... cycle; the last of them also stands for all further ones.
@@ -100,6 +106,7 @@ class RunConfig:
     sgd: LearnConfig = field(default_factory=LearnConfig)
     searched: str = "per_image"
     shared: SharedConfig = field(default_factory=SharedConfig)
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
     variants: tuple[str, ...] = VARIANTS
     cycles: int = 1
     later_cycles: tuple[CycleConfig, ...] = (CycleConfig(),)
@@ -128,8 +135,8 @@ class RunConfig:
         for control in self.target_controls:
             one_of("target control", control, TARGET_CONTROLS)
         one_of("search", self.searched, SEARCHES)
-        if self.searched == "per_class":
-            self._check_shared()
+        if self.searched != "per_image":
+            self._check_once_for_many()
         elif self.target_controls:
             self._check_target_controls()
         if not self.later_cycles:
@@ -144,11 +151,20 @@ class RunConfig:
                     f"widths need {len(self.widths) + 1}, one a block and one for the logits"
                 )
 
+    def _check_once_for_many(self) -> None:
+        """Raises ValueError for what a search per class, or a sampler, does not have."""
+        if self.cycles > 1:
+            raise ValueError(f"cycles is {self.cycles}: the search {self.searched} has only one")
+        for control in self.target_controls:
+            what = f"target control of the search {self.searched}"
+            one_of(what, control, CONTROLS_OF[self.searched])
+        self._check_has_targets()
+        if self.searched == "per_class":
+            self._check_shared()
+
     def _check_shared(self) -> None:
         """Raises ValueError for what a search a class does not have."""
         self.shared.of_blocks(len(self.widths))
-        if self.cycles > 1:
-            raise ValueError(f"cycles is {self.cycles}: a search per_class has only one")
         if self.search.num_searches > 1:
             raise ValueError(
                 f"search.num_searches is {self.search.num_searches}: a search per_class has only "
@@ -159,9 +175,6 @@ class RunConfig:
                 f"search.least_cosine is {self.search.least_cosine}: a search per_class has "
                 "shared.cosines instead; set it to None"
             )
-        for control in self.target_controls:
-            one_of("target control of a search per_class", control, OF_A_CLASS)
-        self._check_has_targets()
 
     def _check_has_targets(self) -> None:
         if self.target_controls and self.variants == ("sgd",):

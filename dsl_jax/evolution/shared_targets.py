@@ -17,7 +17,9 @@ from dsl_jax.evolution.fitness import Stages
 from dsl_jax.evolution.image import in_float32
 from dsl_jax.evolution.images import as_pytrees
 from dsl_jax.evolution.operators import moved
-from dsl_jax.files import replacing
+from dsl_jax.files import read_arrays, replacing
+
+REMEDY = "delete it, and make the targets again"
 
 
 @struct.dataclass
@@ -78,15 +80,14 @@ class SharedTargets:
 
     @classmethod
     def load(cls, path: str | Path, stages: Stages) -> "SharedTargets":
-        """What `save` wrote, for the stages of the same network."""
-        with np.load(path) as saved:
-            count = sum(name.startswith("direction_") for name in saved)
-            directions = tuple(saved[f"direction_{index}"] for index in range(count))
-            return cls(
-                as_pytrees(stages),
-                directions,
-                saved["cosines"],
-                saved["logits"],
-                saved.get("centres"),
-                bool(saved["propagates"]),
-            )
+        """What `save` wrote, for the stages of the same network. Raises DamagedFile."""
+        saved = read_arrays(Path(path), REMEDY)
+        count = sum(name.startswith("direction_") for name in saved)
+        return cls(
+            as_pytrees(stages),
+            tuple(saved[f"direction_{index}"] for index in range(count)),
+            saved["cosines"],
+            saved["logits"],
+            saved.get("centres"),
+            bool(saved["propagates"]),
+        )

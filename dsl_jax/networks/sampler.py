@@ -15,8 +15,8 @@ from dsl_jax.devices import Array
 from dsl_jax.evolution.fitness import Stages
 from dsl_jax.evolution.image import in_float32
 from dsl_jax.evolution.operators import moved, normalize
-from dsl_jax.evolution.shared_targets import SharedTargets
-from dsl_jax.files import replacing
+from dsl_jax.evolution.shared_targets import REMEDY, SharedTargets
+from dsl_jax.files import read_arrays, replacing
 from dsl_jax.networks.convnet import gelu
 from dsl_jax.networks.convolution import convolve_same
 
@@ -68,13 +68,12 @@ class Sampler:
 
     @classmethod
     def load(cls, path: str | Path, stages: Stages) -> "Sampler":
-        """What `save` wrote, for the stages of the same network."""
-        shared = SharedTargets.load(path, stages)
-        with np.load(path) as saved:
-            weights = tuple(
-                {name: saved[f"sampler_{index}_{name}"] for name in ("first", "labels", "last")}
-                for index in range(len(shared.directions))
-            )
+        """What `save` wrote, for the stages of the same network. Raises DamagedFile."""
+        shared, saved = SharedTargets.load(path, stages), read_arrays(Path(path), REMEDY)
+        weights = tuple(
+            {name: saved[f"sampler_{index}_{name}"] for name in ("first", "labels", "last")}
+            for index in range(len(shared.directions))
+        )
         return cls(shared, weights)
 
 

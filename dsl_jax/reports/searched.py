@@ -18,6 +18,7 @@ from dsl_jax.reports.pages import Table
 from dsl_jax.runs.classes import targets_per_class
 from dsl_jax.runs.controlled import naturals_of
 from dsl_jax.runs.folder import find_targets
+from dsl_jax.runs.sampled import unexplained
 from dsl_jax.runs.steps import Training, searches, trainings
 from dsl_jax.runs.untrained import make_stages
 from dsl_jax.targets.decomposition import decompose
@@ -43,10 +44,11 @@ def about_search(
     methods = [step for step in trainings(config) if step.role == "method" and step.cycle == 1]
     step = next((step for step in methods if step.name == best), methods[0])
     stages = make_stages(config, dataset, config.seed)
-    _, rows = np.unique(dataset.train.labels, return_index=True)
-    rows = np.sort(rows)[:GALLERY_IMAGES]
-    images = jnp.asarray(dataset.normalize(dataset.train.images[rows]))
     kept: Any = find_targets(folder, config.seed, step.targets[0])
+    searched = slice(None) if step.shared else rows_of(dataset.train.ids, kept.ids)
+    _, rows = np.unique(dataset.train.labels[searched], return_index=True)
+    rows = np.arange(len(dataset.train.labels))[searched][np.sort(rows)[:GALLERY_IMAGES]]
+    images = jnp.asarray(dataset.normalize(dataset.train.images[rows]))
     if step.shared is None:
         targets: Sequence[Array] = kept.read(
             rows_of(kept.ids, dataset.train.ids[rows])
@@ -73,7 +75,23 @@ def about_search(
         shares = decompose(kept, naturals, labels, dataset.num_classes)
         tables = (carried_table(shares),)
         figures["shares"] = (plots.plot_shares(shares), f"{tables[0].heading}, block by block.")
+    if step.sampler is not None:
+        tables = (*tables, *_sampler_table(folder, config.seed))
     return AboutSearch(figures, tables, _summary(config, folder, kept.fitness(), step))
+
+
+def _sampler_table(folder: Path, seed: int) -> tuple[Table, ...]:
+    """What a sampler leaves unexplained of the targets of images that it did not learn from."""
+    lines = tuple(
+        (f"block {block}", f"{shares[0]:.1%}", f"{min(shares):.1%}")
+        for block, shares in enumerate(unexplained(folder, seed))
+    )
+    note = (
+        "Share of the variance of held-out targets that is not predicted: from the natural "
+        "representation and the class alone, and by the sampler."
+    )
+    header = ("targets of", "class alone", "sampler")
+    return (Table("What the sampler predicts", header, lines, note),) if lines else ()
 
 
 def _summary(
@@ -85,6 +103,9 @@ def _summary(
     candidates = sum(store.candidates for store in stores if store is not None)
     final = ", ".join(f"{float(np.mean(f[:, -1])):.3f}" for f in fitness)
     shared: tuple[tuple[str, str], ...] = ()
+    if step.sampler is not None:
+        how = f"of {step.sampler.images:,} images at most, from which a sampler has learned"
+        shared = (("search", how),)
     if step.shared is not None:
         how = f"per class, on {step.shared.images_per_class} images of each"
         if step.shared.clusters > 1:

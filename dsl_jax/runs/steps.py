@@ -11,7 +11,14 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from dsl_jax.config import CycleConfig, LearnConfig, RunConfig, SearchConfig, SharedConfig
+from dsl_jax.config import (
+    CycleConfig,
+    LearnConfig,
+    RunConfig,
+    SamplerConfig,
+    SearchConfig,
+    SharedConfig,
+)
 
 FIRST_TARGETS = "targets"
 PER_CLASS = "targets_per_class"
@@ -25,6 +32,7 @@ class Search(NamedTuple):
     chosen: which images; None: all.
     shuffled: whether it is for labels that are dealt out anew among the images.
     shared: how it is shared by the images of a class; None: it is one for each image.
+    first: so many of the images alone, the first ones; None: all.
     """
 
     name: str
@@ -34,6 +42,7 @@ class Search(NamedTuple):
     chosen: CycleConfig | None = None
     shuffled: bool = False
     shared: SharedConfig | None = None
+    first: int | None = None
 
 
 class Training(NamedTuple):
@@ -45,6 +54,7 @@ class Training(NamedTuple):
     shuffled: the search for shuffled labels that gives it the blocks' targets, if one does.
     start: the training whose network it goes on from; None: a new network.
     shared: that of its search.
+    sampler: how a sampler learns from its search, which makes the targets; None: there is none.
     """
 
     name: str
@@ -57,6 +67,7 @@ class Training(NamedTuple):
     cycle: int = 1
     shuffled: str | None = None
     shared: SharedConfig | None = None
+    sampler: SamplerConfig | None = None
 
     @property
     def role(self) -> str:
@@ -83,8 +94,10 @@ def steps(config: RunConfig) -> list[Search | Training]:
     for search, end in _first_searches(config) if searched else ():
         found += [search, *_shuffled(config, search)]
         for variant in searched:
-            targets, shared = (search.name,), search.shared
-            method = _learner(config, variant, "cycle", variant, targets, shared=shared)
+            targets = (search.name,)
+            method = _learner(config, variant, "cycle", variant, targets, shared=search.shared)
+            if config.searched == "sampler":
+                method = method._replace(sampler=config.sampler)
             learners = [method, *_target_controls(config, method)]
             found += [learner._replace(name=learner.name + end) for learner in learners]
     if "sgd" in config.variants:
@@ -146,6 +159,8 @@ def _first_searches(config: RunConfig) -> list[tuple[Search, str]]:
     of the trainings on it end."""
     if config.searched == "per_image":
         return [(Search(FIRST_TARGETS, config.search), "")]
+    if config.searched == "sampler":
+        return [(Search(FIRST_TARGETS, config.search, first=config.sampler.images), "")]
     ways = {f"{COSINE}{cosine:g}": config.shared.chosen(cosine) for cosine in config.shared.choices}
     ways = ways or {"": config.shared}
     return [

@@ -20,6 +20,7 @@ import numpy as np
 from dsl_jax.config import RunConfig, to_dict
 from dsl_jax.files import DamagedFile, read_json, write_text
 from dsl_jax.keys import SEARCH, purpose_key
+from dsl_jax.networks.sampler import Sampler
 from dsl_jax.plain_data import differences
 from dsl_jax.progress import progress_bar
 from dsl_jax.runs.class_files import class_files, load_class
@@ -69,12 +70,16 @@ def verify_run(folder: str | os.PathLike, progress: bool = False) -> list[Damage
     stores = {path: _num_chunks(path) for path in searched if not is_per_class(path.name)}
     classes = [file for path in searched if path not in stores for file in class_files(path)]
     trainings = sorted(set(folder.glob("seed_*/*/")) - set(searched))
-    count = sum(stores.values()) + len(classes) + len(trainings) + 1
+    samplers = sorted(folder.glob("seed_*/sampler.npz"))
+    count = sum(stores.values()) + len(classes) + len(samplers) + len(trainings) + 1
     with progress_bar(count, unit="part", description="verify", show=progress) as bar:
         for path in stores:
             found += _verify_store(path, config, bar.update)
         for path in classes:
-            found += _verify_class(path)
+            found += _verify_archive(path, load_class)
+            bar.update()
+        for path in samplers:
+            found += _verify_archive(path, lambda path: Sampler.load(path, ()))
             bar.update()
         for path in trainings:
             found += _verify_training(path)
@@ -153,10 +158,10 @@ def _verify_store(
         yield Damage(f"{path}: {line}; {layout.REPAIR}", functools.partial(store.discard, chunk))
 
 
-def _verify_class(path: Path) -> Iterator[Damage]:
-    """What was found for a class."""
+def _verify_archive(path: Path, load: Callable[[Path], Any]) -> Iterator[Damage]:
+    """What was found for a class, or a sampler."""
     try:
-        load_class(path)
+        load(path)
     except DamagedFile as error:
         yield Damage(str(error), path.unlink)
 
@@ -209,9 +214,9 @@ def _verify_training(folder: Path) -> Iterator[Damage]:
 
 def _verify_notes(folder: Path) -> Iterator[Damage]:
     """Notes of searches, log and results."""
-    for path in sorted(folder.glob("seed_*/search-*.json")):
+    for path in sorted([*folder.glob("seed_*/search-*.json"), *folder.glob("seed_*/sampler.json")]):
         try:
-            read_json(path, "its seconds are not counted")
+            read_json(path, "what it says is left out")
         except DamagedFile as error:
             yield Damage(str(error), path.unlink)
     try:

@@ -69,12 +69,13 @@ def make_plan(config: RunConfig) -> Plan:
     candidates, search, disk = 0, 0.0, 0
     for step in searches(config):
         cost = search_cost if step.shared is None else shared_search_cost
-        evaluated, seconds = cost(config, images, step)
+        searched = min(images, step.first or images)
+        evaluated, seconds = cost(config, searched, step)
         candidates, search = candidates + evaluated, search + seconds
         if step.shared is not None:
             continue
         generations = [layer.generations for layer in step.config.layers]
-        disk += estimated_bytes(shapes, images, generations)
+        disk += estimated_bytes(shapes, searched, generations)
     learning = learning_seconds(config, images, validation)
     return Plan(
         images,
@@ -141,6 +142,8 @@ def describe(plan: Plan, config: RunConfig, folder: str, data_dir: str | None = 
         each = f"{config.search.candidates_per_image:,} an image{' at first' if cycles else ''}"
         if config.searched == "per_class":
             each = f"each on {config.shared.images_of_a_fitness} images of its class"
+        elif config.searched == "sampler":
+            each += f", of {min(plan.images, config.sampler.images):,} images"
         search = (
             f"{'at most ' if cycles else ''}{plan.candidates:,} candidates, {each}; "
             f"about {duration(plan.search_seconds)}"

@@ -114,7 +114,9 @@ def search_digest(config: RunConfig) -> str:
     parts = to_dict(config)
     kept = ("dataset", "num_train", "validation_size", "widths", "normalize_blocks")
     kept += ("representation", "norm_epsilon", "search", "chunk_size")
-    kept += ("searched", "shared") if config.searched == "per_class" else ()
+    kept += {"per_class": ("searched", "shared"), "sampler": ("searched", "sampler")}.get(
+        config.searched, ()
+    )
     text = json.dumps({name: parts[name] for name in kept}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -152,7 +152,7 @@ def test_the_report_says_how_it_searched(finished):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"cycles": 2}, "cycles is 2: a search per_class has only one"),
+        ({"cycles": 2}, "cycles is 2: the search per_class has only one"),
         ({"target_controls": ("permuted",)}, "choose one of channel_code, element_code"),
         ({"shared": dsl.SharedConfig((0.1, 0.2))}, "2 cosines for 3 blocks"),
         ({"variants": ("sgd",)}, "no searched targets"),
