@@ -13,6 +13,7 @@ from dsl_jax.evolution.shared import search_shared
 from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.files import read_arrays, replacing
 from dsl_jax.keys import SAMPLER, SEARCH, purpose_key
+from dsl_jax.networks.sampler import Sampler
 from dsl_jax.runs.classes import first_of_each_class
 from dsl_jax.runs.controlled import control_key
 from dsl_jax.runs.untrained import make_stages
@@ -35,13 +36,10 @@ def targets_of(
     """
     config, seed, method = point.config, point.config.seed, point.columns["method"]
     stages = make_stages(config, dataset, seed)
+    if method == "sampler":
+        return sampler(config, dataset, stages, folder, count)
     split = sweep_points.first_images(dataset, 0, count)
     found = search_few(config, dataset, stages, folder, count)
-    if method == "sampler":
-        images, classes = dataset.normalize(split.images), dataset.num_classes
-        key = purpose_key(seed, SAMPLER)
-        learned = learn_sampler(key, stages, found, images, split.labels, classes, progress=True)
-        return learned.targets
     naturals = Naturals(stages, split.images, dataset.normalize)
     part = controls.class_part_targets(stages, found, naturals, split.labels, dataset.num_classes)
     code_key = control_key(seed, "channel_code", 1)
@@ -54,6 +52,17 @@ def targets_of(
     if method == "per_class":
         return of_classes
     return controls.with_code(code_key, of_classes, "channel")
+
+
+def sampler(config: RunConfig, dataset: Dataset, stages: Any, folder: Path, count: int) -> Sampler:
+    """The sampler that learns from the search of the first images."""
+    split = sweep_points.first_images(dataset, 0, count)
+    found = search_few(config, dataset, stages, folder, count)
+    key, images = purpose_key(config.seed, SAMPLER), dataset.normalize(split.images)
+    classes = dataset.num_classes
+    return learn_sampler(
+        key, stages, found, images, split.labels, classes, config.sampler, progress=True
+    ).targets
 
 
 def search_few(

@@ -42,7 +42,13 @@ def run_point(
 
 
 def search_images(
-    key: jax.Array, stages: Any, dataset: Dataset, split: Split, config: RunConfig, progress: bool
+    key: jax.Array,
+    stages: Any,
+    dataset: Dataset,
+    split: Split,
+    config: RunConfig,
+    progress: bool,
+    starts: Sequence[Any] | None = None,
 ) -> SearchResult:
     """`search` of a few images, shared equally by this process's devices; on the host."""
     mesh = devices.search_mesh()
@@ -57,6 +63,7 @@ def search_images(
         split.labels,
         config.search,
         ids=split.ids,
+        starts=starts,
         chunk_size=min(share, most),
         mesh=mesh,
         progress=progress,

@@ -25,6 +25,7 @@ SCRIPTS = (
     "choices",
     "cycles",
     "learnable",
+    "starts",
 )
 
 
