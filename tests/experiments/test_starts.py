@@ -25,7 +25,9 @@ def test_other_images_are_searched_from_each_start(experiment, tmp_path):
     assert experiment("starts")(*FLAGS, f"--output_dir={folder}") == 0
     rows = rows_of(folder)
     first = {
-        row["start"]: row["cross_entropy"] for row in rows if row["layer"] == row["generation"] == 0
+        row["start"]: row["cross_entropy"]
+        for row in rows
+        if (row["layer"], row["generation"]) == (1, 0)
     }
     assert list(first) == ["noisy", "class", "sampler"]
     assert len(set(first.values())) == 3
