@@ -7,6 +7,9 @@ import pytest
 from sweep_results import rows_of
 from tiny_search import TINY_SEARCH
 
+from dsl_jax.evolution.image import SearchResult
+from dsl_jax.evolution.images import output_shapes
+
 FLAGS = [
     *TINY_SEARCH,
     "--num_train=100",
@@ -18,20 +21,30 @@ FLAGS = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("one_device")
-def test_other_images_are_searched_from_each_start(experiment, tmp_path):
+def test_other_images_are_searched_from_each_start(experiment, tmp_path, monkeypatch):
+    from common import sweep_points
+
+    generator, searched = np.random.default_rng(0), []
+
+    def instead(key, stages, dataset, split, config, progress, starts=None):
+        searched.append((split.ids, starts))
+        count, shapes = len(split.images), output_shapes(stages, dataset.image_shape)
+        found = tuple(generator.normal(size=(count, *s)).astype(np.float32) for s in shapes)
+        value = -float(len(searched))
+        return SearchResult(found, tuple(np.full((count, n), value) for n in (3, 2, 1, 2)))
+
+    monkeypatch.setattr(sweep_points, "search_images", instead)
     folder = tmp_path / "sweep"
     assert experiment("starts")(*FLAGS, f"--output_dir={folder}") == 0
+    (noisy, none), (few, without), (others, common), (again, proposed) = searched
+    assert none is without is None and len(few) == 60
+    assert not set(few) & set(others)
+    assert list(noisy) == list(others) == list(again)
+    assert [len(h) for h in common] == [4] * 4
+    np.testing.assert_array_equal(common[-1], proposed[-1])  # the logits are the class's
     rows = rows_of(folder)
-    first = {
-        row["start"]: row["cross_entropy"]
-        for row in rows
-        if (row["layer"], row["generation"]) == (1, 0)
-    }
-    assert list(first) == ["noisy", "class", "sampler"]
-    assert len(set(first.values())) == 3
-    # Layer 0 has 2 generations, 1 has 1, 2 none, and the logits 1.
+    assert [row["cross_entropy"] for row in rows if row["layer"] == 2] == [1, 3, 4]
     assert len(rows) == 3 * (3 + 2 + 1 + 2)
     assert (folder / "starts.png").exists()
 
