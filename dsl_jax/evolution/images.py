@@ -223,11 +223,18 @@ def choose_chunk_size(stages: Stages, image_shape: Sequence[int], config: Search
     device = jax.local_devices()[0]
     if device.platform == "cpu":
         return 32
+    stats = device.memory_stats() or {}
+    free = stats.get("bytes_limit", 8 * 2**30) - stats.get("bytes_in_use", 0)
+    return chunk_size_for(free, stages, image_shape, config)
+
+
+def chunk_size_for(
+    free: float, stages: Stages, image_shape: Sequence[int], config: SearchConfig
+) -> int:
+    """Images that fill half of so many bytes, at least one and at most 256."""
     largest = max(math.prod(shape) for shape in output_shapes(stages, image_shape))
     # A population, and about five arrays of its size while the children are made.
     bytes_per_image = 6 * 4 * config.population_size * largest
-    stats = device.memory_stats() or {}
-    free = stats.get("bytes_limit", 8 * 2**30) - stats.get("bytes_in_use", 0)
     return int(min(256, max(1, free // 2 // bytes_per_image)))
 
 

@@ -43,6 +43,8 @@ def never(*_):
 
 def number_of_lines(sweep, rows):
     """Of all tables that an experiment draws of its rows, without their heads."""
+    if sweep["experiment"] == "starts":
+        return len({(r["layer"], r["start"]) for r in rows})
     if sweep["experiment"] != "what_targets_carry":  # a line an option's training, or a title
         return len({(r.get("option"), r.get("title", r["training"])) for r in rows})
     best = any(r["search"] == "SGD at its best" for r in rows)

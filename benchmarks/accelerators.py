@@ -1,0 +1,218 @@
+"""What the compilers for a TPU v5e and an H100 make of our programs, on a machine without either.
+
+    python benchmarks/accelerators.py --json=results/accelerators.json
+
+For each chip and preset it compiles the search of an untrained and of a trained network, for as
+many images as a chunk of `search` would have there, a step of learning, and evaluation; and a
+generation of each layer alone. It prints how long each took to compile, its peak memory, the size
+of its code, the bytes that it moves, and the kernels that a loop's body launches. Nothing is run.
+How to install the compilers: `benchmarks/chips.py`.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import timing
+from absl import app, flags
+from chips import CHIPS, GB, Compiled, compile_for, is_installed
+from flax import nnx
+from jax.tree_util import Partial
+
+import dsl_jax as dsl
+from dsl_jax.evolution.fitness import evaluate_candidates
+from dsl_jax.evolution.image import evolve_layer, rules_of
+from dsl_jax.evolution.images import _search_together, as_pytrees, chunk_size_for, output_shapes
+from dsl_jax.evolution.operators import kind_of
+from dsl_jax.keys import philox_key
+from dsl_jax.learning.evaluation import BATCH_SIZE, _score
+from dsl_jax.learning.objectives import target_objective
+from dsl_jax.learning.optimizer import make_optimizer
+from dsl_jax.learning.steps import Program, take_step
+from dsl_jax.networks.interface import in_mode
+
+_CHIPS = flags.DEFINE_list("chips", list(CHIPS), "For which.")
+_PRESETS = flags.DEFINE_list("presets", ["laptop", "paper"], "The sizes, of CIFAR-10.")
+_PROGRAMS = flags.DEFINE_list("programs", [], "Only these; empty: all.")
+_IMAGES = flags.DEFINE_integer("images", None, "Searched at once; default: a chunk of the chip's.")
+_JSON = flags.DEFINE_string("json", None, "Where the results go, each as it is there.")
+
+CLASSES = 10
+
+
+class Case(NamedTuple):
+    """A program: its name, what is jitted, its arguments and static ones, and a note."""
+
+    name: str
+    function: Any
+    arguments: tuple
+    static: dict[str, Any]
+    size: int = 0  # images searched at once, or of a batch
+
+
+def make_cases(config: dsl.RunConfig, memory: float) -> Iterator[Case]:
+    """All programs of a preset, on a device with so much memory."""
+    shape = (32, 32, 3)
+    images = np.random.default_rng(0).normal(size=(64, *shape)).astype(np.float32)
+    key = philox_key(jax.random.key(0))
+    for name in ("search", "search, trained"):
+        network = make_network(config, shape, images, groups=1)
+        if name == "search, trained":
+            for _, kernel in nnx.iter_graph(network):
+                if isinstance(kernel, nnx.Param) and kernel[...].ndim == 4:
+                    kernel[...] = kernel[...] + 1e-3  # no identity any more
+        stages = as_pytrees(dsl.frozen_stages(network, images, config.search, key=key))
+        count = _IMAGES.value or chunk_size_for(memory, stages, shape, config.search)
+        batch = (
+            jax.ShapeDtypeStruct((count, *shape), np.float32),
+            jax.ShapeDtypeStruct((count,), np.int32),
+            jax.ShapeDtypeStruct((count,), np.uint32),
+        )
+        shared = (key, stages, config.search)
+        rules = {"rules": rules_of(config.search)}
+        yield Case(name, _search_together, (shared, *batch), rules, count)
+        if name == "search":
+            yield from generations(config, stages, shape, count)
+    yield learning(config, shape, images)
+    network = in_mode(make_network(config, shape, images, config.learner_groups), training=False)
+    graph, state = nnx.split(network)
+    labels, weights = np.zeros(BATCH_SIZE, np.int32), np.ones(BATCH_SIZE, bool)
+    batch = (np.zeros((BATCH_SIZE, *shape), np.float32), labels, weights)
+    yield Case("evaluation", jax.jit(partial(_score, graph)), (state, *batch), {}, BATCH_SIZE)
+
+
+def make_network(config: dsl.RunConfig, shape: tuple, images: np.ndarray, groups: int):
+    """A preset's network, whitened."""
+    network = dsl.ConvNet(
+        shape,
+        CLASSES,
+        config.widths,
+        groups,
+        normalize_blocks=config.normalize_blocks,
+        representation=config.representation,
+        rngs=nnx.Rngs(0),
+    )
+    network.whiten(images)
+    return network
+
+
+def generations(config: dsl.RunConfig, stages: tuple, shape: tuple, count: int) -> Iterator[Case]:
+    """For each layer a search without generations, and one with one: their difference is one."""
+    for index, h in enumerate(output_shapes(stages, shape)):
+        kind = kind_of(h, last=index == len(stages) - 1)
+        for many in (0, 1):
+            layer = dataclasses.replace(config.search.layers[index], generations=many)
+
+            def evolve(key, rest, h, layer=layer, kind=kind):
+                def of_one(one):
+                    start = jnp.broadcast_to(one, (config.search.population_size, *one.shape))
+                    evaluate = partial(evaluate_candidates, rest, 3)
+                    rules = rules_of(config.search)
+                    return evolve_layer(key, start, evaluate, layer, config.search, kind, rules)
+
+                return jax.vmap(of_one)(h)
+
+            arguments = (
+                philox_key(jax.random.key(0)),
+                stages[index + 1 :],
+                jax.ShapeDtypeStruct((count, *h), np.float32),
+            )
+            yield Case(f"layer {index}, {many} generations", jax.jit(evolve), arguments, {}, count)
+
+
+def learning(config: dsl.RunConfig, shape: tuple, images: np.ndarray) -> Case:
+    """A step of learning from targets of 16 bits."""
+    network, learn = make_network(config, shape, images, config.learner_groups), config.learn
+    graph, params, rest = nnx.split(in_mode(network, training=True), nnx.Param, ...)
+    size = learn.batch_size
+    outputs = jax.eval_shape(
+        in_mode(network, training=False).representations,
+        jax.ShapeDtypeStruct((size, *shape), np.float32),
+    )
+    targets = tuple(
+        jax.ShapeDtypeStruct(s, np.float16) for s in (*(h.shape for h in outputs), (size, CLASSES))
+    )
+    program = Program(graph, learn, 10, (0.5,) * 3, (0.25,) * 3)
+    arguments = (
+        jax.random.key(0),
+        params,
+        make_optimizer(learn, 10).init(params),
+        rest,
+        Partial(target_objective),
+        jax.ShapeDtypeStruct((size, *shape), np.uint8),
+        targets,
+    )
+    return Case("learning step", take_step, arguments, {"program": program}, size)
+
+
+def row_of(chip: str, preset: str, case: Case, found: Compiled) -> dict[str, Any]:
+    """A line of the table."""
+    return {
+        "chip": chip,
+        "preset": preset,
+        "program": case.name,
+        "images": case.size,
+        "compile, s": round(found.seconds, 1),
+        "peak, GB": round(found.memory / GB, 3),
+        "code, MB": round(found.code / 1e6, 2),
+        "moved, GB": None if found.moved is None else round(found.moved / GB, 3),
+        "kernels (copies) a loop": ", ".join(f"{n} ({c})" for n, c in found.kernels) or "none",
+    }
+
+
+def passes(rows: list[dict[str, Any]], config: dsl.RunConfig, chip: str) -> list[dict[str, Any]]:
+    """Of each layer, how often a generation moves the bytes of its candidates."""
+    moved = {
+        row["program"]: row for row in rows if (row["chip"], row["preset"]) == (chip, config.name)
+    }
+    network = dsl.ConvNet((32, 32, 3), CLASSES, config.widths, rngs=nnx.Rngs(0))
+    shapes = jax.eval_shape(
+        in_mode(network, training=False).representations,
+        jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32),
+    )
+    found = []
+    for index, h in enumerate(shapes):
+        without, one = (moved.get(f"layer {index}, {many} generations") for many in (0, 1))
+        if without and one and one["moved, GB"] is not None:
+            size = 4 * h.size * one["images"] * config.search.num_children
+            count = GB * (one["moved, GB"] - without["moved, GB"]) / size
+            found.append(
+                {"chip": chip, "preset": config.name, "layer": index, "passes": round(count, 1)}
+            )
+    return found
+
+
+def main(_) -> None:
+    about = timing.machine("dsl_jax", "flax", "optax", "evosax")
+    rows, traffic = [], []
+    for chip in _CHIPS.value:
+        if not is_installed(chip):
+            print(f"{chip}: its compiler, {CHIPS[chip].package}, is not installed")
+            continue
+        device = CHIPS[chip].devices()[0]
+        for preset in _PRESETS.value:
+            config = dsl.get_preset(preset, "cifar10")
+            for case in make_cases(config, CHIPS[chip].memory):
+                if _PROGRAMS.value and not any(map(case.name.startswith, _PROGRAMS.value)):
+                    continue
+                found = compile_for(device, case.function, *case.arguments, **case.static)
+                rows.append(row_of(chip, preset, case, found))
+                print(" ".join(f"{name}={value}" for name, value in rows[-1].items()), flush=True)
+                if _JSON.value:
+                    timing.save({"machine": about, "rows": rows, "passes": traffic}, _JSON.value)
+            traffic += passes(rows, config, chip)
+    if not rows:
+        raise SystemExit("nothing was compiled: see benchmarks/chips.py for how to install")
+    timing.report(rows, about, None)
+    if traffic:
+        timing.report(traffic, about, None)
+    if _JSON.value:
+        timing.save({"machine": about, "rows": rows, "passes": traffic}, _JSON.value)
+
+
+if __name__ == "__main__":
+    app.run(main)
