@@ -221,7 +221,11 @@ def smoothed_noise(
       float32 of that shape.
     """
     if not passes or len(shape) == 2:
-        return jax.random.normal(key, shape, jnp.float32)
+        white = jax.random.normal(key, shape, jnp.float32)
+        # A GPU's compiler would draw it anew in each fusion that uses it, and compile for a minute.
+        return jax.lax.platform_dependent(
+            white, cpu=lambda x: x, default=jax.lax.optimization_barrier
+        )
     count, *spatial, channels = shape
     basis = noise_basis(tuple(spatial), passes, smoothing == "noise_rescaled", truncation)
     # One draw and one matrix product for all, positions first: what a CPU does best.
