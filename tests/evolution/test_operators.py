@@ -220,3 +220,11 @@ def test_a_number_is_no_key():
     advice = r"give one key, such as jax\.random\.key\(0\)"
     with pytest.raises(TypeError, match=rf"the key is 0 \(int\): {advice}"):
         keys.philox_key(0)
+
+
+def test_a_tpus_way_to_the_mean_of_two_parents_is_the_mean():
+    parents = jax.random.normal(KEY, (5, 3, 3, 2))
+    pairs = jnp.array([[0, 1, 4, 2], [3, 1, 0, 2]])
+    expected = [(np.asarray(parents)[a] + np.asarray(parents)[b]) / 2 for a, b in pairs.T]
+    for means in (operators._means_by_product, operators._means_by_index):
+        np.testing.assert_allclose(means(parents, pairs), np.stack(expected), atol=1e-6)

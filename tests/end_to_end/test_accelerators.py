@@ -1,0 +1,71 @@
+"""benchmarks/accelerators.py: what it reads from a compiler, and that our programs compile."""
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def chips(monkeypatch):
+    """The module; JAX has no device yet that its settings could change."""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    return importlib.import_module("chips")
+
+
+def test_kernels_are_counted_in_the_bodies_of_loops_alone(chips):
+    text = """
+%inner (p: (s32[], f32[4])) -> (s32[], f32[4]) {
+  %p = (s32[], f32[4]{0}) parameter(0)
+  %x = f32[4]{0} get-tuple-element(%p), index=1
+  %c = f32[4]{0} copy(%x)
+  %f = f32[4]{0} fusion(%c), kind=kLoop, calls=%fused
+  ROOT %t = (s32[], f32[4]{0}) tuple(%i, %f)
+}
+
+%fused (q: f32[4]) -> f32[4] {
+  %q = f32[4]{0} parameter(0)
+  ROOT %a = f32[4]{0} add(%q, %q)
+}
+
+ENTRY %main (x: f32[4]) -> f32[4] {
+  %x = f32[4]{0} parameter(0)
+  %m = f32[4]{0} multiply(%x, %x)
+  %w = (s32[], f32[4]{0}) while(%m), condition=%cond, body=%inner
+  ROOT %r = f32[4]{0} get-tuple-element(%w), index=1
+}
+"""
+    assert chips.loop_kernels(text) == ((2, 1),)
+
+
+def test_a_compiled_loop_has_kernels(chips):
+    def loop(x):
+        return jax.lax.fori_loop(0, 5, lambda _, y: jnp.sort(y * 2) @ y * y, x)
+
+    text = jax.jit(loop).lower(jnp.ones(64)).compile().as_text()
+    ((kernels, copies),) = chips.loop_kernels(text)
+    assert 1 <= kernels < 12 and copies <= kernels
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("chip", ["v5e", "h100"])
+def test_every_program_compiles_and_fits(chip, chips, tmp_path):
+    if not chips.is_installed(chip):
+        pytest.skip(f"{chips.CHIPS[chip].package} is not installed: see benchmarks/chips.py")
+    kept = tmp_path / "accelerators.json"
+    subprocess.run(
+        [sys.executable, "benchmarks/accelerators.py", f"--chips={chip}", "--presets=smoke",
+         "--images=4", f"--json={kept}"],
+        cwd=ROOT, check=True,
+    )  # fmt: skip
+    rows = json.loads(kept.read_text())["rows"]
+    programs = {row["program"] for row in rows}
+    assert {"search", "search, trained", "learning step", "evaluation"} <= programs
+    assert all(0 < row["peak, GB"] * chips.GB < chips.CHIPS[chip].memory for row in rows)
