@@ -27,7 +27,7 @@ from dsl_jax.runs.folder import RunFolder, find_targets
 from dsl_jax.runs.lock import alone
 from dsl_jax.runs.loggers import Logger
 from dsl_jax.runs.results import Result, Trained
-from dsl_jax.runs.sampled import sampled_targets
+from dsl_jax.runs.sampled import check_sampler, sampled_targets
 from dsl_jax.runs.steps import FIRST_TARGETS, Search, Training, is_searched, steps
 from dsl_jax.runs.untrained import make_network, make_stages, network_arguments
 from dsl_jax.runs.verify import repair_run
@@ -177,6 +177,8 @@ def stages_and_images(
     if step.shuffled:
         key = control_key(seed, "shuffled_labels", step.cycle)
         split = split._replace(labels=shuffled_labels(key, split.labels))
+    if step.first is not None:
+        check_sampler(dataset, seed, step.first, run_folder.config.sampler)
     if step.network is None:
         return stages, jax.tree.map(lambda array: array[: step.first], split)
     rows = _chosen_before(run_folder.folder / f"seed_{seed}" / step.name, dataset.train.ids)

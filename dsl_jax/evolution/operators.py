@@ -136,19 +136,16 @@ def moved(natural: jax.Array, direction: jax.Array, value: jax.Array | float) ->
 
 def brought_near(h: jax.Array, natural: jax.Array, least_cosine: float) -> jax.Array:
     """h [...] itself where its cosine to `natural` [...] is at least so large, both with their
-    means taken away; else what is closest to it of those that have this cosine: `moved`, written so
-    that h is read twice and written once."""
-    n = normalize(natural)
-    mean, along = jnp.mean(h), jnp.mean(h * n)
-    variance, own = jnp.mean(h * h) - mean * mean, jnp.mean(n * n)
-    is_far = along < least_cosine * jnp.sqrt(variance * own)
-    across = jnp.maximum(variance - along * along / own, jnp.finfo(jnp.float32).tiny)
-    of_h = jnp.sqrt(1 - least_cosine * least_cosine) * jax.lax.rsqrt(across)
-    of_n = least_cosine - of_h * along / own
-    of_h, of_n, away = (
-        jnp.where(is_far, far, near) for far, near in ((of_h, 1.0), (of_n, 0.0), (of_h * mean, 0.0))
-    )
-    return of_h * h + of_n * n - away
+    means taken away; else `moved`, what is closest to it of those that have this cosine."""
+    n, centred = normalize(natural), h - jnp.mean(h)
+    own, along = jnp.mean(n * n), jnp.mean(centred * n)
+    across = centred - (along / own) * n
+    size, all_of_it = jnp.mean(across * across), jnp.mean(centred * centred)
+    # Of what is nothing but rounding no direction is made.
+    scale = jnp.where(size > 1e-10 * all_of_it, jax.lax.rsqrt(jnp.maximum(size, 1e-30)), 0.0)
+    brought = least_cosine * n + jnp.sqrt(1 - least_cosine**2) * scale * across
+    is_far = along < least_cosine * jnp.sqrt(own * all_of_it)
+    return jnp.where(is_far, brought, h)
 
 
 # --------------------------------------------------------------------------------------------

@@ -90,7 +90,9 @@ def frozen_stages(
         stage, x = freeze(x)
         stages.append(stage)
         shapes.append(None if x is None else x.shape[1:])
-        natural = None if natural is None else stage(natural)
+        if natural is not None and len(stages) < len(parts):
+            natural = stage(natural)
+            x = _all_near(x, natural, config)
         x = explorers_of(x, natural)
     if config is not None:
         check_layers_change(shapes, config)
@@ -321,6 +323,11 @@ def _explorers(
         )[0].astype(h.dtype)
 
     found = jax.vmap(explorer)(jax.random.split(key, len(x)), x)
-    if natural is None or config.least_cosine is None:
-        return found
-    return jax.vmap(brought_near, (0, 0, None))(found, natural, config.least_cosine)
+    return found if natural is None else _all_near(found, natural, config)
+
+
+@partial(jax.jit, static_argnames="config")
+def _all_near(x: jax.Array, natural: jax.Array, config: SearchConfig) -> jax.Array:
+    """Each of x [N, ...] as near to its natural representation as config wants candidates."""
+    least: Any = config.least_cosine
+    return jax.vmap(brought_near, (0, 0, None))(x, natural, least)

@@ -88,7 +88,7 @@ def _sampler_table(folder: Path, seed: int) -> tuple[Table, ...]:
     )
     note = (
         "Share of the variance of held-out targets that is not predicted: from the natural "
-        "representation and the class alone, and by the sampler."
+        "representation and the class alone, and by the sampler in its best epoch on these images."
     )
     header = ("targets of", "class alone", "sampler")
     return (Table("What the sampler predicts", header, lines, note),) if lines else ()

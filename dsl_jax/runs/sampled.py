@@ -3,6 +3,9 @@
 import time
 from pathlib import Path
 
+import numpy as np
+
+from dsl_jax.config import SamplerConfig
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.files import read_json, write_json
@@ -14,7 +17,7 @@ from dsl_jax.runs.lock import alone
 from dsl_jax.runs.steps import Training
 from dsl_jax.runs.untrained import make_stages
 from dsl_jax.targets import controls
-from dsl_jax.targets.sampling import learn_sampler
+from dsl_jax.targets.sampling import learn_sampler, split_rows
 from dsl_jax.targets.store import TargetStore
 
 
@@ -30,6 +33,12 @@ def sampled_targets(
         return sampler.shared
     key = control_key(seed, step.kind, 1)
     return controls.with_code(key, sampler.shared, step.kind.removesuffix("_code"))
+
+
+def check_sampler(dataset: Dataset, seed: int, count: int, config: SamplerConfig) -> None:
+    """Raises ValueError where a sampler could not learn from the first images, once searched."""
+    labels = np.asarray(dataset.train.labels[:count])
+    split_rows(purpose_key(seed, SAMPLER), labels, dataset.num_classes, config)
 
 
 def sampler_file(folder: Path, seed: int) -> Path:

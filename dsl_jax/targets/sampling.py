@@ -80,15 +80,8 @@ def learn_sampler(
     check_images(images)
     read, naturals = as_targets(targets), Naturals(stages, images)
     labels = check_aligned(read, naturals, labels, num_classes)
-    held_out = round(config.held_out * len(labels))
-    if not 0 < held_out < len(labels):
-        raise ValueError(
-            f"held_out is {config.held_out} of {len(labels)} images: leave at least one, and keep "
-            "at least one to learn from"
-        )
+    train, test = split_rows(key, labels, num_classes, config)
     key = threefry_key(key)
-    order = np.asarray(jax.random.permutation(jax.random.fold_in(key, 0), len(labels)))
-    test, train = np.sort(order[:held_out]), np.sort(order[held_out:])
     few = _Some(read, train)
     shared = class_part_targets(
         stages, few, Naturals(stages, images[train]), labels[train], num_classes
@@ -111,6 +104,32 @@ def learn_sampler(
             found.append(weights)
             shares.append(errors / scale)
     return LearnedSampler(Sampler(shared, tuple(found)), tuple(shares))
+
+
+def split_rows(
+    key: jax.Array, labels: np.ndarray, num_classes: int, config: SamplerConfig
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rows that a sampler learns from, and those that are held out, in order.
+
+    Raises:
+      ValueError: nothing is held out, or of a class there is nothing to learn from.
+    """
+    held_out = round(config.held_out * len(labels))
+    if not 0 < held_out < len(labels):
+        raise ValueError(
+            f"held_out is {config.held_out} of {len(labels)} images: leave at least one, and keep "
+            "at least one to learn from"
+        )
+    order_key = jax.random.fold_in(threefry_key(key), 0)
+    order = np.asarray(jax.random.permutation(order_key, len(labels)))
+    train = np.sort(order[held_out:])
+    absent = np.setdiff1d(np.arange(num_classes), np.asarray(labels)[train]).tolist()
+    if absent:
+        raise ValueError(
+            f"of {len(labels)} searched images, {held_out} of them held out, none is left of the "
+            f"classes {absent}: search more images"
+        )
+    return train, np.sort(order[:held_out])
 
 
 class _Some:

@@ -48,7 +48,7 @@ def targets_of(
     if method == "channel_code":
         return controls.with_code(code_key, part, "channel")
     cosines = tuple(map(float, part.cosines))
-    of_classes = search_classes(config, dataset, stages, folder, cosines, of_a_class)
+    of_classes = search_classes(config, dataset, stages, folder, cosines, of_a_class, count)
     if method == "per_class":
         return of_classes
     return controls.with_code(code_key, of_classes, "channel")
@@ -87,11 +87,12 @@ def search_classes(
     folder: Path,
     cosines: tuple[float, ...],
     of_a_class: dict[str, int],
+    count: int,
 ) -> SharedTargets:
-    """What one search a class finds; it is kept."""
+    """What one search a class finds, with the cosines of the search of so many images; kept."""
     how = "-".join(f"{name}_{value}" for name, value in of_a_class.items())
     digest = sweep_points.search_digest(config)
-    if not (path := folder / f"per_class-{digest}-{how}-{config.seed}.npz").exists():
+    if not (path := folder / f"per_class-{digest}-{count}-{how}-{config.seed}.npz").exists():
         shared = SharedConfig(cosines, **of_a_class)
         split = first_of_each_class(dataset.train, shared.images_per_class)
         found = search_shared(

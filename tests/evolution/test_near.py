@@ -39,6 +39,15 @@ def test_what_is_far_is_brought_to_the_nearest_place_and_what_is_near_is_left():
     assert (cosines(others, np.broadcast_to(far, others.shape)) < best).all()
 
 
+@pytest.mark.parametrize("size", [2, 3, 18])
+def test_small_ones_are_brought_near_as_well_also_from_the_other_side(size):
+    natural, h = np.random.default_rng(2).normal(size=(2, 500, size)).astype(np.float32)
+    h[::2] = -natural[::2] + 1e-2 * h[::2]  # across from it
+    found = jax.vmap(brought_near, (0, 0, None))(h, natural, 0.8)
+    assert (cosines(found, natural) > 0.8 - 1e-3).all()
+    assert np.abs(found).max() < 100
+
+
 @pytest.mark.parametrize(
     ("strategy", "target"), [("representation_ga", "parent_mean"), ("SNES", "best")]
 )

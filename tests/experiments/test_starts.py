@@ -43,6 +43,7 @@ def test_other_images_are_searched_from_each_start(experiment, tmp_path, monkeyp
     assert list(noisy) == list(others) == list(again)
     assert [len(h) for h in common] == [4] * 4
     np.testing.assert_array_equal(common[-1], proposed[-1])  # the logits are the class's
+    assert any((ours != theirs).any() for ours, theirs in zip(common, proposed, strict=True))
     rows = rows_of(folder)
     assert [row["cross_entropy"] for row in rows if row["layer"] == 2] == [1, 3, 4]
     assert len(rows) == 3 * (3 + 2 + 1 + 2)
