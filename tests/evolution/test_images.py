@@ -191,7 +191,7 @@ def test_cores_change_no_bit_and_share_one_compilation(monkeypatch):
 
 
 def test_a_failure_in_a_thread_is_told(monkeypatch):
-    def fails(shared, image, *_):
+    def fails(shared, image, *_, rules):
         raise FloatingPointError(f"image {image[0, 0, 0]:.0f}")
 
     monkeypatch.setattr(MODULE, "_search_one", fails)
