@@ -148,6 +148,8 @@ def search_targets(
     if step.shared is not None:
         search_per_class(run_folder, dataset, seed, step, progress, note_seconds)
         return
+    if step.first is not None:
+        check_sampler(dataset, seed, step.first, run_folder.config.sampler)
     stages, split = stages_and_images(run_folder, dataset, seed, step)
     if not len(split.images):
         return
@@ -177,8 +179,6 @@ def stages_and_images(
     if step.shuffled:
         key = control_key(seed, "shuffled_labels", step.cycle)
         split = split._replace(labels=shuffled_labels(key, split.labels))
-    if step.first is not None:
-        check_sampler(dataset, seed, step.first, run_folder.config.sampler)
     if step.network is None:
         return stages, jax.tree.map(lambda array: array[: step.first], split)
     rows = _chosen_before(run_folder.folder / f"seed_{seed}" / step.name, dataset.train.ids)

@@ -122,9 +122,8 @@ def table(rows: sweep_rows.Rows) -> str:
     for layer in sorted(sweep_rows.values_of(rows, "layer")):
         traces = mean_traces(rows, layer)
         for start, trace in traces.items():
-            gain = (
-                "" if start == "noisy" or "noisy" not in traces else saved(trace, traces["noisy"])
-            )
+            noisy = traces.get("noisy") if start != "noisy" else None
+            gain = "" if noisy is None else saved(trace, noisy)
             name = sweep_rows.layer_name(layer)
             lines.append([name, start, trace[0], trace[-1], len(trace) - 1, gain])
     header = ["layer", "start", "first", "last", "generations", "saved"]

@@ -125,12 +125,15 @@ def moved(natural: jax.Array, direction: jax.Array, value: jax.Array | float) ->
     """A representation [...] of unit variance whose cosine to `natural` [...] is `value`.
 
     It is value * n + sqrt(1 - value^2) * d: n the natural one and d the direction, from which what
-    it has of n is taken away, both brought to mean 0 and variance 1.
+    it has of n is taken away, both brought to mean 0 and variance 1. Where nothing but rounding is
+    left of d, there is none.
     """
     n = normalize(natural)
-    d = direction - jnp.mean(direction)
-    d = d - n * (jnp.mean(n * d) / jnp.mean(n * n))
-    d = d * jax.lax.rsqrt(jnp.maximum(jnp.mean(d * d), jnp.finfo(jnp.float32).tiny))
+    whole = direction - jnp.mean(direction)
+    d = whole - n * (jnp.mean(n * whole) / jnp.mean(n * n))
+    size = jnp.mean(d * d)
+    d = d * jax.lax.rsqrt(jnp.maximum(size, jnp.finfo(jnp.float32).tiny))
+    d = jnp.where(size > 1e-10 * jnp.mean(whole * whole), d, 0)
     return value * n + jnp.sqrt(1 - value * value) * d
 
 
@@ -138,14 +141,9 @@ def brought_near(h: jax.Array, natural: jax.Array, least_cosine: float) -> jax.A
     """h [...] itself where its cosine to `natural` [...] is at least so large, both with their
     means taken away; else `moved`, what is closest to it of those that have this cosine."""
     n, centred = normalize(natural), h - jnp.mean(h)
-    own, along = jnp.mean(n * n), jnp.mean(centred * n)
-    across = centred - (along / own) * n
-    size, all_of_it = jnp.mean(across * across), jnp.mean(centred * centred)
-    # Of what is nothing but rounding no direction is made.
-    scale = jnp.where(size > 1e-10 * all_of_it, jax.lax.rsqrt(jnp.maximum(size, 1e-30)), 0.0)
-    brought = least_cosine * n + jnp.sqrt(1 - least_cosine**2) * scale * across
-    is_far = along < least_cosine * jnp.sqrt(own * all_of_it)
-    return jnp.where(is_far, brought, h)
+    size = jnp.sqrt(jnp.mean(n * n) * jnp.mean(centred * centred))
+    is_far = jnp.mean(centred * n) < least_cosine * size
+    return jnp.where(is_far, moved(natural, h, least_cosine), h)
 
 
 # --------------------------------------------------------------------------------------------

@@ -16,10 +16,19 @@ from dsl_jax.evolution.clusters import cluster_rows
 from dsl_jax.evolution.fitness import Stages
 from dsl_jax.evolution.image import in_float32
 from dsl_jax.evolution.images import as_pytrees
-from dsl_jax.evolution.operators import moved
+from dsl_jax.evolution.operators import moved, normalize
 from dsl_jax.files import read_arrays, replacing
 
 REMEDY = "delete it, and make the targets again"
+
+
+def natural_representations(stages: Stages, images: jax.Array) -> tuple[jax.Array, ...]:
+    """What stages make of images [M, ...], normalised as targets are: a [M, ...] for each block."""
+    found, h = [], images
+    for stage in in_float32(stages, images[0])[:-1]:
+        h = stage(h)
+        found.append(jax.vmap(normalize)(h))
+    return tuple(found)
 
 
 @struct.dataclass
@@ -81,7 +90,11 @@ class SharedTargets:
     @classmethod
     def load(cls, path: str | Path, stages: Stages) -> "SharedTargets":
         """What `save` wrote, for the stages of the same network. Raises DamagedFile."""
-        saved = read_arrays(Path(path), REMEDY)
+        return cls.from_arrays(read_arrays(Path(path), REMEDY), stages)
+
+    @classmethod
+    def from_arrays(cls, saved: dict[str, np.ndarray], stages: Stages) -> "SharedTargets":
+        """From what `arrays` gave, and others."""
         count = sum(name.startswith("direction_") for name in saved)
         return cls(
             as_pytrees(stages),

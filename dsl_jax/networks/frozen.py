@@ -79,7 +79,7 @@ def frozen_stages(
             raise ValueError("there are no images to measure statistics on")
         learner_shapes(network, x.shape[1:])  # raises what the network does not take
         x = jnp.asarray(x, jnp.float32)
-    explore: list[Callable] = [lambda x, natural: x] * len(parts)
+    explore: list[Callable] = [lambda x: x] * len(parts)
     natural = x if config is not None and config.least_cosine is not None else None
     if config is not None:
         x, explore = _as_searched(x, len(parts), config, key)
@@ -92,8 +92,9 @@ def frozen_stages(
         shapes.append(None if x is None else x.shape[1:])
         if natural is not None and len(stages) < len(parts):
             natural = stage(natural)
-            x = _all_near(x, natural, config)
-        x = explorers_of(x, natural)
+            x = _all_near(explorers_of(_all_near(x, natural, config)), natural, config)
+        else:
+            x = explorers_of(x)
     if config is not None:
         check_layers_change(shapes, config)
     return tuple(stages)
@@ -115,7 +116,7 @@ def _as_searched(
     *keys, image_key = jax.random.split(philox_key(key), num_stages)
     each = jax.random.split(image_key, len(x))
     x = jax.jit(jax.vmap(perturb_image, (0, 0, None)))(each, x, config.initial_noise)
-    explore: list[Callable] = [lambda x, natural: x] * num_stages
+    explore: list[Callable] = [lambda x: x] * num_stages
     for number, layer_key in enumerate(keys):
         if config.layers[number].generations:
             layer = config.layers[number]
@@ -298,17 +299,8 @@ def _apply_pre_gelu_head(kernel: jax.Array, x: jax.Array) -> jax.Array:
 
 
 @partial(jax.jit, static_argnames=("layer", "config"))
-def _explorers(
-    key: jax.Array,
-    x: jax.Array,
-    natural: jax.Array | None,
-    layer: LayerSchedule,
-    config: SearchConfig,
-):
-    """One explorer of each sample of x [N, ...] alone, as search makes them at this layer.
-
-    natural: what the clean images make [N, ...], if config wants candidates near it.
-    """
+def _explorers(key: jax.Array, x: jax.Array, layer: LayerSchedule, config: SearchConfig):
+    """One explorer of each sample of x [N, ...] alone, as search makes them at this layer."""
 
     def explorer(key, h):
         return reproduce(
@@ -322,8 +314,7 @@ def _explorers(
             truncation=config.noise_truncation,
         )[0].astype(h.dtype)
 
-    found = jax.vmap(explorer)(jax.random.split(key, len(x)), x)
-    return found if natural is None else _all_near(found, natural, config)
+    return jax.vmap(explorer)(jax.random.split(key, len(x)), x)
 
 
 @partial(jax.jit, static_argnames="config")

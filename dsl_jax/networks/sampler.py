@@ -13,9 +13,8 @@ from flax import struct
 
 from dsl_jax.devices import Array
 from dsl_jax.evolution.fitness import Stages
-from dsl_jax.evolution.image import in_float32
-from dsl_jax.evolution.operators import moved, normalize
-from dsl_jax.evolution.shared_targets import REMEDY, SharedTargets
+from dsl_jax.evolution.operators import moved
+from dsl_jax.evolution.shared_targets import REMEDY, SharedTargets, natural_representations
 from dsl_jax.files import read_arrays, replacing
 from dsl_jax.networks.convnet import gelu
 from dsl_jax.networks.convolution import convolve_same
@@ -47,11 +46,9 @@ class Sampler:
           images: normalised floats [B, ...].
           labels: integers [B].
         """
-        found, h, shared = [], images, self.shared
-        blocks = in_float32(shared.stages, images[0])[:-1]
-        for index, (stage, weights) in enumerate(zip(blocks, self.weights, strict=True)):
-            h = stage(h)
-            natural = jax.vmap(normalize)(h)
+        found, shared = [], self.shared
+        naturals = natural_representations(shared.stages, images)
+        for index, (natural, weights) in enumerate(zip(naturals, self.weights, strict=True)):
             direction = jnp.asarray(shared.directions[index])[labels]
             direction += propose(weights, natural, labels)
             cosine = shared.cosines[index]
@@ -69,7 +66,8 @@ class Sampler:
     @classmethod
     def load(cls, path: str | Path, stages: Stages) -> "Sampler":
         """What `save` wrote, for the stages of the same network. Raises DamagedFile."""
-        shared, saved = SharedTargets.load(path, stages), read_arrays(Path(path), REMEDY)
+        saved = read_arrays(Path(path), REMEDY)
+        shared = SharedTargets.from_arrays(saved, stages)
         weights = tuple(
             {name: saved[f"sampler_{index}_{name}"] for name in ("first", "labels", "last")}
             for index in range(len(shared.directions))

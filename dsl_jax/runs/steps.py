@@ -94,10 +94,9 @@ def steps(config: RunConfig) -> list[Search | Training]:
     for search, end in _first_searches(config) if searched else ():
         found += [search, *_shuffled(config, search)]
         for variant in searched:
-            targets = (search.name,)
-            method = _learner(config, variant, "cycle", variant, targets, shared=search.shared)
-            if config.searched == "sampler":
-                method = method._replace(sampler=config.sampler)
+            sampler = config.sampler if config.searched == "sampler" else None
+            made = {"shared": search.shared, "sampler": sampler}
+            method = _learner(config, variant, "cycle", variant, (search.name,), **made)
             learners = [method, *_target_controls(config, method)]
             found += [learner._replace(name=learner.name + end) for learner in learners]
     if "sgd" in config.variants:

@@ -17,10 +17,10 @@ import numpy as np
 
 from dsl_jax.batching import in_batches
 from dsl_jax.evolution.fitness import Stages
-from dsl_jax.evolution.image import SearchResult, in_float32
+from dsl_jax.evolution.image import SearchResult
 from dsl_jax.evolution.images import as_pytrees
-from dsl_jax.evolution.operators import moved, normalize
-from dsl_jax.evolution.shared_targets import SharedTargets
+from dsl_jax.evolution.operators import moved
+from dsl_jax.evolution.shared_targets import SharedTargets, natural_representations
 from dsl_jax.inputs import check_labels
 from dsl_jax.measures import cosine_distance
 from dsl_jax.values import check_cosines, one_of
@@ -96,15 +96,6 @@ class Naturals:
             self._images[rows],
             CHUNK,
         )
-
-
-def natural_representations(stages: Stages, images: jax.Array) -> tuple[jax.Array, ...]:
-    """What stages make of images [M, ...], normalised as targets are: a [M, ...] for each block."""
-    found, h = [], images
-    for stage in in_float32(stages, images[0])[:-1]:
-        h = stage(h)
-        found.append(jax.vmap(normalize)(h))
-    return tuple(found)
 
 
 _natural = jax.jit(natural_representations)

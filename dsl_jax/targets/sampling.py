@@ -18,6 +18,7 @@ from dsl_jax.keys import check_key, threefry_key
 from dsl_jax.networks.sampler import Sampler, Weights, first_weights, propose
 from dsl_jax.progress import progress_bar
 from dsl_jax.targets.controls import (
+    Control,
     Given,
     Naturals,
     as_targets,
@@ -82,12 +83,13 @@ def learn_sampler(
     labels = check_aligned(read, naturals, labels, num_classes)
     train, test = split_rows(key, labels, num_classes, config)
     key = threefry_key(key)
-    few = _Some(read, train)
+    few = Control(read.ids[train], lambda rows: read.read(train[rows]).representations)
     shared = class_part_targets(
         stages, few, Naturals(stages, images[train]), labels[train], num_classes
     )
     found, shares = [], []
-    everything = zip(naturals.read(np.arange(len(labels))), _all_blocks(read), strict=True)
+    rows = np.arange(len(labels))
+    everything = zip(naturals.read(rows), blocks_of(read, rows), strict=True)
     with progress_bar(
         len(shared.directions) * config.epochs,
         unit="epoch",
@@ -130,21 +132,6 @@ def split_rows(
             f"classes {absent}: search more images"
         )
     return train, np.sort(order[:held_out])
-
-
-class _Some:
-    """The targets of some images alone."""
-
-    def __init__(self, targets: Any, rows: np.ndarray):
-        self.ids = targets.ids[rows]
-        self._targets, self._rows = targets, rows
-
-    def read(self, rows: Any = None) -> Any:
-        return self._targets.read(self._rows[slice(None) if rows is None else rows])
-
-
-def _all_blocks(targets: Any) -> tuple[np.ndarray, ...]:
-    return blocks_of(targets, np.arange(len(targets.ids)))
 
 
 def _fit(

@@ -7,10 +7,9 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from tiny_run import scores, tiny_config, tiny_data, weights
+from tiny_run import finish, scores, tiny_config, tiny_data, weights
 
 import dsl_jax as dsl
-from dsl_jax import pipeline
 from dsl_jax.evolution import shared
 from dsl_jax.files import DamagedFile
 from dsl_jax.keys import SEARCH, TRAINING, purpose_key
@@ -33,16 +32,10 @@ def data():
     return tiny_data()
 
 
-def go_on(folder, data, config=CONFIG, **options):
-    return dsl.run(config, folder, data, probes=False, progress=False, **options)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("per_class") / "run"
-    with pytest.MonkeyPatch.context() as patch:  # as `one_device`, which is each test's
-        patch.setattr(pipeline, "device_mesh", lambda *_: None)
-        return folder, go_on(folder, data)
+    return folder, finish(CONFIG, folder, data)
 
 
 def test_it_learns_what_search_shared_finds_and_its_control_a_code_in_its_place(finished, data):
@@ -90,7 +83,7 @@ def test_only_classes_that_are_lacking_are_searched_again(finished, data, tmp_pa
         return [lambda n=n, one=one: (searched.append(n), one())[1] for n, one in enumerate(found)]
 
     monkeypatch.setattr(classes, "class_searches", watched)
-    assert scores(go_on(folder, data)) == scores(results)
+    assert scores(finish(CONFIG, folder, data)) == scores(results)
     assert sorted(searched) == [3, 8]
     jax.tree.map(np.testing.assert_array_equal, weights(folder), weights(template))
 
@@ -108,7 +101,7 @@ def test_a_damaged_class_is_named_and_searched_again_by_repair(finished, data, t
     assert "class_4.npz is damaged" in str(damage)
     with pytest.raises(DamagedFile, match="class_4"):
         dsl.load_run(folder)
-    assert scores(go_on(folder, data, repair=True)) == scores(results)
+    assert scores(finish(CONFIG, folder, data, repair=True)) == scores(results)
     assert dsl.verify_run(folder) == []
 
 
@@ -116,13 +109,13 @@ def test_a_class_without_images_is_refused_before_anything_is_searched(data, tmp
     rows = data.train.labels != 7
     train = jax.tree.map(lambda array: array[rows], data.train)
     with pytest.raises(ValueError, match=r"no image of the classes \[7\]"):
-        go_on(tmp_path / "run", dataclasses.replace(data, train=train))
+        finish(CONFIG, tmp_path / "run", dataclasses.replace(data, train=train))
 
 
 def test_of_several_cosines_validation_chooses_for_the_method_and_for_its_control(data, tmp_path):
     shared = dsl.SharedConfig(choices=(0.1, 0.6), images_per_class=2, clusters=2)
     config = dataclasses.replace(CONFIG, shared=shared)
-    results = go_on(tmp_path / "run", data, config)
+    results = finish(config, tmp_path / "run", data)
     found = dsl.load_run(tmp_path / "run")
     text = (tmp_path / "run/report.md").read_text()
     for kind in ("all_layers", "all_layers_channel_code"):

@@ -7,10 +7,9 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from tiny_run import scores, tiny_config, tiny_data, weights
+from tiny_run import finish, scores, tiny_config, tiny_data, weights
 
 import dsl_jax as dsl
-from dsl_jax import pipeline
 from dsl_jax.keys import SAMPLER, SEARCH, TRAINING, purpose_key
 from dsl_jax.runs.untrained import make_network, make_stages
 
@@ -29,16 +28,10 @@ def data():
     return tiny_data()
 
 
-def go_on(folder, data, config=CONFIG, **options):
-    return dsl.run(config, folder, data, probes=False, progress=False, **options)
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("sampler") / "run"
-    with pytest.MonkeyPatch.context() as patch:  # as `one_device`, which is each test's
-        patch.setattr(pipeline, "device_mesh", lambda *_: None)
-        return folder, go_on(folder, data)
+    return folder, finish(CONFIG, folder, data)
 
 
 def test_it_learns_what_a_sampler_of_the_first_images_proposes(finished, data):
@@ -78,7 +71,7 @@ def test_a_damaged_sampler_is_named_and_learned_again_by_repair(finished, data, 
     (damage,) = dsl.verify_run(folder)
     assert "sampler.npz is damaged" in str(damage)
     shutil.rmtree(folder / "seed_0/all_layers")
-    assert scores(go_on(folder, data, repair=True)) == scores(results)
+    assert scores(finish(CONFIG, folder, data, repair=True)) == scores(results)
     assert dsl.verify_run(folder) == []
     jax.tree.map(np.testing.assert_array_equal, weights(folder), weights(template))
 

@@ -4,9 +4,11 @@ import dataclasses
 
 import jax
 import numpy as np
+import pytest
 from flax import nnx
 
 import dsl_jax as dsl
+from dsl_jax import pipeline
 from dsl_jax.config import LayerSchedule, RunConfig
 
 LAYERS = tuple(LayerSchedule(n, 0.2) for n in (1, 1, 0, 1))
@@ -34,6 +36,13 @@ def tiny_config() -> RunConfig:
         sgd_groups=(1,),
         chunk_size=16,
     )
+
+
+def finish(config, folder, data, **options):
+    """Runs it, or goes on with it, on one device, quietly; its results."""
+    with pytest.MonkeyPatch.context() as patch:  # as the fixture `one_device`, which is each test's
+        patch.setattr(pipeline, "device_mesh", lambda *_: None)
+        return dsl.run(config, folder, data, probes=False, progress=False, **options)
 
 
 def weights(folder):
