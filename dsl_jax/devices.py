@@ -76,21 +76,33 @@ def search_mesh() -> Mesh | None:
 
 
 def device_mesh(batch_size: int | None = None) -> Mesh | None:
-    """A mesh of this process's devices, or None where one is used.
+    """A mesh of devices, or None where one is used.
 
     Args:
-      batch_size: the most devices that share so many images equally; None: all devices.
+      batch_size: the most devices that share so many images equally, as many of each process of a
+        job; None: all devices of this process.
+
+    Raises:
+      ValueError: the processes of a job cannot share a batch equally.
     """
-    devices = jax.local_devices()
+    devices, processes = jax.local_devices(), [jax.process_index()]
     number = len(devices)
     if batch_size is not None:
-        number = largest_divisor(batch_size, number)
+        processes = list(range(jax.process_count()))
+        if batch_size % len(processes):
+            raise ValueError(
+                f"a batch has {batch_size} images, which {len(processes)} processes cannot share "
+                f"equally: set LearnConfig.batch_multiple to {len(processes)}, or to the number of "
+                "all their devices"
+            )
+        number = largest_divisor(batch_size // len(processes), number)
         if number < len(devices):
             _warn_once(
                 f"learning uses {number} of {len(devices)} devices: that is how many share a "
                 f"batch of {batch_size} images equally; to use all, set LearnConfig.batch_multiple"
             )
-    return Mesh(np.array(devices[:number]), ("images",)) if number > 1 else None
+    chosen = [device for process in processes for device in jax.local_devices(process)[:number]]
+    return Mesh(np.array(chosen), ("images",)) if len(chosen) > 1 else None
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """The whole method: search representations, learn them, compare with SGD (paper 3 and 4)."""
 
+import contextlib
 import os
 import platform
 import time
@@ -10,10 +11,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from dsl_jax.config import TARGET_CONTROLS, CycleConfig, RunConfig
+from dsl_jax.config import TARGET_CONTROLS, CycleConfig, LearnConfig, RunConfig
 from dsl_jax.data.dataset import Dataset, Split
 from dsl_jax.devices import device_mesh, search_mesh
+from dsl_jax.jobs import first_says, is_first, wait_for_first
 from dsl_jax.keys import CHOICE, SEARCH, TRAINING, purpose_key
 from dsl_jax.learning.batches import exact_batch_size
 from dsl_jax.learning.evaluation import logits_of
@@ -28,7 +31,7 @@ from dsl_jax.runs.lock import alone
 from dsl_jax.runs.loggers import Logger
 from dsl_jax.runs.results import Result, Trained
 from dsl_jax.runs.sampled import check_sampler, sampled_targets
-from dsl_jax.runs.steps import FIRST_TARGETS, Search, Training, is_searched, steps
+from dsl_jax.runs.steps import FIRST_TARGETS, Search, Training, is_searched, steps, trainings
 from dsl_jax.runs.untrained import make_network, make_stages, network_arguments
 from dsl_jax.runs.verify import repair_run
 from dsl_jax.targets.controls import shuffled_labels
@@ -57,7 +60,8 @@ def run(
     For each seed: an untrained network becomes stages; every training image's representations are
     searched; learners are trained on them, and the same network by SGD. With `config.cycles` the
     trained network is searched, and trained further, again and again. The test split is read
-    once, when all are trained. Where this process has several devices, they share the work.
+    once, when all are trained. Where this process has several devices, they share the work; so do
+    the processes of a job of `jax.distributed`, each of which calls this with the same arguments.
 
     Args:
       config: what to run.
@@ -71,23 +75,27 @@ def run(
       repair: read all that is there, and do again what is damaged; see `runs.verify`.
       probes: also evaluate linear classifiers on pixels and on the untrained network.
       progress: show bars.
-      loggers: what receives the records besides the folder's metrics.jsonl (see `runs.loggers`).
+      loggers: what receives the records besides the folder's metrics.jsonl (see `runs.loggers`);
+        the first process's alone are used.
 
     Returns:
       The results by name of training; empty after "search" and "learn".
 
     Raises:
       ValueError: the folder holds another run, or one on other data, or what a phase needs is not
-        there.
+        there, or the processes of a job cannot share a batch equally.
     """
     one_of("phase", phase, PHASES)
+    progress = progress and is_first()
     run_folder = RunFolder(folder, config, requested, loggers)
     if repair:  # not what is whole: the stores would be read once more
-        repair = any(damage.mend for damage in repair_run(run_folder.folder, progress))
-    if not repair and (results := run_folder.results()) is not None:
+        repair = first_says(
+            lambda: any(damage.mend for damage in repair_run(run_folder.folder, progress))
+        )
+    if not repair and first_says(lambda: run_folder.results() is not None):
         if dataset is not None:
             check_identity(run_folder.folder, dataset)
-        return results
+        return run_folder.results() or {}
     if dataset is None:
         dataset = load_run_data(run_folder.folder, config)
     if not len(dataset.validation.images):
@@ -96,6 +104,9 @@ def run(
             "validation_size of at least 1"
         )
     keep_identity(run_folder.folder, dataset)
+    if phase in ("all", "learn"):
+        for training in trainings(config):
+            shared_mesh(dataset, training.config)  # refuses now what the processes cannot share
     for seed in config.seeds if phase != "report" else ():
         for step in steps(config):
             if isinstance(step, Search) and is_due(run_folder, seed, step, phase):
@@ -104,11 +115,12 @@ def run(
                 train(run_folder, dataset, seed, step, progress)
     if phase in ("search", "learn"):
         return {}
-    with alone(run_folder.folder, "evaluates it"):
-        if (results := run_folder.results()) is None:  # else another process was first
-            results = evaluate_all(run_folder, dataset, probes, progress)
-            run_folder.keep_results(results)
-    return results
+    if is_first():
+        with alone(run_folder.folder, "evaluates it"):
+            if run_folder.results() is None:  # else another process was first
+                run_folder.keep_results(evaluate_all(run_folder, dataset, probes, progress))
+    wait_for_first("evaluation")
+    return run_folder.results() or {}
 
 
 # --------------------------------------------------------------------------------------------
@@ -228,13 +240,19 @@ def train(
 ) -> None:
     """Trains one network, unless it is trained, and keeps it with its history.
 
-    Where another process trains it already, waits for it.
+    Where another process trains it already, waits for it. The processes of a job train it together.
     """
     name = f"seed_{seed}/{step.name}"
-    if run_folder.finished(name) is None:
-        with alone(run_folder.training(name), "trains it"):
-            if run_folder.finished(name) is None:
-                _train(run_folder, dataset, seed, step, progress, measure)
+
+    def is_trained() -> bool:
+        return run_folder.finished(name) is not None
+
+    if first_says(is_trained):
+        return
+    folder = run_folder.training(name)
+    with alone(folder, "trains it") if is_first() else contextlib.nullcontext():
+        if not first_says(is_trained):
+            _train(run_folder, dataset, seed, step, progress, measure)
 
 
 def _train(
@@ -245,16 +263,15 @@ def _train(
     progress: bool,
     measure: Measure | None,
 ) -> None:
-    """`train`, where no other process does."""
+    """`train`, where no process outside the job does."""
     config, name = run_folder.config, f"seed_{seed}/{step.name}"
     if step.start is None:
         network = make_network(config, dataset, seed, step.groups)
     else:
         network = run_folder.network(f"seed_{seed}/{step.start}")
     num_images, learning = len(dataset.train.images), step.config
-    batch_size = exact_batch_size(num_images, learning.batch_size, learning.batch_multiple)
     options: dict[str, Any] = {
-        "mesh": device_mesh(batch_size),
+        "mesh": shared_mesh(dataset, learning),
         "checkpoints": run_folder.checkpoints(name),
         "measure": measure,
         "on_epoch": lambda record: run_folder.log({"training": name, **record}),
@@ -291,4 +308,12 @@ def _train(
         seconds=sum(epoch["seconds"] for epoch in learned.history),
         history=learned.history,
     )
-    run_folder.finish(name, learned.network, trained)
+    if is_first():
+        run_folder.finish(name, learned.network, trained)
+    wait_for_first(name)
+
+
+def shared_mesh(dataset: Dataset, config: LearnConfig) -> Mesh | None:
+    """The devices that share a training's batches. Raises ValueError, see `device_mesh`."""
+    count = len(dataset.train.images)
+    return device_mesh(exact_batch_size(count, config.batch_size, config.batch_multiple))

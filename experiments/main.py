@@ -29,6 +29,7 @@ from dsl_jax import pipeline, presets
 from dsl_jax.data import catalogue
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.data.load import foresee, load_or_substitute
+from dsl_jax.jobs import is_first
 from dsl_jax.plain_data import differences
 from dsl_jax.runs import loggers
 from dsl_jax.runs.folder import RunFolder, check_folder, finished_report, prepare_folder
@@ -73,7 +74,7 @@ _LOGGERS = flags.DEFINE_list(
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     False,
-    "Search as one process of a TPU pod slice, Slurm or Open MPI job.",
+    "Run as one process of a TPU pod slice, Slurm or Open MPI job; each needs this command.",
     **AGAIN,
 )
 _COORDINATOR = flags.DEFINE_string(
@@ -110,12 +111,9 @@ def join_job() -> None:
         )
     if not _DISTRIBUTED.value:
         return
-    if _PHASE.value not in ("all", "search"):
-        raise ValueError(
-            f"--distributed shares the search: run --phase={_PHASE.value} in one process without it"
-        )
     try:
-        jax.distributed.initialize(*given)
+        # A process that fails tells the others when it gives up waiting for them.
+        jax.distributed.initialize(*given, shutdown_timeout_seconds=30)
     except (ValueError, RuntimeError) as error:
         raise ValueError(
             f"--distributed found no job that it could join ({error}): give --coordinator, "
@@ -277,8 +275,6 @@ def compute(run: Resolved) -> None:
     # Refuses another run's folder before anything is computed.
     RunFolder(run.folder, run.config, run.asked.dataset)
     print(describe(run), flush=True)
-    several = jax.process_count() > 1
-    phase = "search" if several else _PHASE.value
     with make_loggers(run) as receivers:
         results = dsl_jax.run(
             run.config,
@@ -287,24 +283,21 @@ def compute(run: Resolved) -> None:
             notice=run.notice,
             command=command_line.command(),
             requested=run.asked.dataset,
-            phase=phase,
+            phase=_PHASE.value,
             repair=_REPAIR.value,
-            progress=jax.process_index() == 0,
             loggers=receivers,
         )
-    if results:
+    if not results:
+        print(f"--phase={_PHASE.value} is done; the folder is {run.folder}")
+    elif is_first():
         show(run.folder / "report.md")
-        return
-    print(f"--phase={phase} is done; the folder is {run.folder}")
-    if several and _PHASE.value == "all":
-        print("The rest is for one process: run the same command without --distributed.")
 
 
 @contextlib.contextmanager
 def make_loggers(run: Resolved) -> Iterator[list[loggers.Logger]]:
-    """What --loggers asks for, closed at the end."""
+    """What --loggers asks for, closed at the end; of a job's processes for the first alone."""
     options = {"name": run.folder.name, "config": configs.to_dict(run.config)}
-    made = loggers.make_loggers(_LOGGERS.value, run.folder, **options)
+    made = loggers.make_loggers(_LOGGERS.value if is_first() else [], run.folder, **options)
     try:
         yield made
     finally:
@@ -314,6 +307,8 @@ def make_loggers(run: Resolved) -> Iterator[list[loggers.Logger]]:
 
 def show_finished(page: Path) -> None:
     """`show`, and that nothing was computed."""
+    if not is_first():
+        return
     show(page)
     print(f"{page.parent} was finished before: nothing was computed. A new run: --output_dir=...")
 

@@ -4,7 +4,10 @@ import os
 import subprocess
 import sys
 
+import jax
 import pytest
+
+from dsl_jax import devices
 
 TAKEN_TWICE = """
 import ctypes, resource
@@ -59,3 +62,37 @@ print(jax.device_count())
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
     )
     assert int(done.stdout) == expected
+
+
+@pytest.fixture
+def several_processes(monkeypatch):
+    """Of two processes the second, with three devices each; as far as `device_mesh` asks."""
+    mine = "1"
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    monkeypatch.setattr(
+        jax, "local_devices", lambda process=mine: [f"{process}{name}" for name in "abc"]
+    )
+    monkeypatch.setattr(devices, "Mesh", SimpleMesh)
+
+
+class SimpleMesh:
+    """A mesh of anything."""
+
+    def __init__(self, array, axis_names):
+        self.devices, self.axis_names = array.tolist(), axis_names
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "expected"), [(48, "0a 0b 0c 1a 1b 1c"), (8, "0a 0b 1a 1b")]
+)
+def test_the_processes_of_a_job_share_a_batch_with_as_many_devices_each(
+    batch_size, expected, several_processes
+):
+    mesh = devices.device_mesh(batch_size)
+    assert " ".join(mesh.devices) == expected and mesh.axis_names == ("images",)
+
+
+def test_a_batch_that_the_processes_of_a_job_cannot_share_is_refused(several_processes):
+    with pytest.raises(ValueError, match="39 images, which 2 processes cannot share equally"):
+        devices.device_mesh(39)

@@ -16,6 +16,7 @@ LEVELS = (
         "devices",
         "files",
         "inputs",
+        "jobs",
         "keys",
         "measures",
         "names",

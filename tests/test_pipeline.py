@@ -80,3 +80,15 @@ def test_folders_may_begin_at_home(tmp_path, monkeypatch):
     assert run_folder.folder == tmp_path / "run"
     assert files.cache_dir() == tmp_path / "cache" / "dsl_jax"
     assert layout.open_kvstore("~/store").path == f"{tmp_path}/store/"
+
+
+def test_a_batch_that_cannot_be_shared_is_refused_before_the_search(tmp_path, monkeypatch):
+    def refuse(batch_size):
+        raise ValueError(f"a batch has {batch_size} images")
+
+    monkeypatch.setattr(pipeline, "device_mesh", refuse)
+    dataset = dsl_jax.load_dataset("digits", num_train=60, validation_size=20)
+    config = get_preset("smoke", "digits")
+    with pytest.raises(ValueError, match="a batch has 40 images"):
+        pipeline.run(config, tmp_path / "run", dataset, progress=False)
+    assert not (tmp_path / "run" / "seed_0").exists()

@@ -7,6 +7,7 @@ from typing import Any
 from dsl_jax import pipeline
 from dsl_jax.config import RunConfig
 from dsl_jax.data.dataset import Dataset
+from dsl_jax.jobs import is_first, wait_for_first
 from dsl_jax.runs.data import load_run_data
 from dsl_jax.runs.results import Result
 
@@ -44,7 +45,8 @@ def run(
     if dataset is None:
         dataset = load_run_data(folder, config)
     results = pipeline.run(config, folder, dataset, **options)
-    if results:
+    if results and is_first():
         report = summary.summarize(config, folder, dataset, results, notice=notice, command=command)
         pages.write_report(report, folder)
+    wait_for_first("report")
     return results

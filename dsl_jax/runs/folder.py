@@ -36,6 +36,7 @@ from dsl_jax.files import (
     write_json,
     write_text,
 )
+from dsl_jax.jobs import is_first
 from dsl_jax.networks.convnet import ConvNet
 from dsl_jax.plain_data import differences
 from dsl_jax.runs.class_files import KeptClasses, open_classes
@@ -52,6 +53,8 @@ logger = logging.getLogger(__name__)
 
 class RunFolder:
     """The folder of one run, bound to one configuration.
+
+    Of a job's processes the first alone writes records.
 
     Args:
       folder: made if it is not there.
@@ -84,7 +87,7 @@ class RunFolder:
 
     def log(self, record: dict[str, Any]) -> None:
         """Appends a record to metrics.jsonl, and hands it to the loggers."""
-        for logger in self._loggers:
+        for logger in self._loggers if is_first() else ():
             logger.log(record)
 
     def forget(self, training: str, after_epoch: int) -> None:
@@ -98,7 +101,7 @@ class RunFolder:
     def _keep(self, is_kept: Callable[[dict[str, Any]], bool]) -> None:
         """Takes back the other records, and the line that an interruption cut short."""
         path = self.folder / "metrics.jsonl"
-        if not path.exists():
+        if not (is_first() and path.exists()):
             return
         kept = []
         for line in path.read_text().splitlines():

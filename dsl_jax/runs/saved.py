@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 from dsl_jax.files import DamagedFile, refuse_file, writing
+from dsl_jax.jobs import first_says
 from dsl_jax.learning.train import Record
 from dsl_jax.networks.convnet import ConvNet
 from dsl_jax.networks.interface import named_leaves
@@ -29,7 +30,8 @@ logger = logging.getLogger(__name__)
 class Checkpoints:
     """`learning.train.Checkpoints` on disk, with orbax, in a folder of their own.
 
-    The state is written every 30 seconds at most, and after the last epoch.
+    The state is written every 30 seconds at most, and after the last epoch. The processes of a job
+    call each method together.
 
     Args:
       folder: made if it is not there.
@@ -103,7 +105,8 @@ class Checkpoints:
         """Writes the state when it is time to."""
         import orbax.checkpoint as ocp
 
-        if not last and time.monotonic() - self._saved_at < CHECKPOINT_SECONDS:
+        waited = first_says(lambda: time.monotonic() - self._saved_at >= CHECKPOINT_SECONDS)
+        if not (last or waited):
             return
         names, leaves, _ = named_leaves(state)
         kept = {"epochs": history, "weights": hash_leaves(names, leaves)}
@@ -172,16 +175,25 @@ def hash_leaves(names: Iterable[str], leaves: Iterable[Any]) -> str:
     return digest.hexdigest()
 
 
+def _checkpointer() -> Any:
+    """orbax's, for this process alone: the others of a job need not call it."""
+    import orbax.checkpoint as ocp
+
+    this = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"process_{this}"
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)
+
+
 def save_network(folder: Path, network: nnx.Module) -> str:
     """Writes a network's weights and statistics with orbax; an older copy is replaced.
 
     Returns:
       Their hash.
     """
-    import orbax.checkpoint as ocp
-
-    names, leaves, _ = named_leaves(nnx.state(network))
-    with writing(folder), ocp.StandardCheckpointer() as checkpointer:
+    names, leaves, _ = named_leaves(jax.device_get(nnx.state(network)))
+    with writing(folder), _checkpointer() as checkpointer:
         checkpointer.save(folder.absolute(), dict(zip(names, leaves, strict=True)), force=True)
     return hash_leaves(names, leaves)
 
@@ -196,17 +208,15 @@ def load_network(folder: Path, trained: Trained) -> ConvNet:
     Raises:
       DamagedFile: the folder holds no such network, or other weights than were written.
     """
-    import orbax.checkpoint as ocp
-
     network = ConvNet(**trained.network, rngs=nnx.Rngs(0))
     network.eval()
     graph, state = nnx.split(network)
-    names, leaves, structure = named_leaves(state)
+    names, leaves, structure = named_leaves(jax.device_get(state))
     path = (folder / "model").absolute()
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             saved = checkpointer.restore(path, dict(zip(names, leaves, strict=True)))
-        leaves = [saved[name] for name in names]
+        leaves = [jax.numpy.asarray(saved[name]) for name in names]
     except Exception as error:  # of what is damaged, orbax raises anything
         raise DamagedFile(path, _briefly(error), TRAIN_AGAIN) from error
     if trained.weights and trained.weights != hash_leaves(names, leaves):

@@ -318,7 +318,6 @@ def test_sgd_alone_needs_no_search_before_it_learns(main, tmp_path):
             "with --distributed",
         ),
         (["--distributed", "--coordinator=a:1"], "--process_id go together"),
-        (["--distributed", "--phase=learn"], "run --phase=learn in one process"),
     ],
 )
 def test_wrong_input_is_one_line_and_code_2(main, arguments, message, capsys):
