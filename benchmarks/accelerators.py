@@ -4,8 +4,10 @@
 
 For each chip and preset it compiles the search of an untrained and of a trained network, for as
 many images as a chunk of `search` would have there, a step of learning, and evaluation; and a
-generation of each layer alone. It prints how long each took to compile, its peak memory, the size
-of its code, the bytes that it moves, and the kernels that a loop's body launches. Nothing is run.
+generation of each layer alone. Where a chip has neighbours, also the search and the step as one
+program for four of them. It prints how long each took to compile, its peak memory, the size of its
+code, the bytes that it moves, the kernels that a loop's body launches, and what the devices tell
+each other. Nothing is run.
 How to install the compilers: `benchmarks/chips.py`.
 """
 
@@ -21,12 +23,19 @@ import timing
 from absl import app, flags
 from chips import CHIPS, GB, Compiled, compile_for, is_installed
 from flax import nnx
+from jax.sharding import Mesh
 from jax.tree_util import Partial
 
 import dsl_jax as dsl
 from dsl_jax.evolution.fitness import evaluate_candidates
 from dsl_jax.evolution.image import evolve_layer, rules_of
-from dsl_jax.evolution.images import _search_together, as_pytrees, chunk_size_for, output_shapes
+from dsl_jax.evolution.images import (
+    _search_on_mesh,
+    _search_together,
+    as_pytrees,
+    chunk_size_for,
+    output_shapes,
+)
 from dsl_jax.evolution.operators import kind_of
 from dsl_jax.keys import philox_key
 from dsl_jax.learning.evaluation import BATCH_SIZE, _score
@@ -42,20 +51,27 @@ _IMAGES = flags.DEFINE_integer("images", None, "Searched at once; default: a chu
 _JSON = flags.DEFINE_string("json", None, "Where the results go, each as it is there.")
 
 CLASSES = 10
+ON_ALL = "{}, all devices"
 
 
 class Case(NamedTuple):
-    """A program: its name, what is jitted, its arguments and static ones, and a note."""
+    """A program: its name, what is jitted, its arguments and static ones, and a note.
+
+    size: images searched at once on one device, or of a batch. split: in a program for several
+    devices, the numbers of the arguments of which each has its part; else ().
+    """
 
     name: str
     function: Any
     arguments: tuple
     static: dict[str, Any]
-    size: int = 0  # images searched at once, or of a batch
+    size: int = 0
+    split: tuple[int, ...] = ()
 
 
-def make_cases(config: dsl.RunConfig, memory: float) -> Iterator[Case]:
-    """All programs of a preset, on a device with so much memory."""
+def make_cases(config: dsl.RunConfig, memory: float, mesh: Mesh) -> Iterator[Case]:
+    """All programs of a preset, on a device with so much memory, and on all of a mesh if it has
+    several."""
     shape = (32, 32, 3)
     images = np.random.default_rng(0).normal(size=(64, *shape)).astype(np.float32)
     key = philox_key(jax.random.key(0))
@@ -67,22 +83,31 @@ def make_cases(config: dsl.RunConfig, memory: float) -> Iterator[Case]:
                     kernel[...] = kernel[...] + 1e-3  # no identity any more
         stages = as_pytrees(dsl.frozen_stages(network, images, config.search, key=key))
         count = _IMAGES.value or chunk_size_for(memory, stages, shape, config.search)
-        batch = (
-            jax.ShapeDtypeStruct((count, *shape), np.float32),
-            jax.ShapeDtypeStruct((count,), np.int32),
-            jax.ShapeDtypeStruct((count,), np.uint32),
-        )
         shared = (key, stages, config.search)
         rules = {"rules": rules_of(config.search)}
-        yield Case(name, _search_together, (shared, *batch), rules, count)
+        yield Case(name, _search_together, (shared, *searched(count, shape)), rules, count)
         if name == "search":
             yield from generations(config, stages, shape, count)
-    yield learning(config, shape, images)
+            if mesh.size > 1:
+                shared = (jax.random.key_data(key), stages, config.search)
+                arguments = (shared, searched(count * mesh.size, shape))
+                yield Case(ON_ALL.format(name), _search_on_mesh, arguments,
+                           rules | {"mesh": mesh}, count, split=(1,))  # fmt: skip
+    step = learning(config, shape, images)
+    yield step
+    if mesh.size > 1:
+        yield step._replace(name=ON_ALL.format(step.name), split=(5, 6))
     network = in_mode(make_network(config, shape, images, config.learner_groups), training=False)
     graph, state = nnx.split(network)
     labels, weights = np.zeros(BATCH_SIZE, np.int32), np.ones(BATCH_SIZE, bool)
     batch = (np.zeros((BATCH_SIZE, *shape), np.float32), labels, weights)
     yield Case("evaluation", jax.jit(partial(_score, graph)), (state, *batch), {}, BATCH_SIZE)
+
+
+def searched(count: int, shape: tuple[int, ...]) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Images, labels and ids."""
+    kinds = ((shape, np.float32), ((), np.int32), ((), np.uint32))
+    return tuple(jax.ShapeDtypeStruct((count, *rest), dtype) for rest, dtype in kinds)
 
 
 def make_network(config: dsl.RunConfig, shape: tuple, images: np.ndarray, groups: int):
@@ -161,6 +186,7 @@ def row_of(chip: str, preset: str, case: Case, found: Compiled) -> dict[str, Any
         "code, MB": round(found.code / 1e6, 2),
         "moved, GB": None if found.moved is None else round(found.moved / GB, 3),
         "kernels (copies) a loop": ", ".join(f"{n} ({c})" for n, c in found.kernels) or "none",
+        "collectives": ", ".join(f"{n} {kind}" for kind, n in found.collectives.items()) or "none",
     }
 
 
@@ -193,13 +219,20 @@ def main(_) -> None:
         if not is_installed(chip):
             print(f"{chip}: its compiler, {CHIPS[chip].package}, is not installed")
             continue
-        device = CHIPS[chip].devices()[0]
+        all_devices = Mesh(np.array(CHIPS[chip].devices()), ("images",))
+        one = Mesh(all_devices.devices[:1], all_devices.axis_names)
         for preset in _PRESETS.value:
             config = dsl.get_preset(preset, "cifar10")
-            for case in make_cases(config, CHIPS[chip].memory):
+            for case in make_cases(config, CHIPS[chip].memory, all_devices):
                 if _PROGRAMS.value and not any(map(case.name.startswith, _PROGRAMS.value)):
                     continue
-                found = compile_for(device, case.function, *case.arguments, **case.static)
+                found = compile_for(
+                    all_devices if case.split else one,
+                    case.function,
+                    *case.arguments,
+                    split=case.split,
+                    **case.static,
+                )
                 rows.append(row_of(chip, preset, case, found))
                 print(" ".join(f"{name}={value}" for name, value in rows[-1].items()), flush=True)
                 if _JSON.value:

@@ -8,6 +8,7 @@ needs, how large it is, and, for a TPU, how many bytes it moves.
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -19,6 +20,9 @@ os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
 
 import jax
 from jax.experimental import topologies
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dsl_jax.devices import sharing
 
 GB = 1e9
 # As a driver would describe the card to XLA.
@@ -77,6 +81,7 @@ class Compiled(NamedTuple):
     seconds: to compile. memory: bytes, at the peak, of arguments, results and what lies between.
     code: bytes. moved: bytes read and written, a loop's body counted once. kernels: launched in
     the body of each loop, a loop in it not counted, the largest first, and how many of them copy.
+    collectives: what the devices tell each other, by kind of operation.
     """
 
     seconds: float
@@ -84,17 +89,31 @@ class Compiled(NamedTuple):
     code: int
     moved: float | None
     kernels: tuple[tuple[int, int], ...]
+    collectives: dict[str, int]
 
 
-def compile_for(device: Any, function: Any, *arguments: Any, **static: Any) -> Compiled:
-    """Compiles a jitted function for a device; arguments: pytrees of arrays, on any device."""
-    place = jax.sharding.SingleDeviceSharding(device)
+def compile_for(
+    mesh: Mesh, function: Any, *arguments: Any, split: Sequence[int] = (), **static: Any
+) -> Compiled:
+    """Compiles a jitted function for the devices of a mesh with the one axis "images".
 
-    def shape(x: Any) -> jax.ShapeDtypeStruct:
-        x = jax.eval_shape(lambda: x) if not hasattr(x, "dtype") else x
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+    arguments: pytrees of arrays, on any device. split: the numbers of those of which each device
+    has its part; it has the others whole.
+    """
 
-    lowered = function.lower(*jax.tree.map(shape, arguments), **static)
+    def placed(number: int, argument: Any) -> Any:
+        place: Any = NamedSharding(mesh, PartitionSpec(*mesh.axis_names[: number in split]))
+        if mesh.size == 1:
+            place = jax.sharding.SingleDeviceSharding(mesh.devices.item())
+
+        def shape(x: Any) -> jax.ShapeDtypeStruct:
+            x = jax.eval_shape(lambda: x) if not hasattr(x, "dtype") else x
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
+
+        return jax.tree.map(shape, argument)
+
+    with sharing(mesh if mesh.size > 1 else None):
+        lowered = function.lower(*(placed(*one) for one in enumerate(arguments)), **static)
     started = time.monotonic()
     compiled = lowered.compile()
     seconds = time.monotonic() - started
@@ -109,7 +128,14 @@ def compile_for(device: Any, function: Any, *arguments: Any, **static: Any) -> C
         memory.generated_code_size_in_bytes,
         costs.get("bytes accessed"),
         loop_kernels(text),
+        collectives(text),
     )
+
+
+def collectives(text: str) -> dict[str, int]:
+    """How many operations of optimised HLO send something to other devices, by kind."""
+    kinds = "all-reduce|all-gather|all-to-all|reduce-scatter|collective-[a-z]+"
+    return dict(Counter(re.findall(r"[})\]] (" + kinds + r")(?:-start)?\(", text)))
 
 
 # What launches nothing, or is counted in its own right.

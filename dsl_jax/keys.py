@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dsl_jax.philox import IMPL
+
 
 def check_key(key: jax.Array) -> None:
     """Raises TypeError for what is not one key: a typed one, or a raw one of uint32."""
@@ -47,6 +49,11 @@ def threefry_key(key: jax.Array) -> jax.Array:
         return key
     words = jax.random.bits(key, (2,), jnp.uint32)
     return jax.random.wrap_key_data(words, impl="threefry2x32")
+
+
+def key_for_several_devices(words: jax.Array) -> jax.Array:
+    """From the words of a philox4x32 key one with the same numbers that all programs can use."""
+    return jax.random.wrap_key_data(words, impl=IMPL)
 
 
 def computed_once(tree: Any) -> Any:

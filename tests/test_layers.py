@@ -10,7 +10,7 @@ import dsl_jax
 FOLDER = Path(dsl_jax.__file__).parent
 # A wing or module may import those of the lines above its own, and a wing's modules each other.
 LEVELS = (
-    {"values"},
+    {"values", "philox"},
     {
         "batching",
         "devices",

@@ -11,15 +11,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 from dsl_jax.config import SearchConfig
-from dsl_jax.devices import Array, check_mesh, join, on_cores
+from dsl_jax.devices import Array, check_mesh, join, on_cores, replicate, sharding, take
 from dsl_jax.evolution.dead import check_layers_change
 from dsl_jax.evolution.fitness import Stages
 from dsl_jax.evolution.image import SearchResult, check_schedules, rules_of, search_image
 from dsl_jax.inputs import as_array, check_ids, check_images, check_labels
-from dsl_jax.keys import check_key, computed_once, philox_key
+from dsl_jax.keys import check_key, computed_once, key_for_several_devices, philox_key
 from dsl_jax.progress import progress_bar
 from dsl_jax.values import whole_number
 
@@ -96,7 +96,7 @@ def search(
             size = min(per_call, len(images) - start)
             # Rows past the end repeat the last image, so that every call has one shape; on a CPU
             # that is the shape of one image.
-            padded = size if mesh is None and jax.default_backend() == "cpu" else per_call
+            padded = size if mesh is None and _is_cpu() else per_call
             rows = np.minimum(np.arange(start, start + padded), len(images) - 1)
             chunk = jax.block_until_ready(_search_chunk(shared, each, rows, rules, mesh))
             if check_finite and not results:
@@ -142,8 +142,11 @@ def _search_chunk(shared, each, rows, rules, mesh):
     """The rows of a chunk, chunk size times devices; on a mesh, each device keeps its part."""
     if mesh is None:
         return _search_parts([(shared, _rows_of(each, rows))], rules)[0]
-    # A call for each device, which run side by side: jax 0.10 cannot lower philox keys in a
-    # program for several devices (neither jit with shardings, nor shard_map, nor pmap).
+    if not _is_cpu():
+        key, *rest = shared
+        shared = replicate((jax.random.key_data(key), *rest), mesh)
+        each = jax.tree.map(lambda array: take(array, rows, mesh), each)
+        return _search_on_mesh(shared, each, rules=rules, mesh=sharding(mesh).mesh)
     parts = [
         jax.device_put((shared, _rows_of(each, part)), device)
         for device, part in zip(mesh.devices.flat, np.split(rows, mesh.size), strict=True)
@@ -152,12 +155,16 @@ def _search_chunk(shared, each, rows, rules, mesh):
     return join(_search_parts(parts, rules), mesh)
 
 
+def _is_cpu() -> bool:
+    return jax.default_backend() == "cpu"
+
+
 def _search_parts(parts, rules):
     """What each device finds, by the same program whatever their number.
 
     parts: for each device key, stages and config, and the images, labels and ids of its part.
     """
-    if jax.default_backend() != "cpu":
+    if not _is_cpu():
         return [_search_together(shared, *each, rules=rules) for shared, each in parts]
 
     # On a CPU an image stays in a core's cache, which XLA's own threads would share out in pieces
@@ -189,6 +196,23 @@ def _search_one(shared, image, label, number, start=None, *, rules):
 def _search_together(shared, *each, rules):
     """`_search_one` of several images at once."""
     return jax.vmap(partial(_search_one, shared, rules=rules))(*each)
+
+
+@partial(jax.jit, static_argnames=("rules", "mesh"))
+def _search_on_mesh(shared, each, *, rules, mesh):
+    """`_search_together` of each device's images, in one program for all devices.
+
+    shared: as there, but in the key's place the words of a philox key.
+    """
+
+    def search_part(shared, each):
+        words, *rest = shared
+        return _search_together((key_for_several_devices(words), *rest), *each, rules=rules)
+
+    whole, images = PartitionSpec(), PartitionSpec(*mesh.axis_names)
+    return jax.shard_map(
+        search_part, mesh=mesh, in_specs=(whole, images), out_specs=images, check_vma=False
+    )(shared, each)
 
 
 def as_pytrees(stages: Stages) -> tuple[jax.tree_util.Partial, ...]:

@@ -2,12 +2,14 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +56,14 @@ def test_a_compiled_loop_has_kernels(chips):
     assert 1 <= kernels < 12 and copies <= kernels
 
 
+def test_what_devices_tell_each_other_is_counted(chips):
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), ("images",))
+    program = jax.jit(lambda x, scale: (x.sum(0, keepdims=True) * scale, x * scale))
+    found = chips.compile_for(mesh, program, jnp.ones((16, 3)), jnp.ones((1, 3)), split=(0,))
+    assert found.collectives == {"all-reduce": 1}
+    assert chips.compile_for(mesh, program, jnp.ones((16, 3)), jnp.ones((1, 3))).collectives == {}
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("chip", ["v5e", "h100"])
 def test_every_program_compiles_and_fits(chip, chips, tmp_path):
@@ -69,3 +79,8 @@ def test_every_program_compiles_and_fits(chip, chips, tmp_path):
     programs = {row["program"] for row in rows}
     assert {"search", "search, trained", "learning step", "evaluation"} <= programs
     assert all(0 < row["peak, GB"] * chips.GB < chips.CHIPS[chip].memory for row in rows)
+    told = {row["program"]: row["collectives"] for row in rows}
+    if chip == "v5e":  # of which there are four
+        assert told.pop("search, all devices") == "none"
+        assert re.fullmatch(r"\d+ all-reduce", told.pop("learning step, all devices"))
+    assert set(told.values()) == {"none"}
