@@ -27,8 +27,9 @@ from jax.sharding import Mesh
 from jax.tree_util import Partial
 
 import dsl_jax as dsl
+from dsl_jax.config import COMPUTE_DTYPES
 from dsl_jax.evolution.fitness import evaluate_candidates
-from dsl_jax.evolution.image import evolve_layer, rules_of
+from dsl_jax.evolution.image import evolve_layer, in_dtype, rules_of
 from dsl_jax.evolution.images import (
     _search_on_mesh,
     _search_together,
@@ -47,6 +48,7 @@ from dsl_jax.networks.interface import in_mode
 _CHIPS = flags.DEFINE_list("chips", list(CHIPS), "For which.")
 _PRESETS = flags.DEFINE_list("presets", ["laptop", "paper"], "The sizes, of CIFAR-10.")
 _PROGRAMS = flags.DEFINE_list("programs", [], "Only these; empty: all.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", COMPUTE_DTYPES, "compute_dtype of all programs.")
 _IMAGES = flags.DEFINE_integer("images", None, "Searched at once; default: a chunk of the chip's.")
 _JSON = flags.DEFINE_string("json", None, "Where the results go, each as it is there.")
 
@@ -93,9 +95,10 @@ def make_cases(config: dsl.RunConfig, memory: float, mesh: Mesh) -> Iterator[Cas
                 arguments = (shared, searched(count * mesh.size, shape))
                 yield Case(ON_ALL.format(name), _search_on_mesh, arguments,
                            rules | {"mesh": mesh}, count, split=(1,))  # fmt: skip
-    step = learning(config, shape, images)
-    yield step
+    size = config.learn.batch_size
+    yield learning(config, shape, images, size)
     if mesh.size > 1:
+        step = learning(config, shape, images, size - size % mesh.size)
         yield step._replace(name=ON_ALL.format(step.name), split=(5, 6))
     network = in_mode(make_network(config, shape, images, config.learner_groups), training=False)
     graph, state = nnx.split(network)
@@ -108,6 +111,14 @@ def searched(count: int, shape: tuple[int, ...]) -> tuple[jax.ShapeDtypeStruct, 
     """Images, labels and ids."""
     kinds = ((shape, np.float32), ((), np.int32), ((), np.uint32))
     return tuple(jax.ShapeDtypeStruct((count, *rest), dtype) for rest, dtype in kinds)
+
+
+def computing_in(config: dsl.RunConfig, dtype: str) -> dsl.RunConfig:
+    """A preset whose search and learning compute in a dtype."""
+    search, learn = (
+        dataclasses.replace(part, compute_dtype=dtype) for part in (config.search, config.learn)
+    )
+    return dataclasses.replace(config, search=search, learn=learn)
 
 
 def make_network(config: dsl.RunConfig, shape: tuple, images: np.ndarray, groups: int):
@@ -134,8 +145,11 @@ def generations(config: dsl.RunConfig, stages: tuple, shape: tuple, count: int) 
 
             def evolve(key, rest, h, layer=layer, kind=kind):
                 def of_one(one):
-                    start = jnp.broadcast_to(one, (config.search.population_size, *one.shape))
-                    evaluate = partial(evaluate_candidates, rest, 3)
+                    size = config.search.population_size
+                    kept = "float32" if kind == "logits" else config.search.compute_dtype
+                    start = jnp.broadcast_to(one, (size, *one.shape)).astype(kept)
+                    stages = in_dtype(rest, one, kept) if rest else rest
+                    evaluate = partial(evaluate_candidates, stages, 3)
                     rules = rules_of(config.search)
                     return evolve_layer(key, start, evaluate, layer, config.search, kind, rules)
 
@@ -149,11 +163,10 @@ def generations(config: dsl.RunConfig, stages: tuple, shape: tuple, count: int) 
             yield Case(f"layer {index}, {many} generations", jax.jit(evolve), arguments, {}, count)
 
 
-def learning(config: dsl.RunConfig, shape: tuple, images: np.ndarray) -> Case:
-    """A step of learning from targets of 16 bits."""
+def learning(config: dsl.RunConfig, shape: tuple, images: np.ndarray, size: int) -> Case:
+    """A step of learning from targets of 16 bits, on a batch of so many images."""
     network, learn = make_network(config, shape, images, config.learner_groups), config.learn
     graph, params, rest = nnx.split(in_mode(network, training=True), nnx.Param, ...)
-    size = learn.batch_size
     outputs = jax.eval_shape(
         in_mode(network, training=False).representations,
         jax.ShapeDtypeStruct((size, *shape), np.float32),
@@ -179,6 +192,7 @@ def row_of(chip: str, preset: str, case: Case, found: Compiled) -> dict[str, Any
     return {
         "chip": chip,
         "preset": preset,
+        "dtype": _DTYPE.value,
         "program": case.name,
         "images": case.size,
         "compile, s": round(found.seconds, 1),
@@ -204,7 +218,8 @@ def passes(rows: list[dict[str, Any]], config: dsl.RunConfig, chip: str) -> list
     for index, h in enumerate(shapes):
         without, one = (moved.get(f"layer {index}, {many} generations") for many in (0, 1))
         if without and one and one["moved, GB"] is not None:
-            size = 4 * h.size * one["images"] * config.search.num_children
+            each = jnp.dtype(config.search.compute_dtype).itemsize
+            size = each * h.size * one["images"] * config.search.num_children
             count = GB * (one["moved, GB"] - without["moved, GB"]) / size
             found.append(
                 {"chip": chip, "preset": config.name, "layer": index, "passes": round(count, 1)}
@@ -222,7 +237,7 @@ def main(_) -> None:
         all_devices = Mesh(np.array(CHIPS[chip].devices()), ("images",))
         one = Mesh(all_devices.devices[:1], all_devices.axis_names)
         for preset in _PRESETS.value:
-            config = dsl.get_preset(preset, "cifar10")
+            config = computing_in(dsl.get_preset(preset, "cifar10"), _DTYPE.value)
             for case in make_cases(config, CHIPS[chip].memory, all_devices):
                 if _PROGRAMS.value and not any(map(case.name.startswith, _PROGRAMS.value)):
                     continue

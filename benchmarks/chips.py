@@ -22,8 +22,6 @@ import jax
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from dsl_jax.devices import sharing
-
 GB = 1e9
 # As a driver would describe the card to XLA.
 H100 = """
@@ -93,7 +91,7 @@ class Compiled(NamedTuple):
 
 
 def compile_for(
-    mesh: Mesh, function: Any, *arguments: Any, split: Sequence[int] = (), **static: Any
+    mesh: Mesh, function: Any, /, *arguments: Any, split: Sequence[int] = (), **static: Any
 ) -> Compiled:
     """Compiles a jitted function for the devices of a mesh with the one axis "images".
 
@@ -112,8 +110,7 @@ def compile_for(
 
         return jax.tree.map(shape, argument)
 
-    with sharing(mesh if mesh.size > 1 else None):
-        lowered = function.lower(*(placed(*one) for one in enumerate(arguments)), **static)
+    lowered = function.lower(*(placed(*one) for one in enumerate(arguments)), **static)
     started = time.monotonic()
     compiled = lowered.compile()
     seconds = time.monotonic() - started

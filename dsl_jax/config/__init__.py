@@ -18,6 +18,7 @@ from dsl_jax.config.run import (
     RunConfig,
 )
 from dsl_jax.config.search import (
+    COMPUTE_DTYPES,
     PAPER_LAYERS,
     PAPERS_FITNESS,
     PAPERS_STRATEGY,
@@ -30,6 +31,7 @@ from dsl_jax.config.search import (
 )
 
 __all__ = [
+    "COMPUTE_DTYPES",
     "CONTROLS",
     "EVALUATION_STATISTICS",
     "IMAGES_TO_SEARCH",

@@ -14,6 +14,7 @@ PAPERS_STRATEGY = "representation_ga"
 PAPERS_FITNESS = "log_probability"
 SMOOTHINGS = ("noise", "child", "noise_rescaled")
 TARGETS = ("best", "parent_mean")
+COMPUTE_DTYPES = ("float32", "bfloat16")
 
 
 def _with_leaves(*leaves: str) -> Callable[[type], type]:
@@ -95,6 +96,8 @@ class SearchConfig:
       least_cosine: of a block's candidate to the image's natural representation, what the network
           makes of the clean image; a candidate that is farther is brought back to it. None: it may
           go anywhere.
+      compute_dtype: "float32", or "bfloat16": in which candidates, noise and the products of a
+          `ConvNet` are kept; sums, statistics, normalisation, logits and fitness are float32.
     """
 
     layers: tuple[LayerSchedule, ...] = PAPER_LAYERS
@@ -110,6 +113,7 @@ class SearchConfig:
     num_searches: int = 1
     noise_truncation: float = 1e-3
     least_cosine: float | None = None
+    compute_dtype: str = "float32"
 
     def __post_init__(self) -> None:
         for name in ("strategy", "fitness"):
@@ -128,6 +132,7 @@ class SearchConfig:
             )
         one_of("smoothing", self.smoothing, SMOOTHINGS)
         one_of("target", self.target, TARGETS)
+        one_of("compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
         if self.fitness != PAPERS_FITNESS and self.stop_probability < 1:
             raise ValueError(
                 f"stop_probability is {self.stop_probability}: with a fitness of your own, which "

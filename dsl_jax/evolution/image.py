@@ -8,7 +8,7 @@ stages, n candidates of a population, k parents.
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -71,7 +71,7 @@ def search_image(
     Args:
       key: a `jax.random` key; one that is not philox4x32 has one derived from it.
       stages: L functions, see the module; in bfloat16 or float16 they compute in that, and what
-        lies between them is evolved in float32.
+        lies between them is evolved in the config's `compute_dtype`.
       image: [H, W, C] (or any shape that stage 0 takes), normalised, float32.
       label: the true class, integer scalar.
       config: a `SearchConfig` with L layers.
@@ -89,7 +89,7 @@ def search_image(
     """
     check_schedules(stages, config)
     rules = rules_of(config) if rules is None else rules
-    key, stages = philox_key(key), in_float32(stages, image)
+    key, stages = philox_key(key), in_dtype(stages, image, config.compute_dtype)
     if config.num_searches == 1:
         return _search_once(key, stages, image, label, config, rules, start)
     keys = jax.random.split(jax.random.fold_in(key, len(stages) + 1), config.num_searches)
@@ -104,22 +104,30 @@ def search_image(
     return SearchResult(tuple(targets), means.fitness)
 
 
-def in_float32(stages: Stages, image: jax.Array) -> Stages:
-    """Stages that take and give float32 between each other, whatever they compute in themselves.
+def in_dtype(
+    stages: Stages, image: jax.Array, compute_dtype: str = "float32", between: Any = None
+) -> Stages:
+    """Stages that take and give one dtype between each other, whatever they compute in themselves.
 
-    Each is given what the one before returned of the image [H, W, C], of the same type.
+    Args:
+      stages: a stage is given what the one before returned of the image [H, W, C], of that type;
+        with another `compute_dtype` than float32 it is given that, and the last one float32.
+      between: the dtype; None: `compute_dtype`. Logits are float32.
     """
     taken, h = [], jax.ShapeDtypeStruct((1, *image.shape), image.dtype)
     for stage in stages:
         taken.append(h.dtype)
         h = jax.eval_shape(stage, h)
-    if {*taken, h.dtype} == {jnp.dtype(jnp.float32)}:
+    if compute_dtype != "float32":
+        taken = [jnp.dtype(compute_dtype)] * (len(stages) - 1) + [jnp.dtype(jnp.float32)]
+    elif {*taken, h.dtype} == {jnp.dtype(jnp.float32)}:
         return stages
+    given = [between or compute_dtype] * (len(stages) - 1) + ["float32"]
 
-    def at_the_border(stage: Callable, dtype: jnp.dtype) -> Callable:
-        return lambda h: stage(h.astype(dtype)).astype(jnp.float32)
+    def at_the_border(stage: Callable, dtype: jnp.dtype, result: Any) -> Callable:
+        return lambda h: stage(h.astype(dtype)).astype(result)
 
-    return tuple(map(at_the_border, stages, taken))
+    return tuple(map(at_the_border, stages, taken, given))
 
 
 def _search_once(
@@ -137,7 +145,8 @@ def _search_once(
         noisy = jax.vmap(perturb_image, (0, None, None))(image_keys, image, config.initial_noise)
         candidates = _in_parts(stages[0], noisy)
     else:
-        candidates = start[0][None]
+        first = config.compute_dtype if len(stages) > 1 else "float32"
+        candidates = start[0][None].astype(first)
 
     targets, traces, natural, near = [], [], image[None], None
     for index, layer in enumerate(config.layers):
@@ -147,7 +156,8 @@ def _search_once(
             natural = stages[index](natural)
             near = None if is_last else _near(natural[0], config.least_cosine)
         if start is not None and index > 0:
-            candidates = jnp.concatenate([candidates, start[index][None]])
+            own = start[index][None].astype(candidates.dtype)
+            candidates = jnp.concatenate([candidates, own])
         if near is not None:
             candidates = jax.vmap(near)(candidates)
         layer_key = computed_once(jax.random.fold_in(key, index))
@@ -162,9 +172,10 @@ def _search_once(
             layer_key, candidates, evaluate, layer, config, kind, rules, near=near
         )
         if config.target == "parent_mean" and layer.generations:
-            targets.append(standardize(jnp.mean(parents, axis=0), kind))
+            mean = jnp.mean(parents.astype(jnp.float32), axis=0)
+            targets.append(standardize(mean, kind))
         else:
-            targets.append(parents[0])
+            targets.append(parents[0].astype(jnp.float32))
         traces.append(trace)
         if index + 1 < len(stages):
             candidates = stages[index + 1](parents[:1])
@@ -172,7 +183,11 @@ def _search_once(
 
 
 def _near(natural: jax.Array, least_cosine: float) -> Near:
-    return lambda h: brought_near(h, natural, least_cosine)
+    def near(h: jax.Array) -> jax.Array:
+        found = brought_near(h.astype(jnp.float32), natural.astype(jnp.float32), least_cosine)
+        return found.astype(h.dtype)
+
+    return near
 
 
 def with_copies(
@@ -230,10 +245,12 @@ def evolve_layer(
     if not layer.generations:
         best = jnp.argmax(jnp.nan_to_num(population.fitness, nan=-jnp.inf))
         return candidates[best][None], population.fitness[best][None]
-    if rules.strategy is not None:
-        return strategies.evolve(
+    if rules.strategy is not None:  # evosax computes in float32
+        population = population._replace(candidates=candidates.astype(jnp.float32))
+        parents, trace = strategies.evolve(
             key, rules.strategy, population, evaluate, layer, config, kind, near
         )
+        return parents.astype(candidates.dtype), trace
     return _evolve_as_in_the_paper(key, population, evaluate, layer, config, kind, renewed, near)
 
 

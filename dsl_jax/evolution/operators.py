@@ -10,6 +10,7 @@ Fitness is a log-likelihood, or what one's own function says: higher is better.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,9 +68,14 @@ def smooth(h: jax.Array, passes: int) -> jax.Array:
 
 
 def normalize(h: jax.Array, epsilon: float = NORMALIZE_EPSILON) -> jax.Array:
-    """Zero mean and unit variance over all elements, [...] -> [...] (paper A.2)."""
-    centred = h - jnp.mean(h)
-    return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred)) + epsilon)
+    """Zero mean and unit variance over all elements, [...] -> [...] (paper A.2).
+
+    Computed in at least float32; the dtype of h.
+    """
+    wide = h.astype(jnp.promote_types(h.dtype, jnp.float32))
+    centred = wide - jnp.mean(wide)
+    scaled = centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred)) + epsilon)
+    return scaled.astype(h.dtype)
 
 
 def mutate(
@@ -205,29 +211,32 @@ def smoothed_noise(
     passes: int,
     smoothing: str = "noise",
     truncation: float = NOISE_TRUNCATION,
+    dtype: Any = jnp.float32,
 ) -> jax.Array:
     """Independent white noises of unit strength after `passes` of smoothing; see `noise_basis`.
 
     Args:
       key: a `jax.random` key, used up.
       shape: [n, h, w, c], [n, tokens, features] or [n, features] (which is not smoothed).
+      dtype: what it is kept in; the numbers are drawn, and summed, as float32.
 
     Returns:
-      float32 of that shape.
+      That shape and dtype.
     """
     if not passes or len(shape) == 2:
-        return _drawn_once(key, shape)
+        return _drawn_once(key, shape, dtype)
     count, *spatial, channels = shape
     basis = noise_basis(tuple(spatial), passes, smoothing == "noise_rescaled", truncation)
     # One draw and one matrix product for all, positions first: what a CPU does best.
-    white = _drawn_once(key, (basis.shape[1], count * channels))
-    return jnp.moveaxis((basis @ white).reshape(*spatial, count, channels), -2, 0)
+    white = _drawn_once(key, (basis.shape[1], count * channels), dtype)
+    noise = jnp.matmul(basis.astype(dtype), white, preferred_element_type=jnp.float32)
+    return jnp.moveaxis(noise.astype(dtype).reshape(*spatial, count, channels), -2, 0)
 
 
-def _drawn_once(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def _drawn_once(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     """Standard normal numbers, which the compilers for accelerators would else draw anew in each
     fusion that uses them, or in a matrix product, and take a minute to compile that."""
-    white = jax.random.normal(key, shape, jnp.float32)
+    white = jax.random.normal(key, shape, jnp.float32).astype(dtype)
     return jax.lax.platform_dependent(
         white, cpu=lambda white: white, default=jax.lax.optimization_barrier
     )
@@ -277,7 +286,8 @@ def reproduce(
       near: what brings a child [...] back to where candidates must lie.
 
     Returns:
-      [C, ...], the dtype of the parents.
+      [C, ...], the dtype of the parents, in which the noise is kept, too; what is computed with
+      them is at least float32.
 
     Raises:
       ValueError: `kind` is unknown.
@@ -289,15 +299,19 @@ def reproduce(
     pairs = jax.random.randint(pair_key, (2, num_children), 0, parents.shape[0], jnp.int32)
     pairs = computed_once(pairs)
     mothers, fathers = pairs
-    sigmas = jax.vmap(spread)(parents)
+    wide = jnp.promote_types(parents.dtype, jnp.float32)
+    sigmas = jax.vmap(spread)(parents.astype(wide))
     sigmas = 0.5 * (sigmas[mothers] + sigmas[fathers])
     shape = (num_children, *parents.shape[1:])
-    noise = smoothed_noise(noise_key, shape, smoothing_passes, smoothing, truncation)
+    noise_dtype = min(parents.dtype, jnp.dtype(jnp.float32), key=lambda dtype: dtype.itemsize)
+    noise = smoothed_noise(
+        noise_key, shape, smoothing_passes, smoothing, truncation, dtype=noise_dtype
+    )
 
     def child(noise, mean, sigma):
         mutated = add_noise(mean, noise, sigma, strength, smoothing_passes, smoothing=smoothing)
         finished = standardize(mutated, kind)
-        return finished if near is None else near(finished)
+        return (finished if near is None else near(finished)).astype(parents.dtype)
 
     means = jax.lax.platform_dependent(
         parents, pairs, tpu=_means_by_product, default=_means_by_index
@@ -308,11 +322,14 @@ def reproduce(
 def _means_by_index(parents: jax.Array, pairs: jax.Array) -> jax.Array:
     """`crossover` of the parents [P, ...] in each pair, pairs [2, C]: [C, ...]."""
     mothers, fathers = pairs
-    return jax.vmap(crossover)(parents[mothers], parents[fathers])
+    wide = jnp.promote_types(parents.dtype, jnp.float32)
+    return jax.vmap(crossover)(parents[mothers].astype(wide), parents[fathers].astype(wide))
 
 
 def _means_by_product(parents: jax.Array, pairs: jax.Array) -> jax.Array:
     """The same for a TPU, on which reading rows by their numbers moves twenty times the bytes."""
     chosen = jax.nn.one_hot(pairs, len(parents), dtype=parents.dtype)
     shares = 0.5 * jnp.sum(chosen, axis=0)
-    return jnp.tensordot(shares, parents, 1, precision=jax.lax.Precision.HIGHEST)
+    wide = jnp.promote_types(parents.dtype, jnp.float32)
+    exact = jax.lax.Precision.HIGHEST
+    return jnp.tensordot(shares, parents, 1, precision=exact, preferred_element_type=wide)

@@ -22,7 +22,7 @@ from dsl_jax.evolution.image import (
     Rules,
     check_schedules,
     evolve_layer,
-    in_float32,
+    in_dtype,
     rules_of,
     with_copies,
 )
@@ -148,7 +148,7 @@ def _clusters(key, stages, images, labels, num_classes, shared):
     """Centres [C * K, F], and of each image the row of its own, or -1 where it has no part."""
     most = shared.images_per_class
     chosen = np.concatenate([np.flatnonzero(labels == c)[:most] for c in range(num_classes)])
-    stage = jax.jit(in_float32(stages, images[0])[0])
+    stage = jax.jit(in_dtype(stages, images[0])[0])
     parts = np.array_split(images[chosen].astype(np.float32), -(-len(chosen) // 64))
     h = np.concatenate([np.asarray(stage(jnp.asarray(part))) for part in parts])
     key = jax.random.fold_in(key, CLUSTERS)
@@ -217,7 +217,7 @@ def _search_class(
     """
     key = computed_once(jax.random.fold_in(key, number))
     h, found, traces = images, [], []
-    whole = in_float32(stages, images[0])
+    whole = in_dtype(stages, images[0], config.compute_dtype, between=jnp.float32)
     for index, (stage, layer) in enumerate(zip(whole, config.layers, strict=True)):
         h, rest = stage(h), whole[index + 1 :]
         is_last = not rest

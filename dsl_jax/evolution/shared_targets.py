@@ -14,7 +14,7 @@ from flax import struct
 from dsl_jax.devices import Array
 from dsl_jax.evolution.clusters import cluster_rows
 from dsl_jax.evolution.fitness import Stages
-from dsl_jax.evolution.image import in_float32
+from dsl_jax.evolution.image import in_dtype
 from dsl_jax.evolution.images import as_pytrees
 from dsl_jax.evolution.operators import moved, normalize
 from dsl_jax.files import read_arrays, replacing
@@ -25,7 +25,7 @@ REMEDY = "delete it, and make the targets again"
 def natural_representations(stages: Stages, images: jax.Array) -> tuple[jax.Array, ...]:
     """What stages make of images [M, ...], normalised as targets are: a [M, ...] for each block."""
     found, h = [], images
-    for stage in in_float32(stages, images[0])[:-1]:
+    for stage in in_dtype(stages, images[0])[:-1]:
         h = stage(h)
         found.append(jax.vmap(normalize)(h))
     return tuple(found)
@@ -64,7 +64,7 @@ class SharedTargets:
           labels: integers [B].
         """
         found, h, rows = [], images, labels
-        for index, stage in enumerate(in_float32(self.stages, images[0])[:-1]):
+        for index, stage in enumerate(in_dtype(self.stages, images[0])[:-1]):
             h = stage(h)
             if index == 0 and self.centres is not None:
                 rows = cluster_rows(h, labels, self.centres, self.logits.shape[-1])

@@ -268,20 +268,23 @@ def is_identity(kernel: Array) -> bool:
 
 
 def _convolve_and_pool(kernel: jax.Array | None, pool: bool, x: jax.Array) -> jax.Array:
-    x = x if kernel is None else convolve_same(x, kernel)
+    x = x if kernel is None else convolve_same(x, kernel.astype(x.dtype))
     # Windowed, unlike the network's own: what comes before is computed once, not once a slice.
     return nnx.max_pool(x, (2, 2), (2, 2)) if pool else x
 
 
 def _apply_block(weights: Any, spec: BlockSpec, x: jax.Array) -> jax.Array:
+    dtype = x.dtype  # that of products; statistics, and what comes after them, are float32
     x = gelu(x) if spec.gelu_first else x
     for number, ((kernel, scale, shift), pool) in enumerate(zip(weights, spec.pools, strict=True)):
-        x = _convolve_and_pool(kernel, pool, gelu(x) if number else x) * scale + shift
+        x = (gelu(x) if number else x).astype(dtype)
+        x = _convolve_and_pool(kernel, pool, x) * scale + shift
     return finish_block(x, spec.gelu_last, spec.normalized)
 
 
 def _apply_stem(kernel: jax.Array, bias: jax.Array, images: jax.Array) -> jax.Array:
-    return gelu(convolve(images, kernel, "VALID") + bias)
+    responses = convolve(images, kernel.astype(images.dtype), "VALID")
+    return gelu(responses + bias).astype(images.dtype)
 
 
 def _apply_first_block(
