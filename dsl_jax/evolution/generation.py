@@ -1,5 +1,7 @@
 """`RepresentationGA`: the paper's genetic algorithm as an evosax population-based algorithm."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from evosax.algorithms.population_based import base
@@ -42,6 +44,10 @@ class RepresentationGA(base.PopulationBasedAlgorithm):
     `population_size` is the number of children, num_explorers + num_refiners: what `ask` returns
     and `tell` takes. `init(key, population, fitness, params)` takes a population of any size from
     num_parents on.
+
+    `offspring` and `survivors` are what `ask` and `tell` do, for who needs no evosax: individuals
+    keep their shape, and explorers and refiners are never joined, which an accelerator would do by
+    copying them.
 
     Raises:
       ValueError: no parents, or no children.
@@ -106,24 +112,37 @@ class RepresentationGA(base.PopulationBasedAlgorithm):
         if size < self.num_parents:
             raise ValueError(f"population of {size}: {self.num_parents} parents need as many")
         state = super().init(key, population, fitness, params)
-        order = _best_first(state.fitness, self.num_parents)
-        return state.replace(population=state.population[order], fitness=state.fitness[order])
+        parents, costs = self.survivors((state.population,), state.fitness)
+        return state.replace(population=parents, fitness=costs)
 
-    def _ask(self, key: jax.Array, state: State, params: Params) -> tuple[jax.Array, State]:
+    def offspring(
+        self, key: jax.Array, parents: jax.Array, params: Params
+    ) -> tuple[jax.Array, jax.Array]:
+        """Explorers [C_exp, ...] and refiners [C_ref, ...] of parents [k, ...]."""
         explorer_key, refiner_key = computed_once(jax.random.split(key))
-        parents = jax.vmap(self._unravel_solution)(state.population)
-        children = self._reproduce(
+        explorers = self._reproduce(
             explorer_key,
             parents,
             self.num_explorers,
             params.mutation_strength * params.exploration_boost,
         )
-        if self.num_refiners:
-            pool = jnp.concatenate([parents, children])
-            refiners = self._reproduce(
-                refiner_key, pool, self.num_refiners, params.mutation_strength
-            )
-            children = jnp.concatenate([children, refiners])
+        pool = jnp.concatenate([parents, explorers]) if self.num_refiners else parents
+        refiners = self._reproduce(refiner_key, pool, self.num_refiners, params.mutation_strength)
+        return explorers, refiners
+
+    def survivors(
+        self, groups: Sequence[jax.Array], costs: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """The best k individuals [k, ...] of groups [m_i, ...], and their costs [k], best first.
+
+        costs: [sum of m_i], in the groups' order; of equals the first one is better.
+        """
+        order = _best_first(costs, self.num_parents)
+        return _take_rows(groups, order), costs[order]
+
+    def _ask(self, key: jax.Array, state: State, params: Params) -> tuple[jax.Array, State]:
+        parents = jax.vmap(self._unravel_solution)(state.population)
+        children = jnp.concatenate(self.offspring(key, parents, params))
         return children.reshape(self.population_size, -1), state
 
     def _reproduce(self, key, parents, num_children, strength):
@@ -150,23 +169,46 @@ class RepresentationGA(base.PopulationBasedAlgorithm):
         params: Params,
     ) -> State:
         del key, params
-        everyone = jnp.concatenate([state.fitness, fitness])
-        order = _best_first(everyone, self.num_parents)
-        # Explorers and refiners apart, so that XLA need not copy them into one array.
-        explorers, refiners = jnp.split(population, [self.num_explorers])
-        survivors = _take_rows((state.population, explorers, refiners), order)
-        return state.replace(population=survivors, fitness=everyone[order])
+        costs = jnp.concatenate([state.fitness, fitness])
+        survivors, costs = self.survivors((state.population, population), costs)
+        return state.replace(population=survivors, fitness=costs)
 
 
-def _take_rows(groups: tuple[jax.Array, ...], index: jax.Array) -> jax.Array:
-    """Rows [n, D] of arrays [m_i, D], counted through all of them, without joining them."""
-    rows, start = jnp.zeros((len(index), groups[0].shape[1]), groups[0].dtype), 0
+def _take_rows(groups: Sequence[jax.Array], index: jax.Array) -> jax.Array:
+    """Rows [n, ...] of arrays [m_i, ...], counted through all of them, without joining them."""
+    return jax.lax.platform_dependent(
+        tuple(group for group in groups if len(group)),
+        index,
+        tpu=_rows_by_product,
+        default=_rows_by_index,
+    )
+
+
+def _rows_by_index(groups: Sequence[jax.Array], index: jax.Array) -> jax.Array:
+    first, start = groups[0], 0
+    rows = jnp.zeros((len(index), *first.shape[1:]), first.dtype)
     for group in groups:
-        if len(group):
-            here = (index >= start) & (index < start + len(group))
-            rows = jnp.where(here[:, None], group[jnp.where(here, index - start, 0)], rows)
-            start += len(group)
+        here = (index >= start) & (index < start + len(group))
+        taken = group[jnp.where(here, index - start, 0)]
+        rows = jnp.where(here.reshape(-1, *[1] * (first.ndim - 1)), taken, rows)
+        start += len(group)
     return rows
+
+
+def _rows_by_product(groups: Sequence[jax.Array], index: jax.Array) -> jax.Array:
+    """The same for a TPU, which else would copy all rows to where they lie one after the other.
+
+    A number that is not finite becomes 0, or it would spoil the rows of others.
+    """
+    start, wide = 0, jnp.promote_types(groups[0].dtype, jnp.float32)
+    rows = jnp.zeros((len(index), *groups[0].shape[1:]), wide)
+    for group in groups:
+        chosen = jax.nn.one_hot(index - start, len(group), dtype=group.dtype)
+        finite = jnp.where(jnp.isfinite(group), group, 0)
+        exact = jax.lax.Precision.HIGHEST
+        rows += jnp.tensordot(chosen, finite, 1, precision=exact, preferred_element_type=wide)
+        start += len(group)
+    return rows.astype(groups[0].dtype)
 
 
 def _best_first(fitness: jax.Array, count: int) -> jax.Array:

@@ -280,28 +280,26 @@ def _evolve_as_in_the_paper(
             near=near,
         )
     params = Params(layer.mutation_strength, layer.exploration_boost)
-    costs = as_cost(population.fitness)
-    state = algorithm.init(key, population.candidates, costs, params)
+    first = algorithm.survivors((population.candidates,), as_cost(population.fitness))
 
-    def generation(state, number):
+    def generation(carry, number):
+        parents, costs = carry
         generation_key = computed_once(jax.random.fold_in(key, number))
         here = evaluate
         if renewed is not None:
             here = renewed(number)
-            state = state.replace(fitness=as_cost(here(algorithm.get_population(state))))
-        children, state = algorithm.ask(generation_key, state, params)
-        # Explorers and refiners apart, here as in `tell`, so that XLA need not join them.
-        parts = jnp.split(children, [config.num_explorers])
-        costs = as_cost(jnp.concatenate([here(part) for part in parts if len(part)]))
-        new, _ = algorithm.tell(generation_key, children, costs, state, params)
+            costs = as_cost(here(parents))
+        children = algorithm.offspring(generation_key, parents, params)
+        new_costs = [as_cost(here(part)) for part in children if len(part)]
+        new = algorithm.survivors((parents, *children), jnp.concatenate([costs, *new_costs]))
         if config.stop_probability < 1:
-            is_enough = as_cost(state.fitness[0]) >= math.log(config.stop_probability)
-            new = jax.tree.map(lambda old, new: jnp.where(is_enough, old, new), state, new)
-        return new, new.fitness[0]
+            is_enough = as_cost(costs[0]) >= math.log(config.stop_probability)
+            new = jax.tree.map(lambda old, new: jnp.where(is_enough, old, new), carry, new)
+        return new, new[1][0]
 
-    first = state.fitness[0]
-    state, rest = jax.lax.scan(generation, state, jnp.arange(1, layer.generations + 1))
-    return algorithm.get_population(state), as_cost(jnp.concatenate([first[None], rest]))
+    numbers = jnp.arange(1, layer.generations + 1)
+    (parents, _), rest = jax.lax.scan(generation, first, numbers)
+    return parents, as_cost(jnp.concatenate([first[1][:1], rest]))
 
 
 def check_config(config: SearchConfig) -> None:

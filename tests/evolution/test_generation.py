@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from evosax.algorithms.population_based.base import PopulationBasedAlgorithm
 
-from dsl_jax.evolution.generation import RepresentationGA
+from dsl_jax.evolution.generation import RepresentationGA, _rows_by_index, _rows_by_product
 from dsl_jax.keys import philox_key
 
 KEY = philox_key(jax.random.key(0))
@@ -121,3 +121,15 @@ def test_a_population_smaller_than_the_parents_is_refused():
     algorithm = make()
     with pytest.raises(ValueError, match="population of 3: 4 parents"):
         algorithm.init(KEY, population(3), jnp.zeros(3), algorithm.default_params)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_a_tpu_takes_the_same_rows_by_a_product(dtype):
+    groups = tuple(jax.random.normal(jax.random.key(m), (m, 3, 2)).astype(dtype) for m in (4, 5, 7))
+    groups = (groups[0], groups[1].at[1, 2].set(jnp.nan).at[0].set(jnp.inf), groups[2])
+    index = jnp.array([3, 15, 9, 6, 3])  # none of those that are not finite
+    expected = np.concatenate([np.asarray(group, np.float32) for group in groups])[index]
+    for rows in (_rows_by_index, _rows_by_product):
+        found = rows(groups, index)
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found.astype(jnp.float32), expected)
