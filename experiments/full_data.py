@@ -32,7 +32,7 @@ from common import command_line, curves, few_searches, plan, sweep_points, sweep
 from what_targets_carry import in_text, keep_predictions, less, with_predictions
 
 from dsl_jax import pipeline
-from dsl_jax.config import RunConfig
+from dsl_jax.config import RunConfig, SharedConfig
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.devices import device_mesh
 from dsl_jax.keys import TRAINING, purpose_key
@@ -113,6 +113,11 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     """A point for each size, method and seed."""
     for name in settings.methods:
         one_of("sweep.methods", name, (*SGD, *STORED, *SHARED))
+    if config.shared != SharedConfig():
+        raise ValueError(
+            "config.shared has no effect here: set --sweep.images_per_class, --sweep.fresh_images "
+            "and --sweep.clusters; the cosines are those of the searched images"
+        )
     variants = [variant for variant in config.variants if variant != "sgd"]
     methods = [
         Method(name, variant)

@@ -1,5 +1,6 @@
 """Accuracy against the number of images: what each method learns, and what is kept and compared."""
 
+import dataclasses
 import importlib
 
 import numpy as np
@@ -159,3 +160,6 @@ def test_sizes_are_training_images_and_a_wrong_method_is_named():
         assert point.config.num_train - point.config.validation_size == 1000
     with pytest.raises(ValueError, match="unknown: choose one of sgd_g1"):
         script.define(config, script.Settings(methods=("best",)))
+    shared = dsl_jax.SharedConfig(fresh_images=8)
+    with pytest.raises(ValueError, match=r"config.shared has no effect here: set --sweep"):
+        script.define(dataclasses.replace(config, shared=shared), settings)
