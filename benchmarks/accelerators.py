@@ -48,7 +48,7 @@ from dsl_jax.networks.interface import in_mode
 _CHIPS = flags.DEFINE_list("chips", list(CHIPS), "For which.")
 _PRESETS = flags.DEFINE_list("presets", ["laptop", "paper"], "The sizes, of CIFAR-10.")
 _PROGRAMS = flags.DEFINE_list("programs", [], "Only these; empty: all.")
-_DTYPE = flags.DEFINE_enum("dtype", "float32", COMPUTE_DTYPES, "compute_dtype of all programs.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", COMPUTE_DTYPES, "compute_dtype of the search.")
 _IMAGES = flags.DEFINE_integer("images", None, "Searched at once; default: a chunk of the chip's.")
 _JSON = flags.DEFINE_string("json", None, "Where the results go, each as it is there.")
 
@@ -114,11 +114,10 @@ def searched(count: int, shape: tuple[int, ...]) -> tuple[jax.ShapeDtypeStruct, 
 
 
 def computing_in(config: dsl.RunConfig, dtype: str) -> dsl.RunConfig:
-    """A preset whose search and learning compute in a dtype."""
-    search, learn = (
-        dataclasses.replace(part, compute_dtype=dtype) for part in (config.search, config.learn)
+    """A preset whose search computes in a dtype."""
+    return dataclasses.replace(
+        config, search=dataclasses.replace(config.search, compute_dtype=dtype)
     )
-    return dataclasses.replace(config, search=search, learn=learn)
 
 
 def make_network(config: dsl.RunConfig, shape: tuple, images: np.ndarray, groups: int):

@@ -86,9 +86,10 @@ def device_mesh(batch_size: int | None = None) -> Mesh | None:
       ValueError: the processes of a job cannot share a batch equally.
     """
     devices, processes = jax.local_devices(), [jax.process_index()]
-    number = len(devices)
     if batch_size is not None:
         processes = list(range(jax.process_count()))
+    number = min(len(jax.local_devices(process)) for process in processes)
+    if batch_size is not None:
         if batch_size % len(processes):
             raise ValueError(
                 f"a batch has {batch_size} images, which {len(processes)} processes cannot share "

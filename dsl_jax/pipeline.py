@@ -105,8 +105,10 @@ def run(
         )
     keep_identity(run_folder.folder, dataset)
     if phase in ("all", "learn"):
-        for training in trainings(config):
-            shared_mesh(dataset, training.config)  # refuses now what the processes cannot share
+        for seed in config.seeds:
+            for training in trainings(config):  # what the processes cannot share is refused now
+                if run_folder.finished(f"seed_{seed}/{training.name}") is None:
+                    shared_mesh(dataset, training.config)
     for seed in config.seeds if phase != "report" else ():
         for step in steps(config):
             if isinstance(step, Search) and is_due(run_folder, seed, step, phase):

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import html
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +30,7 @@ from dsl_jax import pipeline, presets
 from dsl_jax.data import catalogue
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.data.load import foresee, load_or_substitute
-from dsl_jax.jobs import is_first
+from dsl_jax.jobs import is_first, wait_for_first
 from dsl_jax.plain_data import differences
 from dsl_jax.runs import loggers
 from dsl_jax.runs.folder import RunFolder, check_folder, finished_report, prepare_folder
@@ -114,6 +115,7 @@ def join_job() -> None:
     try:
         # A process that fails tells the others when it gives up waiting for them.
         jax.distributed.initialize(*given, shutdown_timeout_seconds=30)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # JAX takes it for itself
     except (ValueError, RuntimeError) as error:
         raise ValueError(
             f"--distributed found no job that it could join ({error}): give --coordinator, "
@@ -287,6 +289,7 @@ def compute(run: Resolved) -> None:
             repair=_REPAIR.value,
             loggers=receivers,
         )
+    wait_for_first("end")  # for who still searches, or whose logger is slow to close
     if not results:
         print(f"--phase={_PHASE.value} is done; the folder is {run.folder}")
     elif is_first():

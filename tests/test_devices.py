@@ -66,12 +66,13 @@ print(jax.device_count())
 
 @pytest.fixture
 def several_processes(monkeypatch):
-    """Of two processes the second, with three devices each; as far as `device_mesh` asks."""
-    mine = "1"
+    """Of two processes the second, with five devices, the first with three; as far as `device_mesh`
+    asks."""
+    names = ("abc", "abcde")
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     monkeypatch.setattr(
-        jax, "local_devices", lambda process=mine: [f"{process}{name}" for name in "abc"]
+        jax, "local_devices", lambda process=1: [f"{process}{name}" for name in names[process]]
     )
     monkeypatch.setattr(devices, "Mesh", SimpleMesh)
 

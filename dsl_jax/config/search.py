@@ -97,7 +97,8 @@ class SearchConfig:
           makes of the clean image; a candidate that is farther is brought back to it. None: it may
           go anywhere.
       compute_dtype: "float32", or "bfloat16": in which candidates, noise and the products of a
-          `ConvNet` are kept; sums, statistics, normalisation, logits and fitness are float32.
+          `ConvNet` are kept; sums, statistics, normalisation, logits and fitness are float32. Of a
+          search per class the products alone.
     """
 
     layers: tuple[LayerSchedule, ...] = PAPER_LAYERS

@@ -198,7 +198,7 @@ def _rows_by_index(groups: Sequence[jax.Array], index: jax.Array) -> jax.Array:
 def _rows_by_product(groups: Sequence[jax.Array], index: jax.Array) -> jax.Array:
     """The same for a TPU, which else would copy all rows to where they lie one after the other.
 
-    A number that is not finite becomes 0, or it would spoil the rows of others.
+    A row with numbers that are not finite becomes all NaN; without that it would spoil the others.
     """
     start, wide = 0, jnp.promote_types(groups[0].dtype, jnp.float32)
     rows = jnp.zeros((len(index), *groups[0].shape[1:]), wide)
@@ -207,6 +207,9 @@ def _rows_by_product(groups: Sequence[jax.Array], index: jax.Array) -> jax.Array
         finite = jnp.where(jnp.isfinite(group), group, 0)
         exact = jax.lax.Precision.HIGHEST
         rows += jnp.tensordot(chosen, finite, 1, precision=exact, preferred_element_type=wide)
+        is_bad = ~jnp.isfinite(group).all(tuple(range(1, group.ndim)))
+        spoilt = (chosen.astype(bool) & is_bad[None]).any(1)
+        rows = jnp.where(spoilt.reshape(-1, *[1] * (rows.ndim - 1)), jnp.nan, rows)
         start += len(group)
     return rows.astype(groups[0].dtype)
 

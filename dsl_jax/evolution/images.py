@@ -85,7 +85,10 @@ def search(
         raise ValueError(f"chunk_size is {chunk_size}: it must be at least 1")
 
     per_call = chunk_size * (1 if mesh is None else mesh.size)
-    shared, rules = (philox_key(key), as_pytrees(stages), config), rules_of(config)
+    shared: tuple = (philox_key(key), as_pytrees(stages), config)
+    if mesh is not None and not _is_cpu():
+        shared = replicate((jax.random.key_data(shared[0]), *shared[1:]), mesh)
+    rules = rules_of(config)
     each: tuple = (images, labels, ids.astype(np.uint32))
     if starts is not None:
         each += (_check_starts(starts, stages, images),)
@@ -143,8 +146,6 @@ def _search_chunk(shared, each, rows, rules, mesh):
     if mesh is None:
         return _search_parts([(shared, _rows_of(each, rows))], rules)[0]
     if not _is_cpu():
-        key, *rest = shared
-        shared = replicate((jax.random.key_data(key), *rest), mesh)
         each = jax.tree.map(lambda array: take(array, rows, mesh), each)
         return _search_on_mesh(shared, each, rules=rules, mesh=sharding(mesh).mesh)
     parts = [

@@ -44,10 +44,8 @@ def step(
     images = normalize_pixels(images, mean, std)
 
     def loss_of(params: Any) -> jax.Array:
-        narrow = jax.tree.map(lambda x: x.astype(config.compute_dtype), (params, images))
         # A copy, since BatchNorm writes its statistics into variables of the trace outside.
-        network = nnx.merge(graph, narrow[0], rest, copy=True)
-        return objective(network, narrow[1], answers, config)
+        return objective(nnx.merge(graph, params, rest, copy=True), images, answers, config)
 
     loss, gradient = jax.value_and_grad(loss_of)(params)
     optimizer = make_optimizer(config, steps_per_epoch)

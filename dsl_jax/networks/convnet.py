@@ -232,7 +232,7 @@ class ConvNet(nnx.Module):
 
     def stem_responses(self, images: jax.Array) -> jax.Array:
         """[N, H, W, C] -> [N, H-1, W-1, 8 C], before the stem's GELU."""
-        responses = convolve_few(images, self.stem_kernel[...].astype(images.dtype))
+        responses = convolve_few(images, self.stem_kernel[...])
         return responses + self.stem_bias[...].reshape(1, 1, 1, -1)
 
     def representations(self, images: jax.Array) -> tuple[jax.Array, ...]:

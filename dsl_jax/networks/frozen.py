@@ -283,8 +283,9 @@ def _apply_block(weights: Any, spec: BlockSpec, x: jax.Array) -> jax.Array:
 
 
 def _apply_stem(kernel: jax.Array, bias: jax.Array, images: jax.Array) -> jax.Array:
-    responses = convolve(images, kernel.astype(images.dtype), "VALID")
-    return gelu(responses + bias).astype(images.dtype)
+    dtype = images.dtype if jnp.issubdtype(images.dtype, jnp.floating) else kernel.dtype
+    responses = convolve(images.astype(dtype), kernel.astype(dtype), "VALID")
+    return gelu(responses + bias).astype(dtype)
 
 
 def _apply_first_block(

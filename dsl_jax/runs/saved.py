@@ -125,20 +125,25 @@ def damaged_checkpoints(folder: Path) -> dict[Path, str]:
 
     if not folder.exists():
         return {}
-    options = ocp.CheckpointManagerOptions(read_only=True)
+    options = ocp.CheckpointManagerOptions(read_only=True, multiprocessing_options=_alone())
     manager = ocp.CheckpointManager(folder.absolute(), options=options)
     damaged: dict[Path, str] = {}
     for epoch in sorted(manager.all_steps()):
         try:
-            _restore(manager, epoch, None)
+            with _checkpointer() as checkpointer:
+                kept = checkpointer.metadata(folder.absolute() / str(epoch) / "state")
+            # As NumPy's, wherever they lay: the devices of who has written them need not be there.
+            like = {
+                name: np.empty(array.shape, array.dtype)
+                for name, array in kept.item_metadata.tree.items()
+            }
+            _restore(manager, epoch, like)
         except Exception as error:  # as above
             damaged[folder / str(epoch)] = _briefly(error)
     return damaged
 
 
-def _restore(
-    manager: Any, epoch: int, like: dict[str, Any] | None
-) -> tuple[dict[str, Any], list[Record]]:
+def _restore(manager: Any, epoch: int, like: dict[str, Any]) -> tuple[dict[str, Any], list[Record]]:
     """State by name and history of a checkpoint, as `Checkpoints.save` wrote them.
 
     Raises:
@@ -175,15 +180,20 @@ def hash_leaves(names: Iterable[str], leaves: Iterable[Any]) -> str:
     return digest.hexdigest()
 
 
-def _checkpointer() -> Any:
-    """orbax's, for this process alone: the others of a job need not call it."""
+def _alone() -> Any:
+    """How orbax works for this process alone: the others of a job need not call it."""
     import orbax.checkpoint as ocp
 
     this = jax.process_index()
-    alone = ocp.options.MultiprocessingOptions(
+    return ocp.options.MultiprocessingOptions(
         primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"process_{this}"
     )
-    return ocp.StandardCheckpointer(multiprocessing_options=alone)
+
+
+def _checkpointer() -> Any:
+    import orbax.checkpoint as ocp
+
+    return ocp.StandardCheckpointer(multiprocessing_options=_alone())
 
 
 def save_network(folder: Path, network: nnx.Module) -> str:

@@ -93,9 +93,9 @@ def losses(folder):
     return found
 
 
-def run(folder, count):
+def run(folder, count, *flags):
     """A job that nothing disturbs."""
-    codes, outputs = Job(folder, count).finish()
+    codes, outputs = Job(folder, count, *flags).finish()
     assert codes == [0] * count, "\n".join(outputs)
     assert ["The whole report" in output for output in outputs] == [True] + [False] * (count - 1)
     return folder
@@ -143,7 +143,9 @@ def test_a_job_of_which_a_process_was_killed_ends_as_if_nothing_had_happened(two
     job.kill()
     before = losses(folder)
     assert len(before[TRAININGS[0]]) < 10 and not before[TRAININGS[1]]
-    run(folder, 2)
+    assert list((folder / TRAININGS[0] / "checkpoints").glob("[0-9]*"))
+    assert dsl_jax.verify_run(folder) == []  # a process alone, without the devices of the job
+    run(folder, 2, "--repair")
     assert losses(folder) == losses(two)
     for name in TRAININGS:
         ours, expected = (

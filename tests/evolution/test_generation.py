@@ -133,3 +133,5 @@ def test_a_tpu_takes_the_same_rows_by_a_product(dtype):
         found = rows(groups, index)
         assert found.dtype == dtype
         np.testing.assert_array_equal(found.astype(jnp.float32), expected)
+    failed = _rows_by_product(groups, jnp.array([5, 3, 4]))  # the first and the last of these
+    assert np.isnan(np.asarray(failed, np.float32)).any((1, 2)).tolist() == [True, False, True]
