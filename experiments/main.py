@@ -75,7 +75,7 @@ _LOGGERS = flags.DEFINE_list(
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed",
     False,
-    "Run as one process of a TPU pod slice, Slurm or Open MPI job; each needs this command.",
+    "Run as one process of a TPU pod slice, Slurm or Open MPI job.",
     **AGAIN,
 )
 _COORDINATOR = flags.DEFINE_string(
