@@ -85,10 +85,8 @@ def device_mesh(batch_size: int | None = None) -> Mesh | None:
     Raises:
       ValueError: the processes of a job cannot share a batch equally.
     """
-    devices, processes = jax.local_devices(), [jax.process_index()]
-    if batch_size is not None:
-        processes = list(range(jax.process_count()))
-    number = min(len(jax.local_devices(process)) for process in processes)
+    processes = [jax.process_index()] if batch_size is None else range(jax.process_count())
+    there = number = min(len(jax.local_devices(process)) for process in processes)
     if batch_size is not None:
         if batch_size % len(processes):
             raise ValueError(
@@ -96,10 +94,10 @@ def device_mesh(batch_size: int | None = None) -> Mesh | None:
                 f"equally: set LearnConfig.batch_multiple to {len(processes)}, or to the number of "
                 "all their devices"
             )
-        number = largest_divisor(batch_size // len(processes), number)
-        if number < len(devices):
+        number = largest_divisor(batch_size // len(processes), there)
+        if number < there:
             _warn_once(
-                f"learning uses {number} of {len(devices)} devices: that is how many share a "
+                f"learning uses {number} of {there} devices: that is how many share a "
                 f"batch of {batch_size} images equally; to use all, set LearnConfig.batch_multiple"
             )
     chosen = [device for process in processes for device in jax.local_devices(process)[:number]]

@@ -34,9 +34,7 @@ from what_targets_carry import in_text, keep_predictions, less, with_predictions
 from dsl_jax import pipeline
 from dsl_jax.config import RunConfig, SharedConfig
 from dsl_jax.data.dataset import Dataset
-from dsl_jax.devices import device_mesh
 from dsl_jax.keys import TRAINING, purpose_key
-from dsl_jax.learning.batches import exact_batch_size
 from dsl_jax.learning.evaluation import logits_of
 from dsl_jax.learning.train import learn, learn_sgd
 from dsl_jax.runs.controlled import control_key
@@ -185,11 +183,9 @@ def measure_training(
     method, variant = point.columns["method"], point.columns["variant"]
     network = make_network(config, dataset, seed, config.learner_groups)
     learning = config.sgd if method in SGD else dataclasses.replace(config.learn, variant=variant)
-    count = len(dataset.train.images)
-    batch_size = exact_batch_size(count, learning.batch_size, learning.batch_multiple)
     targets = targets_of(point, dataset, folder, settings)
     options: dict[str, Any] = {
-        "mesh": device_mesh(batch_size),
+        "mesh": pipeline.shared_mesh(dataset, learning),
         "checkpoints": Checkpoints(folder / "checkpoints"),
         "progress": point.name,
     }

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from evosax.algorithms.population_based import base
 from flax import struct
 
-from dsl_jax.evolution.operators import NOISE_TRUNCATION, Near, reproduce
+from dsl_jax.evolution.operators import NOISE_TRUNCATION, Near, mixed, reproduce, widened
 from dsl_jax.keys import computed_once
 
 
@@ -190,7 +190,7 @@ def _rows_by_index(groups: Sequence[jax.Array], index: jax.Array) -> jax.Array:
     for group in groups:
         here = (index >= start) & (index < start + len(group))
         taken = group[jnp.where(here, index - start, 0)]
-        rows = jnp.where(here.reshape(-1, *[1] * (first.ndim - 1)), taken, rows)
+        rows = jnp.where(_each(here, rows), taken, rows)
         start += len(group)
     return rows
 
@@ -200,18 +200,22 @@ def _rows_by_product(groups: Sequence[jax.Array], index: jax.Array) -> jax.Array
 
     A row with numbers that are not finite becomes all NaN; without that it would spoil the others.
     """
-    start, wide = 0, jnp.promote_types(groups[0].dtype, jnp.float32)
-    rows = jnp.zeros((len(index), *groups[0].shape[1:]), wide)
+    first, start = groups[0], 0
+    rows = widened(jnp.zeros((len(index), *first.shape[1:]), first.dtype))
     for group in groups:
         chosen = jax.nn.one_hot(index - start, len(group), dtype=group.dtype)
         finite = jnp.where(jnp.isfinite(group), group, 0)
-        exact = jax.lax.Precision.HIGHEST
-        rows += jnp.tensordot(chosen, finite, 1, precision=exact, preferred_element_type=wide)
+        rows += mixed(chosen, finite)
         is_bad = ~jnp.isfinite(group).all(tuple(range(1, group.ndim)))
         spoilt = (chosen.astype(bool) & is_bad[None]).any(1)
-        rows = jnp.where(spoilt.reshape(-1, *[1] * (rows.ndim - 1)), jnp.nan, rows)
+        rows = jnp.where(_each(spoilt, rows), jnp.nan, rows)
         start += len(group)
-    return rows.astype(groups[0].dtype)
+    return rows.astype(first.dtype)
+
+
+def _each(flags: jax.Array, rows: jax.Array) -> jax.Array:
+    """Flags [n], one for each of rows [n, ...], in as many dimensions."""
+    return flags.reshape(-1, *[1] * (rows.ndim - 1))
 
 
 def _best_first(fitness: jax.Array, count: int) -> jax.Array:

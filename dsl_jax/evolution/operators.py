@@ -68,14 +68,9 @@ def smooth(h: jax.Array, passes: int) -> jax.Array:
 
 
 def normalize(h: jax.Array, epsilon: float = NORMALIZE_EPSILON) -> jax.Array:
-    """Zero mean and unit variance over all elements, [...] -> [...] (paper A.2).
-
-    Computed in at least float32; the dtype of h.
-    """
-    wide = h.astype(jnp.promote_types(h.dtype, jnp.float32))
-    centred = wide - jnp.mean(wide)
-    scaled = centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred)) + epsilon)
-    return scaled.astype(h.dtype)
+    """Zero mean and unit variance over all elements, [...] -> [...] (paper A.2)."""
+    centred = h - jnp.mean(h)
+    return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred)) + epsilon)
 
 
 def mutate(
@@ -299,8 +294,7 @@ def reproduce(
     pairs = jax.random.randint(pair_key, (2, num_children), 0, parents.shape[0], jnp.int32)
     pairs = computed_once(pairs)
     mothers, fathers = pairs
-    wide = jnp.promote_types(parents.dtype, jnp.float32)
-    sigmas = jax.vmap(spread)(parents.astype(wide))
+    sigmas = jax.vmap(spread)(widened(parents))
     sigmas = 0.5 * (sigmas[mothers] + sigmas[fathers])
     shape = (num_children, *parents.shape[1:])
     noise_dtype = min(parents.dtype, jnp.dtype(jnp.float32), key=lambda dtype: dtype.itemsize)
@@ -322,14 +316,23 @@ def reproduce(
 def _means_by_index(parents: jax.Array, pairs: jax.Array) -> jax.Array:
     """`crossover` of the parents [P, ...] in each pair, pairs [2, C]: [C, ...]."""
     mothers, fathers = pairs
-    wide = jnp.promote_types(parents.dtype, jnp.float32)
-    return jax.vmap(crossover)(parents[mothers].astype(wide), parents[fathers].astype(wide))
+    return jax.vmap(crossover)(widened(parents[mothers]), widened(parents[fathers]))
 
 
 def _means_by_product(parents: jax.Array, pairs: jax.Array) -> jax.Array:
     """The same for a TPU, on which reading rows by their numbers moves twenty times the bytes."""
     chosen = jax.nn.one_hot(pairs, len(parents), dtype=parents.dtype)
-    shares = 0.5 * jnp.sum(chosen, axis=0)
-    wide = jnp.promote_types(parents.dtype, jnp.float32)
+    return mixed(0.5 * jnp.sum(chosen, axis=0), parents)
+
+
+def mixed(shares: jax.Array, rows: jax.Array) -> jax.Array:
+    """Sums of rows [m, ...] with shares [n, m], one product of their dtype: [n, ...], at least
+    float32, and exact where a share is 1."""
+    wide = jnp.promote_types(rows.dtype, jnp.float32)
     exact = jax.lax.Precision.HIGHEST
-    return jnp.tensordot(shares, parents, 1, precision=exact, preferred_element_type=wide)
+    return jnp.tensordot(shares, rows, 1, precision=exact, preferred_element_type=wide)
+
+
+def widened(h: jax.Array) -> jax.Array:
+    """h as at least float32, to be computed with."""
+    return h.astype(jnp.promote_types(h.dtype, jnp.float32))

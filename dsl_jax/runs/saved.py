@@ -128,18 +128,18 @@ def damaged_checkpoints(folder: Path) -> dict[Path, str]:
     options = ocp.CheckpointManagerOptions(read_only=True, multiprocessing_options=_alone())
     manager = ocp.CheckpointManager(folder.absolute(), options=options)
     damaged: dict[Path, str] = {}
-    for epoch in sorted(manager.all_steps()):
-        try:
-            with _checkpointer() as checkpointer:
+    with _checkpointer() as checkpointer:
+        for epoch in sorted(manager.all_steps()):
+            try:
                 kept = checkpointer.metadata(folder.absolute() / str(epoch) / "state")
-            # As NumPy's, wherever they lay: the devices of who has written them need not be there.
-            like = {
-                name: np.empty(array.shape, array.dtype)
-                for name, array in kept.item_metadata.tree.items()
-            }
-            _restore(manager, epoch, like)
-        except Exception as error:  # as above
-            damaged[folder / str(epoch)] = _briefly(error)
+                # As NumPy's: the devices of the process that has written them need not be there.
+                like = {
+                    name: np.empty(array.shape, array.dtype)
+                    for name, array in kept.item_metadata.tree.items()
+                }
+                _restore(manager, epoch, like)
+            except Exception as error:  # as above
+                damaged[folder / str(epoch)] = _briefly(error)
     return damaged
 
 

@@ -6,7 +6,6 @@ process that is killed takes the job with it; started again, it ends as if nothi
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from free_port import free_port
 from tiny_search import TINY_RUN
 from toy_targets import files
 
@@ -51,10 +51,8 @@ class Job:
     def __init__(self, folder, count, *flags):
         self.folder = folder
         if count > 1:
-            with socket.socket() as free:
-                free.bind(("localhost", 0))
-                port = free.getsockname()[1]
-            job = ["--distributed", f"--coordinator=localhost:{port}", f"--num_processes={count}"]
+            address = f"localhost:{free_port()}"
+            job = ["--distributed", f"--coordinator={address}", f"--num_processes={count}"]
         environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
         environment["JAX_NUM_CPU_DEVICES"] = "2"
         self.outputs = [folder.with_name(f"{folder.name}_{n}.txt") for n in range(count)]

@@ -9,13 +9,13 @@ others one chunk, which is what is allowed here.
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from free_port import free_port
 from search_worker import search_toy
 from toy_targets import files
 
@@ -126,9 +126,7 @@ def test_processes_that_begin_at_once_share_one_store(undisturbed, start, tmp_pa
 
 
 def test_a_job_of_jax_distributed_splits_the_chunks(undisturbed, start, tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     workers = run_together(start, tmp_path / "go", [[f"--job={port},2,{i}"] for i in range(2)])
     check(tmp_path / "store", undisturbed, workers, repeated=1)
     first = [worker.noted("searched")[0] for worker in workers]

@@ -3,13 +3,13 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from free_port import free_port
 from tiny_search import TINY_MAIN as TINY
 from toy_targets import files
 
@@ -52,12 +52,9 @@ def alone(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("job", [False, True], ids=["by_themselves", "one_job"])
 def test_several_processes_search_one_folder(alone, tmp_path, job):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
     flags = [["--phase=search"], ["--phase=search"]]
     if job:
-        joined = ["--distributed", f"--coordinator=localhost:{port}", "--num_processes=2"]
+        joined = ["--distributed", f"--coordinator=localhost:{free_port()}", "--num_processes=2"]
         flags = [["--phase=search", *joined, f"--process_id={number}"] for number in range(2)]
     processes = [start(*given, f"--output_dir={tmp_path / 'run'}") for given in flags]
     for process in processes:

@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import os
-import socket
 import subprocess
 import sys
 
@@ -11,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from free_port import free_port
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dsl_jax import devices
@@ -343,11 +343,10 @@ np.savez(sys.argv[4], *leaves(result.network), [epoch["train_loss"] for epoch in
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(tmp_path):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        address = f"localhost:{free.getsockname()[1]}"
+    address = f"localhost:{free_port()}"
     folder = os.path.dirname(__file__)
-    path = os.pathsep.join([folder, os.path.dirname(folder), os.environ.get("PYTHONPATH", "")])
+    support = os.path.join(os.path.dirname(folder), "support")
+    path = os.pathsep.join([folder, support, os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
     commands = [(address, 2, 0, "first"), (address, 2, 1, "second"), ("", 1, 0, "alone")]
     started = [
