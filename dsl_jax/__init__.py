@@ -17,6 +17,7 @@ from dsl_jax.evolution.images import search
 from dsl_jax.evolution.shared import SharedSearch, search_shared
 from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.learning.evaluation import Evaluation, evaluate
+from dsl_jax.learning.refreshed import along_gradient, refreshed
 from dsl_jax.learning.train import LearnResult, learn, learn_sgd
 from dsl_jax.networks.adapters import PairNetwork, StagedNetwork
 from dsl_jax.networks.check import check_stages
@@ -57,6 +58,7 @@ __all__ = [
     "Split",
     "StagedNetwork",
     "TargetStore",
+    "along_gradient",
     "check_stages",
     "controls",
     "decompose",
@@ -71,6 +73,7 @@ __all__ = [
     "load_dataset",
     "load_run",
     "measures",
+    "refreshed",
     "run",
     "search",
     "search_image",

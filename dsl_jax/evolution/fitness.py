@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dsl_jax.config import PAPERS_FITNESS
 from dsl_jax.names import find
@@ -23,6 +24,23 @@ class Population(NamedTuple):
 def log_probability(logits: jax.Array, label: jax.Array) -> jax.Array:
     """The paper's fitness: the label's log-probability, [n, C] and a scalar -> [n] (3.1)."""
     return jax.nn.log_softmax(logits.astype(jnp.float32))[:, label]
+
+
+def unrelated(logits: jax.Array, label: jax.Array) -> jax.Array:
+    """A control: numbers between 0 and 1 that say nothing of the label, [n, C] and a scalar -> [n].
+
+    As good as random, but always the same of the same logits: a hash of their bits. A search by it,
+    `fitness="dsl_jax.evolution.fitness:unrelated"`, chooses among its candidates as often as one by
+    log-probability, but blindly.
+    """
+    del label
+    words = jax.lax.bitcast_convert_type(logits.astype(jnp.float32), jnp.uint32)
+    mixed = jnp.zeros(words.shape[:1], jnp.uint32)
+    for column in range(words.shape[1]):  # MurmurHash3's mixing
+        mixed = (mixed ^ words[:, column]) * np.uint32(0x85EBCA6B)
+        mixed = (mixed ^ (mixed >> 13)) * np.uint32(0xC2B2AE35)
+        mixed = mixed ^ (mixed >> 16)
+    return (mixed >> 8).astype(jnp.float32) * np.float32(2**-24)
 
 
 def resolve(name: str) -> Fitness:

@@ -55,13 +55,20 @@ def check_arguments(
         )
 
 
-def target_arrays(targets: Any, ids: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Targets of the images with these ids, on the host; the last are the logits.
+def checked_targets(network: nnx.Module, dataset: Dataset, targets: Any) -> tuple[np.ndarray, ...]:
+    """Targets of the training images, on the host; the last are the logits.
 
     Raises:
-      ValueError: an image has no targets, or an id is that of two images.
+      ValueError: an image has no targets, or not finite ones of the network's shapes, or an id is
+        that of two images.
       TypeError: they are no targets.
     """
+    arrays = _target_arrays(targets, dataset.train.ids)
+    _check_targets(network, dataset, arrays)
+    return arrays
+
+
+def _target_arrays(targets: Any, ids: np.ndarray) -> tuple[np.ndarray, ...]:
     if hasattr(targets, "read"):
         check_distinct(ids, "the training split")
         rows = rows_of(targets.ids, ids)
@@ -79,8 +86,7 @@ def target_arrays(targets: Any, ids: np.ndarray) -> tuple[np.ndarray, ...]:
     return tuple(np.asarray(h) for h in targets.representations)
 
 
-def check_targets(network: nnx.Module, dataset: Dataset, arrays: Sequence[np.ndarray]) -> None:
-    """Raises ValueError unless every image has finite targets of the network's shapes."""
+def _check_targets(network: nnx.Module, dataset: Dataset, arrays: Sequence[np.ndarray]) -> None:
     _check_shapes(network, dataset, arrays)
     count = len(dataset.train.images)
     if any(len(array) != count for array in arrays):

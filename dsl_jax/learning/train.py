@@ -27,8 +27,7 @@ from dsl_jax.learning.checks import (
     check_arguments,
     check_finite,
     check_shared_targets,
-    check_targets,
-    target_arrays,
+    checked_targets,
 )
 from dsl_jax.learning.evaluation import evaluate_images, with_training_statistics
 from dsl_jax.learning.objectives import sgd_objective, shared_objective, target_objective
@@ -42,6 +41,7 @@ from dsl_jax.progress import progress_bar
 Record = dict[str, Any]
 Measure = Callable[[nnx.Module], dict[str, Any]]
 OnEpoch = Callable[[Record], None]
+TargetsOf = Callable[[int, nnx.Module], Any]
 
 STEPS_AT_ONCE = 600  # at most, where they are one program, after which the bar moves
 
@@ -105,7 +105,9 @@ def learn(
       dataset: its training images have the targets; its validation images choose the epoch.
       targets: a `SearchResult` with a row for each training image, in order, or a `TargetStore`
         or `Overlay` that has the ids of all of them; or `SharedTargets` or a `Sampler`, of which a
-        batch's are made as it comes, with `augment` of the augmented images.
+        batch's are made as it comes, with `augment` of the augmented images; or a function that
+        makes an epoch's, such as `refreshed` does: called before each with the number of epochs
+        done and the network, in evaluation mode, on one device.
       config: a `LearnConfig`; `variant` says which layers have a target.
       mesh: a mesh with the one axis "images": its devices share each batch equally, and BatchNorm
         sees the whole batch. It may span the processes of `jax.distributed`, each of which then
@@ -135,8 +137,8 @@ def learn(
         check_shared_targets(network, dataset, targets)
         objective = Partial(shared_objective, jax.device_put(targets))
         return _train(key, network, dataset, dataset.train.labels, objective, config, options)
-    arrays = target_arrays(targets, dataset.train.ids)
-    check_targets(network, dataset, arrays)
+    arrays = None if callable(targets) else checked_targets(network, dataset, targets)
+    options = options._replace(targets_of=targets if callable(targets) else None)
     return _train(key, network, dataset, arrays, Partial(target_objective), config, options)
 
 
@@ -160,13 +162,14 @@ def learn_sgd(
 
 
 class Options(NamedTuple):
-    """What does not change the result; see `learn`."""
+    """What does not change the result, but for `targets_of`, an epoch's targets; see `learn`."""
 
     mesh: Mesh | None
     checkpoints: Checkpoints | None
     measure: Measure | None
     on_epoch: OnEpoch | None
     progress: str | None
+    targets_of: TargetsOf | None = None
 
 
 class Task(NamedTuple):
@@ -176,7 +179,7 @@ class Task(NamedTuple):
     dataset: Dataset
     batches: np.ndarray  # rows [steps, B]
     objective: Partial
-    answers: Any  # what the network should give: a pytree of arrays [N, ...]
+    answers: Any  # what the network should give: a pytree of arrays [N, ...]; None: not known yet
     rest: Any  # the network's arrays that are no parameters
     mesh: Mesh | None
     is_resident: bool  # images and answers lie on the device, so that it can take batches itself
@@ -219,6 +222,8 @@ def _train(
         for epoch in range(len(history), config.epochs):
             epoch_key = jax.random.fold_in(epochs_key, epoch)
             last = epoch + 1 == config.epochs
+            if options.targets_of is not None:
+                task = _with_new_targets(task, state, epoch, options.targets_of)
             state, record = _run_epoch(epoch_key, task, state, epoch, options.measure, bar)
             history.append(record)
             if options.on_epoch is not None:
@@ -251,11 +256,26 @@ def _begin(
     program = Program(graph, config, len(batches), dataset.mean, dataset.std)
     data = (dataset.train.images, dataset.validation.images, answers)
     (device, *_) = jax.tree.leaves(params)[0].devices()
-    if is_resident := mesh is None and has_room_for(data, device):
+    if is_resident := mesh is None and answers is not None and has_room_for(data, device):
         dataset, answers = moved(dataset, answers, device)
     rest, objective = replicate((states[1], objective), mesh)
     task = Task(program, dataset, batches, objective, answers, rest, mesh, is_resident)
     return task, replicate(state, mesh)
+
+
+def _with_new_targets(task: Task, state: TrainState, epoch: int, targets_of: TargetsOf) -> Task:
+    """The task with an epoch's own targets, of the network as it is before it."""
+    network = _as_it_is(task, state)
+    graph, weights = nnx.split(network)
+    targets = targets_of(epoch, nnx.merge(graph, on_one_device(weights)))
+    return task._replace(answers=checked_targets(network, task.dataset, targets))
+
+
+def _as_it_is(task: Task, state: TrainState) -> nnx.Module:
+    """The network in evaluation mode, with the statistics of some training images."""
+    few = task.batches.ravel()[: task.program.config.statistics_images]
+    network = nnx.merge(task.program.graph, state.params, task.rest)
+    return with_training_statistics(network, task.dataset, few)
 
 
 def _run_epoch(
@@ -327,9 +347,7 @@ def _validate(task: Task, state: TrainState, measure: Measure | None) -> tuple[T
     Higher accuracy wins, between equals the lower loss.
     """
     config = task.program.config
-    network = nnx.merge(task.program.graph, state.params, task.rest)
-    few = task.batches.ravel()[: config.statistics_images]
-    network = with_training_statistics(network, task.dataset, few)
+    network = _as_it_is(task, state)
     scores = evaluate_images(
         network, task.dataset, task.dataset.validation, config.evaluation_statistics
     )

@@ -1,0 +1,137 @@
+"""Targets that are searched anew while a network learns, from what it makes of the images by then.
+
+With few generations such a target is a small step away from the network's own representation, and
+what it has in common with a step against the gradient of the loss can be measured.
+Letters: N training images, L blocks.
+"""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dsl_jax.batching import in_batches
+from dsl_jax.config import SearchConfig
+from dsl_jax.data.dataset import Dataset
+from dsl_jax.evolution.fitness import Stages, log_probability
+from dsl_jax.evolution.image import SearchResult
+from dsl_jax.evolution.images import search
+from dsl_jax.evolution.operators import normalize
+from dsl_jax.evolution.shared_targets import natural_representations
+from dsl_jax.networks.adapters import StagedNetwork
+from dsl_jax.networks.convnet import ConvNet
+from dsl_jax.networks.frozen import frozen_stages
+
+LABEL_LOGIT = 10.0  # of ten classes, a probability of 0.9996
+
+
+def refreshed(
+    key: jax.Array,
+    network: ConvNet | StagedNetwork,
+    dataset: Dataset,
+    config: SearchConfig,
+    *,
+    progress: bool = False,
+) -> SearchResult:
+    """Searches the training images from the network's own representations.
+
+        dsl.learn(key, network, dataset, lambda epoch, network: dsl.refreshed(
+            jax.random.fold_in(search_key, epoch), network, dataset, search_config), config)
+
+    A block's search begins with the network's representation, and a later block's with that or with
+    what the target of the block before becomes, whichever is fitter. The logits are not searched:
+    their target is the label, as almost all that a search finds for them.
+
+    Args:
+      key: a `jax.random` key; each image has its own random numbers, as in `search`.
+      network: in evaluation mode, with the statistics to search with, as `learn` hands it over.
+      dataset: its training images are searched.
+      config: a `SearchConfig` for the network's stages; a few generations and little noise. Its
+        `initial_noise` and the generations of the logits are not used.
+      progress: show a bar.
+
+    Returns:
+      A `SearchResult` of N images, on the host.
+
+    Raises:
+      ValueError, TypeError: as `search` and `frozen_stages`.
+    """
+    *blocks, logits = config.layers
+    layers = (*blocks, dataclasses.replace(logits, generations=0))
+    split = dataset.train
+    labels = LABEL_LOGIT * np.eye(dataset.num_classes, dtype=np.float32)
+    labels -= labels.mean(axis=1, keepdims=True)
+    own = (*own_representations(network, dataset), labels[split.labels])
+    found = search(
+        key,
+        frozen_stages(network),
+        dataset.normalize(split.images),
+        split.labels,
+        dataclasses.replace(config, layers=layers),
+        ids=split.ids,
+        starts=own,
+        progress=progress,
+    )
+    searched = jax.device_get(found)
+    return searched._replace(representations=(*searched.representations[:-1], own[-1]))
+
+
+def own_representations(
+    network: ConvNet | StagedNetwork, dataset: Dataset
+) -> tuple[np.ndarray, ...]:
+    """What a network makes of the training images, normalised: float32 [N, ...] for each block."""
+    naturals = partial(_naturals, frozen_stages(network))
+    return in_batches(lambda images: naturals(dataset.normalize(images)), dataset.train.images)
+
+
+_naturals = jax.jit(natural_representations)
+
+
+def along_gradient(
+    network: ConvNet | StagedNetwork, dataset: Dataset, targets: SearchResult
+) -> tuple[np.ndarray, ...]:
+    """How far targets lie where the gradient of the loss says.
+
+    Args:
+      network: that in which they were searched, see `refreshed`.
+      dataset: its training images have the targets, in order.
+      targets: of N images.
+
+    Returns:
+      For each of L blocks the cosine, float32 [N], between what the target has more than the
+      network's own representation and minus the gradient of the cross-entropy there. Both are
+      taken of normalised representations; 0 where one of them is 0.
+    """
+    stages = frozen_stages(network)
+    images, labels = dataset.normalize(dataset.train.images), dataset.train.labels
+    blocks = [np.asarray(h) for h in targets.representations[:-1]]
+    each = np.arange(len(images))
+    return in_batches(
+        lambda rows: _cosines(stages, images[rows], labels[rows], [h[rows] for h in blocks]), each
+    )
+
+
+@jax.jit
+def _cosines(
+    stages: Stages, images: jax.Array, labels: jax.Array, targets: list[jax.Array]
+) -> tuple[jax.Array, ...]:
+    """`along_gradient` of some images."""
+
+    def fitness(h: jax.Array, label: jax.Array, index: int) -> jax.Array:
+        h = normalize(h)[None]
+        for stage in stages[index + 1 :]:
+            h = stage(h)
+        return log_probability(h, label)[0]
+
+    found = []
+    for index, own in enumerate(natural_representations(stages, images)):
+        uphill = jax.vmap(partial(jax.grad(fitness), index=index))(own, labels)
+        found.append(jax.vmap(_cosine)(targets[index] - own, uphill))
+    return tuple(found)
+
+
+def _cosine(a: jax.Array, b: jax.Array) -> jax.Array:
+    size = jnp.sqrt(jnp.sum(a * a) * jnp.sum(b * b))
+    return jnp.where(size > 0, jnp.sum(a * b) / jnp.where(size > 0, size, 1), 0)

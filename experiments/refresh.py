@@ -1,0 +1,310 @@
+"""Targets that are searched anew before each epoch, from what the network makes of the images then.
+
+    python experiments/refresh.py --dataset=cifar10
+
+A search of few generations is a small step from a block's own representation; the network learns
+it for an epoch, then it is searched again (`dsl_jax.refreshed`). Methods: "own", each image with
+what was searched for it; "permuted", with what was searched for another image of its class;
+"permuted_steps", with its own representation, moved as that of another of its class was;
+"unrelated", searched by a fitness that has nothing to do with the label
+(`dsl_jax.evolution.fitness.unrelated`); "sgd". All but SGD learn the head from labels, as a search
+all but gives them. What a target has in common with a step against the gradient of the loss is
+measured in each epoch. Settings, each --sweep.NAME=VALUE (laptop's): methods (all); generations, of
+each block (3); strength, of the search's noise (0.1); num_train (3000), of which validation_size
+(1000) choose the epoch; num_seeds (3).
+"""
+
+import dataclasses
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+
+sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
+from common import command_line, curves, plan, sweep_points, sweep_rows, sweeps
+from what_targets_carry import in_text, keep_predictions, less, with_predictions
+
+from dsl_jax import pipeline
+from dsl_jax.config import RunConfig, SearchConfig
+from dsl_jax.data.dataset import Dataset
+from dsl_jax.evolution.fitness import unrelated
+from dsl_jax.evolution.image import SearchResult
+from dsl_jax.evolution.operators import normalize
+from dsl_jax.files import read_json, write_text
+from dsl_jax.keys import CONTROL, SEARCH, TRAINING, purpose_key
+from dsl_jax.learning.evaluation import logits_of
+from dsl_jax.learning.refreshed import along_gradient, own_representations, refreshed
+from dsl_jax.learning.train import LearnResult, learn, learn_sgd
+from dsl_jax.networks.convnet import ConvNet
+from dsl_jax.runs.saved import Checkpoints
+from dsl_jax.runs.steps import Search
+from dsl_jax.runs.untrained import make_network
+from dsl_jax.targets.controls import permuted, permuted_rows
+from dsl_jax.values import one_of
+
+METHODS = ("own", "permuted", "permuted_steps", "unrelated", "sgd")
+TITLES = {
+    "own": "searched anew",
+    "permuted": "another image's of the class",
+    "permuted_steps": "own representation, another image's step",
+    "unrelated": "searched by an unrelated fitness",
+    "sgd": "SGD",
+}
+
+
+@dataclass(frozen=True)
+class Settings(sweeps.Settings):
+    """What is compared, and how far a target may go."""
+
+    methods: tuple[str, ...] = METHODS
+    generations: int = 3
+    strength: float = 0.1
+
+
+SCALES = {
+    "smoke": Settings(num_train=120, validation_size=40, generations=1),
+    "laptop": Settings(num_train=3000, validation_size=1000, num_seeds=3),
+    "paper": Settings(validation_size=4000, num_seeds=3),
+}
+
+
+def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
+    """A point for each seed and method."""
+    for name in settings.methods:
+        one_of("sweep.methods", name, METHODS)
+    variants = [variant for variant in config.variants if variant != "sgd"]
+    if len(variants) != 1:
+        raise ValueError(f"config.variants is {config.variants}: give one, as ('all_layers','sgd')")
+    points = []
+    for seed in config.seeds:
+        for method in settings.methods:
+            chosen = dataclasses.replace(
+                config,
+                seed=seed,
+                num_seeds=1,
+                variants=("sgd",) if method == "sgd" else tuple(variants),
+                sgd_groups=(config.learner_groups,),
+                search=short(config.search, settings),
+            )
+            columns = {"method": method, "seed": seed}
+            point = sweep_points.run_point(f"{method}-seed_{seed}", columns, chosen)
+            if method != "sgd":
+                point = with_cost_of_epochs(point)
+            points.append(point._replace(disk_bytes=0))
+    return sweeps.Sweep(points, measure, draw, table, with_predictions)
+
+
+def short(search: SearchConfig, settings: Settings) -> SearchConfig:
+    """The search with few generations, all of one strength; its explorers go twice as far."""
+    layers = tuple(
+        dataclasses.replace(
+            layer,
+            generations=settings.generations,
+            mutation_strength=settings.strength,
+            exploration_boost=2.0,
+        )
+        for layer in search.layers[:-1]
+    )
+    logits = dataclasses.replace(search.layers[-1], generations=0)
+    return dataclasses.replace(search, layers=(*layers, logits))
+
+
+def with_cost_of_epochs(point: sweeps.Point) -> sweeps.Point:
+    """The point with the cost of a search before each epoch."""
+    epochs, images = point.config.learn.epochs, plan.image_counts(point.config)[0]
+    step = Search("targets", point.config.search, network="learner")
+    candidates, seconds = plan.search_cost(point.config, images, step)
+    learning = point.seconds - plan.search_cost(point.config, images)[1]
+    return point._replace(candidates=epochs * candidates, seconds=learning + epochs * seconds)
+
+
+# --------------------------------------------------------------------------------------------
+# A training
+# --------------------------------------------------------------------------------------------
+
+
+def measure(point: sweeps.Point, dataset: Dataset, folder: Path) -> sweep_rows.Rows:
+    """A row for the network, and one an epoch; a file with what it says of each test image."""
+    config, method = point.config, point.columns["method"]
+    seed = config.seed
+    network = make_network(config, dataset, seed, config.learner_groups)
+    learning = config.sgd
+    if method != "sgd":
+        learning = dataclasses.replace(config.learn, variant=config.variants[0])
+    options: dict[str, Any] = {
+        "mesh": pipeline.shared_mesh(dataset, learning),
+        "checkpoints": Checkpoints(folder / "checkpoints"),
+        "progress": point.name,
+    }
+    key = purpose_key(seed, TRAINING)
+    if method == "sgd":
+        learned = learn_sgd(key, network, dataset, learning, **options)
+    else:
+        targets = Targets(point, dataset, folder)
+        learned = learn(key, network, dataset, targets, learning, **options)
+    said = np.argmax(logits_of(learned.network, dataset, dataset.test), axis=-1)
+    keep_predictions(folder, dataset, {method: said})
+    return rows_of(point, learned, said == dataset.test.labels, folder)
+
+
+class Targets:
+    """An epoch's targets, for `learn`; the cosines to the gradient are kept in a file."""
+
+    def __init__(self, point: sweeps.Point, dataset: Dataset, folder: Path):
+        self.method, self.dataset, self.path = point.columns["method"], dataset, cosines_of(folder)
+        self.key = purpose_key(point.config.seed, SEARCH, cycle=2)
+        self.control_key = purpose_key(point.config.seed, CONTROL, cycle=2)
+        self.config = point.config.search
+        if self.method == "unrelated":
+            self.config = dataclasses.replace(self.config, fitness=unrelated)
+
+    def __call__(self, epoch: int, network: ConvNet) -> SearchResult:
+        key = jax.random.fold_in(self.key, epoch)
+        found = refreshed(key, network, self.dataset, self.config, progress=True)
+        key, labels = jax.random.fold_in(self.control_key, epoch), self.dataset.train.labels
+        if self.method == "permuted":
+            found = permuted(key, found, labels)
+        elif self.method == "permuted_steps":
+            found = with_steps_of_others(key, found, network, self.dataset)
+        cosines = [float(x.mean()) for x in along_gradient(network, self.dataset, found)]
+        kept = read_json(self.path) or {}
+        write_text(self.path, json.dumps(kept | {str(epoch + 1): cosines}))
+        return found
+
+
+def with_steps_of_others(
+    key: jax.Array, found: SearchResult, network: ConvNet, dataset: Dataset
+) -> SearchResult:
+    """Each image's representation, moved as that of another image of its class was."""
+    others = permuted_rows(key, dataset.train.labels)
+    own = own_representations(network, dataset)
+    *blocks, logits = found.representations
+    blocks = [n + (t - n)[others] for n, t in zip(own, blocks, strict=True)]
+    return found._replace(representations=(*map(all_normalized, blocks), logits))
+
+
+all_normalized = jax.jit(jax.vmap(normalize))
+
+
+def cosines_of(folder: Path) -> Path:
+    """The file with an epoch's mean cosines, one a block."""
+    return folder / "along_gradient.json"
+
+
+def rows_of(
+    point: sweeps.Point, learned: LearnResult, is_right: np.ndarray, folder: Path
+) -> sweep_rows.Rows:
+    """The row of the network, with its test accuracy, and those of its epochs."""
+    method, best = point.columns["method"], learned.best_epoch
+    rows: sweep_rows.Rows = [
+        {
+            "training": method,
+            "epoch": 0,
+            "best_epoch": best["epoch"],
+            "validation_accuracy": best["validation_accuracy"],
+            "test_accuracy": float(np.mean(is_right)),
+            "predictions": f"points/{point.name}.npz",
+        }
+    ]
+    cosines = read_json(cosines_of(folder)) or {}
+    for record in learned.history:
+        row = {"training": method, "epoch": record["epoch"]}
+        row |= {name: record.get(name) for name in ("validation_accuracy", "train_loss", "seconds")}
+        for block, value in enumerate(cosines.get(str(record["epoch"]), ())):
+            row[f"along_gradient_{block}"] = round(value, 5)
+        rows.append(row)
+    return rows
+
+
+# --------------------------------------------------------------------------------------------
+# What is drawn
+# --------------------------------------------------------------------------------------------
+
+
+def blocks_of(rows: sweep_rows.Rows) -> list[str]:
+    """The columns of the cosines, one a block."""
+    return sorted({name for row in rows for name in row if name.startswith("along_gradient_")})
+
+
+def table(rows: sweep_rows.Rows) -> str:
+    """A line a method: accuracy, its differences, and the cosines."""
+    networks = sweep_rows.select(rows, epoch=0)
+    trained = {m: sweep_rows.select(networks, method=m) for m in METHODS}
+    lines, steps = [], []
+    for method, ours in trained.items():
+        if not ours:
+            continue
+        lines.append(
+            [
+                TITLES[method],
+                sweep_rows.mean_percent(ours, "test_accuracy"),
+                sweep_rows.mean_percent(ours, "validation_accuracy"),
+                *(in_text(less(ours, trained[m])) if method == "own" else "" for m in METHODS[1:]),
+            ]
+        )
+        epochs = [row for row in sweep_rows.select(rows, method=method) if row["epoch"]]
+        for column in blocks_of(epochs):
+            _, means, _ = sweep_rows.curve(epochs, "epoch", column)
+            values = (means[0], np.mean(means), means[-1])
+            block = f"block {column.rpartition('_')[2]}"
+            steps.append([TITLES[method], block, *(f"{x:.3f}" for x in values)])
+    controls = [f"less {name.replace('_', ' ')}" for name in METHODS[1:-1]]
+    header = ["learned", "test", "validation", *controls, "less SGD"]
+    note = (
+        "Accuracies in percent, mean ± standard deviation over seeds. Differences of test accuracy "
+        "in points, with their 95 % interval over seeds and test images."
+    )
+    cosines = (
+        "Mean cosine of what a target has more than the network's own representation and minus the "
+        "gradient of the loss there:"
+    )
+    parts = [note, sweep_rows.markdown(header, lines)]
+    if steps:
+        header = ["targets", "of", "first epoch", "mean", "last epoch"]
+        parts += [cosines, sweep_rows.markdown(header, steps)]
+    return "\n\n".join(parts)
+
+
+def draw(rows: sweep_rows.Rows) -> dict[str, tuple[Figure, str]]:
+    """By epoch: validation accuracy of each method, and the cosines of the method's targets."""
+    epochs = [row | {"percent": percent(row)} for row in rows if row["epoch"]]
+    methods = [m for m in METHODS if sweep_rows.select(epochs, method=m)]
+    accuracy = {
+        TITLES[m]: sweep_rows.curve(sweep_rows.select(epochs, method=m), "epoch", "percent")
+        for m in methods
+    }
+    panels = [curves.Panel(accuracy, "epoch", "validation accuracy, %", "accuracy")]
+    own = sweep_rows.select(epochs, method="own")
+    cosines = {
+        f"{TITLES['own']}, block {number}": sweep_rows.curve(own, "epoch", column)
+        for number, column in enumerate(blocks_of(own))
+    }
+    if cosines:
+        panels.append(curves.Panel(cosines, "epoch", "cosine", "along minus the gradient"))
+    caption = f"Targets searched anew before each epoch, {rows[0]['dataset']}"
+    return {"refresh": (curves.plot_curves(panels), f"{caption}, {sweep_rows.seeds_note(rows)}.")}
+
+
+def percent(row: dict[str, Any]) -> float | None:
+    """Validation accuracy in percent, of an epoch that was validated."""
+    accuracy = row["validation_accuracy"]
+    return None if accuracy is None else 100 * accuracy
+
+
+def run_all() -> None:
+    """The sweep, as the command line says."""
+    fixed = ("num_seeds", "sgd_groups", "target_controls", "search.layers", "search.fitness")
+
+    def change(config: RunConfig) -> RunConfig:
+        return dataclasses.replace(config, variants=("all_layers", "sgd"))
+
+    sweeps.run("refresh", SCALES, define, fixed=fixed, change=change)
+
+
+if __name__ == "__main__":
+    command_line.start(run_all)
