@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import jax
 
+from dsl_jax.config.search import COMPUTE_DTYPES
 from dsl_jax.values import at_least, check_types, one_of
 
 MATCHINGS = ("raw", "normalized")
@@ -34,6 +35,8 @@ class LearnConfig:
           images, or "batch", those of the evaluation batch (the paper's).
       statistics_images: number of training images that give the statistics during training.
       validate_every: epochs between two validations; the last epoch is always validated.
+      compute_dtype: "float32", or "bfloat16": in which a training step's convolutions multiply;
+          parameters, statistics, what is between convolutions, losses and evaluation are float32.
     """
 
     epochs: int = 90
@@ -56,6 +59,7 @@ class LearnConfig:
     evaluation_statistics: str = "train"
     statistics_images: int = 2000
     validate_every: int = 1
+    compute_dtype: str = "float32"
 
     def __post_init__(self) -> None:
         check_types(self)
@@ -71,4 +75,5 @@ class LearnConfig:
             )
         one_of("variant", self.variant, VARIANTS[:2])
         one_of("matching", self.matching, MATCHINGS)
+        one_of("compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
         one_of("evaluation_statistics", self.evaluation_statistics, EVALUATION_STATISTICS)

@@ -34,7 +34,7 @@ from dsl_jax.learning.objectives import sgd_objective, shared_objective, target_
 from dsl_jax.learning.optimizer import learning_rate, make_optimizer
 from dsl_jax.learning.resident import has_room_for, moved
 from dsl_jax.learning.steps import Program, take_step, take_steps
-from dsl_jax.networks.interface import in_mode
+from dsl_jax.networks.interface import in_mode, multiplying_in
 from dsl_jax.networks.sampler import Sampler
 from dsl_jax.progress import progress_bar
 
@@ -173,8 +173,12 @@ class Options(NamedTuple):
 
 
 class Task(NamedTuple):
-    """All that stays in training."""
+    """All that stays in training.
 
+    graph: the network without its arrays, as it is evaluated; the program's is as it is trained.
+    """
+
+    graph: Any
     program: Program
     dataset: Dataset
     batches: np.ndarray  # rows [steps, B]
@@ -230,7 +234,7 @@ def _train(
                 options.on_epoch(record)
             if checkpoints is not None:
                 checkpoints.save(epoch + 1, state, history, last)
-    best = nnx.merge(task.program.graph, state.best_params, task.rest)
+    best = nnx.merge(task.graph, state.best_params, task.rest)
     best = with_training_statistics(best, dataset, task.batches.ravel())
     graph, weights = nnx.split(best)
     return LearnResult(nnx.merge(graph, on_one_device(weights)), history)
@@ -248,18 +252,20 @@ def _begin(
     """What is trained on what, in which batches; and the state before the first epoch."""
     count = len(dataset.train.images)
     batches = plan_batches(key, count, config.batch_size, config.batch_multiple)
-    graph, *states = nnx.split(in_mode(network, training=True), nnx.Param, ...)
+    trained = in_mode(network, training=True)
+    graph, *states = nnx.split(trained, nnx.Param, ...)
     # Copies: a step gives its state's memory away, and the network passed in keeps its own.
     params, best_params = (jax.tree.map(jnp.copy, states[0]) for _ in range(2))
     optimizer = make_optimizer(config, len(batches)).init(params)
     state = TrainState(params, optimizer, best_params, jnp.full(2, -jnp.inf, jnp.float32))
-    program = Program(graph, config, len(batches), dataset.mean, dataset.std)
+    stepped = nnx.graphdef(multiplying_in(trained, config.compute_dtype))
+    program = Program(stepped, config, len(batches), dataset.mean, dataset.std)
     data = (dataset.train.images, dataset.validation.images, answers)
     (device, *_) = jax.tree.leaves(params)[0].devices()
     if is_resident := mesh is None and answers is not None and has_room_for(data, device):
         dataset, answers = moved(dataset, answers, device)
     rest, objective = replicate((states[1], objective), mesh)
-    task = Task(program, dataset, batches, objective, answers, rest, mesh, is_resident)
+    task = Task(graph, program, dataset, batches, objective, answers, rest, mesh, is_resident)
     return task, replicate(state, mesh)
 
 
@@ -274,7 +280,7 @@ def _with_new_targets(task: Task, state: TrainState, epoch: int, targets_of: Tar
 def _as_it_is(task: Task, state: TrainState) -> nnx.Module:
     """The network in evaluation mode, with the statistics of some training images."""
     few = task.batches.ravel()[: task.program.config.statistics_images]
-    network = nnx.merge(task.program.graph, state.params, task.rest)
+    network = nnx.merge(task.graph, state.params, task.rest)
     return with_training_statistics(network, task.dataset, few)
 
 

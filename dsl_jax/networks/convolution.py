@@ -104,14 +104,16 @@ def _kernel_gradient(x, cotangent, shape):
 
 def _kernel_gradient_by_blocks(x, cotangent, shape):
     *size, features, out_features = shape
+    wide = jnp.promote_types(x.dtype, jnp.float32)  # in which the blocks are added up
 
     def add(total, block):
         images, ours = block
-        return total + ours.reshape(-1, out_features).T @ _patches(images, size), None
+        rows, patches = ours.reshape(-1, out_features).T, _patches(images, size)
+        return total + jnp.matmul(rows, patches, preferred_element_type=wide), None
 
-    start = jnp.zeros((out_features, size[0] * size[1] * features), x.dtype)
+    start = jnp.zeros((out_features, size[0] * size[1] * features), wide)
     blocks = _blocks(x, x, size), _blocks(cotangent, x, size)
-    return jax.lax.scan(add, start, blocks)[0].T.reshape(shape)
+    return jax.lax.scan(add, start, blocks)[0].T.reshape(shape).astype(x.dtype)
 
 
 def _blocks(array, x, size):

@@ -91,6 +91,16 @@ def batch_norms(network: nnx.Module) -> list[nnx.BatchNorm]:
     return [module for module in modules if isinstance(module, nnx.BatchNorm)]
 
 
+def multiplying_in(network: nnx.Module, dtype: str) -> nnx.Module:
+    """A copy, with the same arrays, whose convolutions take and return this dtype; "float32": as
+    the network has it. Those that have a dtype of their own keep it."""
+    copy = nnx.merge(*nnx.split(network))
+    for _, module in nnx.iter_modules(copy) if dtype != "float32" else ():
+        if isinstance(module, nnx.Conv) and module.dtype is None:
+            module.dtype = jnp.dtype(dtype)
+    return copy
+
+
 def in_mode(network: nnx.Module, *, training: bool) -> nnx.Module:
     """A view of the network with BatchNorm on batch statistics (training), or on those it holds."""
     options = {"use_running_average": not training, "deterministic": not training}
