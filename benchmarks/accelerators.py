@@ -43,12 +43,12 @@ from dsl_jax.learning.evaluation import BATCH_SIZE, _score
 from dsl_jax.learning.objectives import target_objective
 from dsl_jax.learning.optimizer import make_optimizer
 from dsl_jax.learning.steps import Program, take_step
-from dsl_jax.networks.interface import in_mode
+from dsl_jax.networks.interface import in_mode, multiplying_in
 
 _CHIPS = flags.DEFINE_list("chips", list(CHIPS), "For which.")
 _PRESETS = flags.DEFINE_list("presets", ["laptop", "paper"], "The sizes, of CIFAR-10.")
 _PROGRAMS = flags.DEFINE_list("programs", [], "Only these; empty: all.")
-_DTYPE = flags.DEFINE_enum("dtype", "float32", COMPUTE_DTYPES, "compute_dtype of the search.")
+_DTYPE = flags.DEFINE_enum("dtype", "float32", COMPUTE_DTYPES, "Of search and learning.")
 _IMAGES = flags.DEFINE_integer("images", None, "Searched at once; default: a chunk of the chip's.")
 _JSON = flags.DEFINE_string("json", None, "Where the results go, each as it is there.")
 
@@ -114,10 +114,12 @@ def searched(count: int, shape: tuple[int, ...]) -> tuple[jax.ShapeDtypeStruct, 
 
 
 def computing_in(config: dsl.RunConfig, dtype: str) -> dsl.RunConfig:
-    """A preset whose search computes in a dtype."""
-    return dataclasses.replace(
-        config, search=dataclasses.replace(config.search, compute_dtype=dtype)
-    )
+    """A preset whose search and learning compute in a dtype."""
+    parts = {
+        name: dataclasses.replace(getattr(config, name), compute_dtype=dtype)
+        for name in ("search", "learn")
+    }
+    return dataclasses.replace(config, **parts)
 
 
 def make_network(config: dsl.RunConfig, shape: tuple, images: np.ndarray, groups: int):
@@ -165,7 +167,8 @@ def generations(config: dsl.RunConfig, stages: tuple, shape: tuple, count: int) 
 def learning(config: dsl.RunConfig, shape: tuple, images: np.ndarray, size: int) -> Case:
     """A step of learning from targets of 16 bits, on a batch of so many images."""
     network, learn = make_network(config, shape, images, config.learner_groups), config.learn
-    graph, params, rest = nnx.split(in_mode(network, training=True), nnx.Param, ...)
+    network = multiplying_in(in_mode(network, training=True), learn.compute_dtype)
+    graph, params, rest = nnx.split(network, nnx.Param, ...)
     outputs = jax.eval_shape(
         in_mode(network, training=False).representations,
         jax.ShapeDtypeStruct((size, *shape), np.float32),

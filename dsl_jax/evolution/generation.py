@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from evosax.algorithms.population_based import base
 from flax import struct
 
-from dsl_jax.evolution.operators import NOISE_TRUNCATION, Near, mixed, reproduce, widened
+from dsl_jax.evolution.operators import NOISE_TRUNCATION, Near, mixed, reproduce
 from dsl_jax.keys import computed_once
 
 
@@ -201,7 +201,7 @@ def _rows_by_product(groups: Sequence[jax.Array], index: jax.Array) -> jax.Array
     A row with numbers that are not finite becomes all NaN; without that it would spoil the others.
     """
     first, start = groups[0], 0
-    rows = widened(jnp.zeros((len(index), *first.shape[1:]), first.dtype))
+    rows = jnp.zeros((len(index), *first.shape[1:]), first.dtype)
     for group in groups:
         chosen = jax.nn.one_hot(index - start, len(group), dtype=group.dtype)
         finite = jnp.where(jnp.isfinite(group), group, 0)
@@ -210,7 +210,7 @@ def _rows_by_product(groups: Sequence[jax.Array], index: jax.Array) -> jax.Array
         spoilt = (chosen.astype(bool) & is_bad[None]).any(1)
         rows = jnp.where(_each(spoilt, rows), jnp.nan, rows)
         start += len(group)
-    return rows.astype(first.dtype)
+    return rows
 
 
 def _each(flags: jax.Array, rows: jax.Array) -> jax.Array:

@@ -303,8 +303,11 @@ def reproduce(
     )
 
     def child(noise, mean, sigma):
-        mutated = add_noise(mean, noise, sigma, strength, smoothing_passes, smoothing=smoothing)
-        finished = standardize(mutated, kind)
+        mutated = add_noise(
+            widened(mean), noise, sigma, strength, smoothing_passes, smoothing=smoothing
+        )
+        # Rounded here, too: what goes through memory before a child is finished is no wider.
+        finished = standardize(widened(mutated.astype(parents.dtype)), kind)
         return (finished if near is None else near(finished)).astype(parents.dtype)
 
     means = jax.lax.platform_dependent(
@@ -314,9 +317,10 @@ def reproduce(
 
 
 def _means_by_index(parents: jax.Array, pairs: jax.Array) -> jax.Array:
-    """`crossover` of the parents [P, ...] in each pair, pairs [2, C]: [C, ...]."""
+    """`crossover` of the parents [P, ...] in each pair, pairs [2, C]: [C, ...], of their dtype."""
     mothers, fathers = pairs
-    return jax.vmap(crossover)(widened(parents[mothers]), widened(parents[fathers]))
+    means = jax.vmap(crossover)(widened(parents[mothers]), widened(parents[fathers]))
+    return means.astype(parents.dtype)
 
 
 def _means_by_product(parents: jax.Array, pairs: jax.Array) -> jax.Array:
@@ -326,11 +330,9 @@ def _means_by_product(parents: jax.Array, pairs: jax.Array) -> jax.Array:
 
 
 def mixed(shares: jax.Array, rows: jax.Array) -> jax.Array:
-    """Sums of rows [m, ...] with shares [n, m], one product of their dtype: [n, ...], at least
-    float32, and exact where a share is 1."""
-    wide = jnp.promote_types(rows.dtype, jnp.float32)
-    exact = jax.lax.Precision.HIGHEST
-    return jnp.tensordot(shares, rows, 1, precision=exact, preferred_element_type=wide)
+    """Sums of rows [m, ...] with shares [n, m], one product of their dtype: [n, ...], rounded to it
+    once, and exact where a share is 1."""
+    return jnp.tensordot(shares, rows, 1, precision=jax.lax.Precision.HIGHEST)
 
 
 def widened(h: jax.Array) -> jax.Array:
