@@ -126,9 +126,7 @@ def test_unrelated_fitness_is_spread_evenly_and_depends_on_nothing_but_its_row()
     assert abs(np.corrcoef(values, next_up)[0, 1]) < 0.05
 
 
-@pytest.mark.parametrize("devices", [None, 2])
-def test_a_function_gives_each_epoch_its_targets(devices):
-    mesh = devices and Mesh(np.array(jax.devices()[:devices]), ("images",))
+def test_a_function_gives_each_epoch_its_targets():
     given, seen = [], []
     other = targets()._replace(representations=(*(-h for h in targets()[0][:-1]), targets()[0][-1]))
 
@@ -138,16 +136,28 @@ def test_a_function_gives_each_epoch_its_targets(devices):
         return other if epoch == 1 else targets()
 
     config = dataclasses.replace(CONFIG, epochs=3)
-    ours = learn(KEY, make(), DATASET, of_epoch, config, mesh=mesh)
+    ours = learn(KEY, make(), DATASET, of_epoch, config)
     assert given == [0, 1, 2]
     assert not np.allclose(seen[0], seen[1]) and not np.allclose(seen[1], seen[2])
     # Those of the first epoch alone, the same as given before.
-    same = learn(KEY, make(), DATASET, targets(), config, mesh=mesh)
+    same = learn(KEY, make(), DATASET, targets(), config)
     assert ours.history[0]["train_loss"] == same.history[0]["train_loss"]
     assert ours.history[1]["train_loss"] > same.history[1]["train_loss"]
-    always = learn(KEY, make(), DATASET, lambda *_: targets(), config, mesh=mesh)
+    always = learn(KEY, make(), DATASET, lambda *_: targets(), config)
     for a, b in zip(leaves(always.network), leaves(same.network), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_of_several_devices_it_is_given_a_network_on_one():
+    mesh, places = Mesh(np.array(jax.devices()[:2]), ("images",)), []
+
+    def of_epoch(epoch, network):
+        places.extend(leaf.devices() for leaf in jax.tree.leaves(nnx.state(network)))
+        return targets()
+
+    config = dataclasses.replace(CONFIG, epochs=1)
+    learn(KEY, make(), DATASET, of_epoch, config, mesh=mesh)
+    assert places and set(map(len, places)) == {1}
 
 
 def test_the_network_that_it_is_given_is_the_one_that_is_validated():
