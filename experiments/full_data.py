@@ -186,7 +186,7 @@ def measure_training(
     targets = targets_of(point, dataset, folder, settings)
     options: dict[str, Any] = {
         "mesh": pipeline.shared_mesh(dataset, learning),
-        "checkpoints": Checkpoints(folder / "checkpoints"),
+        "checkpoints": Checkpoints(folder / f"checkpoints-{sweep_points.digest(point)}"),
         "progress": point.name,
     }
     key = purpose_key(seed, TRAINING)

@@ -7,44 +7,39 @@ it for an epoch, then it is searched again (`dsl_jax.refreshed`). Methods: "own"
 what was searched for it; "permuted", with what was searched for another image of its class;
 "permuted_steps", with its own representation, moved as that of another of its class was;
 "unrelated", searched by a fitness that has nothing to do with the label
-(`dsl_jax.evolution.fitness.unrelated`); "sgd". All but SGD learn the head from labels, as a search
-all but gives them. What a target has in common with a step against the gradient of the loss is
-measured in each epoch. Settings, each --sweep.NAME=VALUE (laptop's): methods (all); generations, of
-each block (3); strength, of the search's noise (0.1); num_train (3000), of which validation_size
-(1000) choose the epoch; num_seeds (3).
+(`dsl_jax.evolution.fitness.unrelated`), then moved on or back to the mean cosine to the network's
+own representation that a search of the first 200 images by log-probability leaves; "sgd". All but
+SGD learn the head from labels, as a search all but gives them. What a target has in common with a
+step against the gradient of the loss is measured in each epoch. Settings, each --sweep.NAME=VALUE
+(laptop's): methods (all); generations, of each block (3); strength, of the search's noise (0.1);
+num_train (3000), of which validation_size (1000) choose the epoch; num_seeds (3).
 """
 
 import dataclasses
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, curves, plan, sweep_points, sweep_rows, sweeps
+from common.refreshing import Targets, cosines_of
 from what_targets_carry import in_text, keep_predictions, less, with_predictions
 
 from dsl_jax import pipeline
 from dsl_jax.config import RunConfig, SearchConfig
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.evolution.fitness import unrelated
-from dsl_jax.evolution.image import SearchResult
-from dsl_jax.evolution.operators import normalize
-from dsl_jax.files import read_json, write_text
-from dsl_jax.keys import CONTROL, SEARCH, TRAINING, purpose_key
+from dsl_jax.files import read_json
+from dsl_jax.keys import TRAINING, purpose_key
 from dsl_jax.learning.evaluation import logits_of
-from dsl_jax.learning.refreshed import along_gradient, own_representations, refreshed
 from dsl_jax.learning.train import LearnResult, learn, learn_sgd
-from dsl_jax.networks.convnet import ConvNet
 from dsl_jax.runs.saved import Checkpoints
 from dsl_jax.runs.steps import Search
 from dsl_jax.runs.untrained import make_network
-from dsl_jax.targets.controls import permuted, permuted_rows
 from dsl_jax.values import one_of
 
 METHODS = ("own", "permuted", "permuted_steps", "unrelated", "sgd")
@@ -52,7 +47,7 @@ TITLES = {
     "own": "searched anew",
     "permuted": "another image's of the class",
     "permuted_steps": "own representation, another image's step",
-    "unrelated": "searched by an unrelated fitness",
+    "unrelated": "searched by an unrelated fitness, as far",
     "sgd": "SGD",
 }
 
@@ -80,6 +75,11 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     variants = [variant for variant in config.variants if variant != "sgd"]
     if len(variants) != 1:
         raise ValueError(f"config.variants is {config.variants}: give one, as ('all_layers','sgd')")
+    if not config.normalize_blocks:
+        raise ValueError(
+            "config.normalize_blocks is False: targets are normalised, so that they are near the "
+            "network's own representations only where blocks end so; set it to True"
+        )
     points = []
     for seed in config.seeds:
         for method in settings.methods:
@@ -89,7 +89,7 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
                 num_seeds=1,
                 variants=("sgd",) if method == "sgd" else tuple(variants),
                 sgd_groups=(config.learner_groups,),
-                search=short(config.search, settings),
+                search=short(config.search, settings, method),
             )
             columns = {"method": method, "seed": seed}
             point = sweep_points.run_point(f"{method}-seed_{seed}", columns, chosen)
@@ -99,8 +99,8 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     return sweeps.Sweep(points, measure, draw, table, with_predictions)
 
 
-def short(search: SearchConfig, settings: Settings) -> SearchConfig:
-    """The search with few generations, all of one strength; its explorers go twice as far."""
+def short(search: SearchConfig, settings: Settings, method: str) -> SearchConfig:
+    """A method's search: few generations of one strength, explorers twice as far."""
     layers = tuple(
         dataclasses.replace(
             layer,
@@ -111,7 +111,8 @@ def short(search: SearchConfig, settings: Settings) -> SearchConfig:
         for layer in search.layers[:-1]
     )
     logits = dataclasses.replace(search.layers[-1], generations=0)
-    return dataclasses.replace(search, layers=(*layers, logits))
+    fitness = search.fitness if method != "unrelated" else unrelated
+    return dataclasses.replace(search, layers=(*layers, logits), fitness=fitness)
 
 
 def with_cost_of_epochs(point: sweeps.Point) -> sweeps.Point:
@@ -136,64 +137,21 @@ def measure(point: sweeps.Point, dataset: Dataset, folder: Path) -> sweep_rows.R
     learning = config.sgd
     if method != "sgd":
         learning = dataclasses.replace(config.learn, variant=config.variants[0])
+    kept = folder / sweep_points.digest(point)
     options: dict[str, Any] = {
         "mesh": pipeline.shared_mesh(dataset, learning),
-        "checkpoints": Checkpoints(folder / "checkpoints"),
+        "checkpoints": Checkpoints(kept / "checkpoints"),
         "progress": point.name,
     }
     key = purpose_key(seed, TRAINING)
     if method == "sgd":
         learned = learn_sgd(key, network, dataset, learning, **options)
     else:
-        targets = Targets(point, dataset, folder)
+        targets = Targets(point, dataset, kept)
         learned = learn(key, network, dataset, targets, learning, **options)
     said = np.argmax(logits_of(learned.network, dataset, dataset.test), axis=-1)
     keep_predictions(folder, dataset, {method: said})
-    return rows_of(point, learned, said == dataset.test.labels, folder)
-
-
-class Targets:
-    """An epoch's targets, for `learn`; the cosines to the gradient are kept in a file."""
-
-    def __init__(self, point: sweeps.Point, dataset: Dataset, folder: Path):
-        self.method, self.dataset, self.path = point.columns["method"], dataset, cosines_of(folder)
-        self.key = purpose_key(point.config.seed, SEARCH, cycle=2)
-        self.control_key = purpose_key(point.config.seed, CONTROL, cycle=2)
-        self.config = point.config.search
-        if self.method == "unrelated":
-            self.config = dataclasses.replace(self.config, fitness=unrelated)
-
-    def __call__(self, epoch: int, network: ConvNet) -> SearchResult:
-        key = jax.random.fold_in(self.key, epoch)
-        found = refreshed(key, network, self.dataset, self.config, progress=True)
-        key, labels = jax.random.fold_in(self.control_key, epoch), self.dataset.train.labels
-        if self.method == "permuted":
-            found = permuted(key, found, labels)
-        elif self.method == "permuted_steps":
-            found = with_steps_of_others(key, found, network, self.dataset)
-        cosines = [float(x.mean()) for x in along_gradient(network, self.dataset, found)]
-        kept = read_json(self.path) or {}
-        write_text(self.path, json.dumps(kept | {str(epoch + 1): cosines}))
-        return found
-
-
-def with_steps_of_others(
-    key: jax.Array, found: SearchResult, network: ConvNet, dataset: Dataset
-) -> SearchResult:
-    """Each image's representation, moved as that of another image of its class was."""
-    others = permuted_rows(key, dataset.train.labels)
-    own = own_representations(network, dataset)
-    *blocks, logits = found.representations
-    blocks = [n + (t - n)[others] for n, t in zip(own, blocks, strict=True)]
-    return found._replace(representations=(*map(all_normalized, blocks), logits))
-
-
-all_normalized = jax.jit(jax.vmap(normalize))
-
-
-def cosines_of(folder: Path) -> Path:
-    """The file with an epoch's mean cosines, one a block."""
-    return folder / "along_gradient.json"
+    return rows_of(point, learned, said == dataset.test.labels, kept)
 
 
 def rows_of(
@@ -298,7 +256,10 @@ def percent(row: dict[str, Any]) -> float | None:
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    fixed = ("num_seeds", "sgd_groups", "target_controls", "search.layers", "search.fitness")
+    fixed = ("num_seeds", "sgd_groups", "target_controls", "searched")
+    fixed += tuple(
+        f"search.{x}" for x in ("layers", "fitness", "initial_noise", "stop_probability")
+    )
 
     def change(config: RunConfig) -> RunConfig:
         return dataclasses.replace(config, variants=("all_layers", "sgd"))

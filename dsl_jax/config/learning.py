@@ -35,8 +35,9 @@ class LearnConfig:
           images, or "batch", those of the evaluation batch (the paper's).
       statistics_images: number of training images that give the statistics during training.
       validate_every: epochs between two validations; the last epoch is always validated.
-      compute_dtype: "float32", or "bfloat16": in which a training step's convolutions multiply;
-          parameters, statistics, what is between convolutions, losses and evaluation are float32.
+      compute_dtype: "float32", or "bfloat16": what the network's `nnx.Conv`s take and return in a
+          step of training, their gradients too, so also what follows one, up to a BatchNorm. The
+          stem, parameters, statistics, losses, evaluation and the head are float32.
     """
 
     epochs: int = 90

@@ -97,7 +97,7 @@ class SearchConfig:
           makes of the clean image; a candidate that is farther is brought back to it. None: it may
           go anywhere.
       compute_dtype: "float32", or "bfloat16": in which candidates, noise and the products of a
-          `ConvNet` are kept; sums, statistics, normalisation, logits and fitness are float32. Of a
+          `ConvNet` are kept; statistics, normalisation, logits and fitness are float32. Of a
           search per class the products alone.
     """
 

@@ -29,9 +29,9 @@ def log_probability(logits: jax.Array, label: jax.Array) -> jax.Array:
 def unrelated(logits: jax.Array, label: jax.Array) -> jax.Array:
     """A control: numbers between 0 and 1 that say nothing of the label, [n, C] and a scalar -> [n].
 
-    As good as random, but always the same of the same logits: a hash of their bits. A search by it,
-    `fitness="dsl_jax.evolution.fitness:unrelated"`, chooses among its candidates as often as one by
-    log-probability, but blindly.
+    As good as random, but always the same of the same logits: a hash of their bits; NaN where they
+    are not finite. A search by `fitness="dsl_jax.evolution.fitness:unrelated"` chooses blindly. It
+    goes less far than one by log-probability: what is fit has no children that are fitter.
     """
     del label
     words = jax.lax.bitcast_convert_type(logits.astype(jnp.float32), jnp.uint32)
@@ -40,7 +40,8 @@ def unrelated(logits: jax.Array, label: jax.Array) -> jax.Array:
         mixed = (mixed ^ words[:, column]) * np.uint32(0x85EBCA6B)
         mixed = (mixed ^ (mixed >> 13)) * np.uint32(0xC2B2AE35)
         mixed = mixed ^ (mixed >> 16)
-    return (mixed >> 8).astype(jnp.float32) * np.float32(2**-24)
+    value = (mixed >> 8).astype(jnp.float32) * np.float32(2**-24)
+    return jnp.where(jnp.isfinite(logits).all(axis=1), value, jnp.nan)
 
 
 def resolve(name: str) -> Fitness:

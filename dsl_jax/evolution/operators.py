@@ -281,8 +281,8 @@ def reproduce(
       near: what brings a child [...] back to where candidates must lie.
 
     Returns:
-      [C, ...], the dtype of the parents, in which the noise is kept, too; what is computed with
-      them is at least float32.
+      [C, ...], the dtype of the parents, to which the noise, the mean of two parents and the
+      mutated child are rounded, too; what is computed with them is at least float32.
 
     Raises:
       ValueError: `kind` is unknown.

@@ -80,8 +80,8 @@ def _target_arrays(targets: Any, ids: np.ndarray) -> tuple[np.ndarray, ...]:
         targets = targets.read(rows)
     if not hasattr(targets, "representations"):
         raise TypeError(
-            f"the targets are a {type(targets).__name__}: give a TargetStore, an Overlay, or what "
-            "search returns"
+            f"the targets are a {type(targets).__name__}: give a TargetStore, an Overlay, what "
+            "search returns, or a function that returns one of these for each epoch"
         )
     return tuple(np.asarray(h) for h in targets.representations)
 

@@ -1,16 +1,19 @@
 """Targets that are searched anew while a network learns, from what it makes of the images by then.
 
 With few generations such a target is a small step away from the network's own representation, and
-what it has in common with a step against the gradient of the loss can be measured.
-Letters: N training images, L blocks.
+what it has in common with a step against the gradient of the loss can be measured. All this is of
+normalised representations, as candidates are: it is for networks whose blocks end so, as those of a
+`ConvNet` with `normalize_blocks`. Letters: N training images, L blocks.
 """
 
 import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from dsl_jax.batching import in_batches
 from dsl_jax.config import SearchConfig
@@ -20,9 +23,11 @@ from dsl_jax.evolution.image import SearchResult
 from dsl_jax.evolution.images import search
 from dsl_jax.evolution.operators import normalize
 from dsl_jax.evolution.shared_targets import natural_representations
+from dsl_jax.learning.checks import checked_targets
 from dsl_jax.networks.adapters import StagedNetwork
 from dsl_jax.networks.convnet import ConvNet
 from dsl_jax.networks.frozen import frozen_stages
+from dsl_jax.values import instance_of
 
 LABEL_LOGIT = 10.0  # of ten classes, a probability of 0.9996
 
@@ -33,6 +38,8 @@ def refreshed(
     dataset: Dataset,
     config: SearchConfig,
     *,
+    chunk_size: int | None = None,
+    mesh: Mesh | None = None,
     progress: bool = False,
 ) -> SearchResult:
     """Searches the training images from the network's own representations.
@@ -50,7 +57,8 @@ def refreshed(
       dataset: its training images are searched.
       config: a `SearchConfig` for the network's stages; a few generations and little noise. Its
         `initial_noise` and the generations of the logits are not used.
-      progress: show a bar.
+      chunk_size, mesh, progress: as in `search`. On an accelerator give a chunk size; else it
+        follows the memory that is free before each epoch.
 
     Returns:
       A `SearchResult` of N images, on the host.
@@ -58,6 +66,8 @@ def refreshed(
     Raises:
       ValueError, TypeError: as `search` and `frozen_stages`.
     """
+    instance_of(SearchConfig, "config", config)
+    instance_of(Dataset, "dataset", dataset)
     *blocks, logits = config.layers
     layers = (*blocks, dataclasses.replace(logits, generations=0))
     split = dataset.train
@@ -72,6 +82,8 @@ def refreshed(
         dataclasses.replace(config, layers=layers),
         ids=split.ids,
         starts=own,
+        chunk_size=chunk_size,
+        mesh=mesh,
         progress=progress,
     )
     searched = jax.device_get(found)
@@ -90,27 +102,33 @@ _naturals = jax.jit(natural_representations)
 
 
 def along_gradient(
-    network: ConvNet | StagedNetwork, dataset: Dataset, targets: SearchResult
+    network: ConvNet | StagedNetwork, dataset: Dataset, targets: Any
 ) -> tuple[np.ndarray, ...]:
     """How far targets lie where the gradient of the loss says.
 
     Args:
       network: that in which they were searched, see `refreshed`.
       dataset: its training images have the targets, in order.
-      targets: of N images.
+      targets: of all of them, a `SearchResult` or what else `learn` takes for the targets of each
+        image.
 
     Returns:
       For each of L blocks the cosine, float32 [N], between what the target has more than the
       network's own representation and minus the gradient of the cross-entropy there. Both are
       taken of normalised representations; 0 where one of them is 0.
+
+    Raises:
+      ValueError, TypeError: as `learn` for targets.
     """
+    instance_of(Dataset, "dataset", dataset)
     stages = frozen_stages(network)
-    images, labels = dataset.normalize(dataset.train.images), dataset.train.labels
-    blocks = [np.asarray(h) for h in targets.representations[:-1]]
-    each = np.arange(len(images))
-    return in_batches(
-        lambda rows: _cosines(stages, images[rows], labels[rows], [h[rows] for h in blocks]), each
-    )
+    *blocks, _ = checked_targets(network, dataset, targets)
+
+    def of_rows(rows: np.ndarray) -> tuple[jax.Array, ...]:
+        images = dataset.normalize(dataset.train.images[rows])
+        return _cosines(stages, images, dataset.train.labels[rows], [h[rows] for h in blocks])
+
+    return in_batches(of_rows, np.arange(len(dataset.train.images)))
 
 
 @jax.jit

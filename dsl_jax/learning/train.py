@@ -106,8 +106,10 @@ def learn(
       targets: a `SearchResult` with a row for each training image, in order, or a `TargetStore`
         or `Overlay` that has the ids of all of them; or `SharedTargets` or a `Sampler`, of which a
         batch's are made as it comes, with `augment` of the augmented images; or a function that
-        makes an epoch's, such as `refreshed` does: called before each with the number of epochs
-        done and the network, in evaluation mode, on one device.
+        returns one of the first three for an epoch, such as `refreshed` does. It is called before
+        each epoch, in every process, with the number of epochs done and a copy of the network, in
+        evaluation mode, on one device. As a training may be interrupted, what it returns must
+        depend on these alone.
       config: a `LearnConfig`; `variant` says which layers have a target.
       mesh: a mesh with the one axis "images": its devices share each batch equally, and BatchNorm
         sees the whole batch. It may span the processes of `jax.distributed`, each of which then
@@ -225,10 +227,11 @@ def _train(
     with bar:
         for epoch in range(len(history), config.epochs):
             epoch_key = jax.random.fold_in(epochs_key, epoch)
-            last = epoch + 1 == config.epochs
+            last, started = epoch + 1 == config.epochs, time.monotonic()
             if options.targets_of is not None:
                 task = _with_new_targets(task, state, epoch, options.targets_of)
             state, record = _run_epoch(epoch_key, task, state, epoch, options.measure, bar)
+            record["seconds"] = time.monotonic() - started
             history.append(record)
             if options.on_epoch is not None:
                 options.on_epoch(record)
@@ -260,21 +263,28 @@ def _begin(
     state = TrainState(params, optimizer, best_params, jnp.full(2, -jnp.inf, jnp.float32))
     stepped = nnx.graphdef(multiplying_in(trained, config.compute_dtype))
     program = Program(stepped, config, len(batches), dataset.mean, dataset.std)
-    data = (dataset.train.images, dataset.validation.images, answers)
-    (device, *_) = jax.tree.leaves(params)[0].devices()
-    if is_resident := mesh is None and answers is not None and has_room_for(data, device):
-        dataset, answers = moved(dataset, answers, device)
     rest, objective = replicate((states[1], objective), mesh)
-    task = Task(graph, program, dataset, batches, objective, answers, rest, mesh, is_resident)
-    return task, replicate(state, mesh)
+    task = Task(graph, program, dataset, batches, objective, None, rest, mesh, False)
+    state = replicate(state, mesh)
+    return task if answers is None else _with_answers(task, state, answers), state
+
+
+def _with_answers(task: Task, state: TrainState, answers: Any) -> Task:
+    """The task with what the network should give; on the device, where that has room for it."""
+    (device, *_), dataset = jax.tree.leaves(state.params)[0].devices(), task.dataset
+    data = (dataset.train.images, dataset.validation.images, answers)
+    if is_resident := task.mesh is None and has_room_for(data, device):
+        dataset, answers = moved(dataset, answers, device)
+    return task._replace(dataset=dataset, answers=answers, is_resident=is_resident)
 
 
 def _with_new_targets(task: Task, state: TrainState, epoch: int, targets_of: TargetsOf) -> Task:
     """The task with an epoch's own targets, of the network as it is before it."""
-    network = _as_it_is(task, state)
-    graph, weights = nnx.split(network)
-    targets = targets_of(epoch, nnx.merge(graph, on_one_device(weights)))
-    return task._replace(answers=checked_targets(network, task.dataset, targets))
+    graph, weights = nnx.split(_as_it_is(task, state))
+    weights = jax.tree.map(jnp.copy, on_one_device(weights))  # the next step gives its own away
+    network = nnx.merge(graph, weights)
+    targets = targets_of(epoch, network)
+    return _with_answers(task, state, checked_targets(network, task.dataset, targets))
 
 
 def _as_it_is(task: Task, state: TrainState) -> nnx.Module:
@@ -293,7 +303,7 @@ def _run_epoch(
     bar: Any,
 ) -> tuple[TrainState, Record]:
     """One epoch, counted from 0, and its validation where one is due; the state, its record."""
-    started, config, steps = time.monotonic(), task.program.config, len(task.batches)
+    config, steps = task.program.config, len(task.batches)
     state, losses = _run_batches(key, task, state, bar)
     check_finite(losses, epoch, steps)
     record: Record = {
@@ -307,7 +317,7 @@ def _run_epoch(
         record |= scores
         accuracy = f"{record['validation_accuracy']:.2%}"
         bar.set_postfix(refresh=False, loss=f"{record['train_loss']:.4g}", validation=accuracy)
-    return state, record | {"seconds": time.monotonic() - started}
+    return state, record
 
 
 def _run_batches(

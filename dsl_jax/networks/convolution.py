@@ -96,15 +96,16 @@ def _kernel_gradient(x, cotangent, shape):
     """A part of the batch for each device that shares it (`devices.sharing`), and their sum."""
     count = jax.sharding.get_abstract_mesh().size
     if count < 2 or len(x) % count:
-        return _kernel_gradient_by_blocks(x, cotangent, shape)
+        return _kernel_gradient_by_blocks(x, cotangent, shape).astype(x.dtype)
     parts = (array.reshape(count, -1, *array.shape[1:]) for array in (x, cotangent))
     of_a_part = partial(_kernel_gradient_by_blocks, shape=shape)
-    return jax.vmap(of_a_part)(*parts).sum(0)
+    return jax.vmap(of_a_part)(*parts).sum(0).astype(x.dtype)
 
 
 def _kernel_gradient_by_blocks(x, cotangent, shape):
+    """At least float32, in which the blocks are added up."""
     *size, features, out_features = shape
-    wide = jnp.promote_types(x.dtype, jnp.float32)  # in which the blocks are added up
+    wide = jnp.promote_types(x.dtype, jnp.float32)
 
     def add(total, block):
         images, ours = block
@@ -113,7 +114,7 @@ def _kernel_gradient_by_blocks(x, cotangent, shape):
 
     start = jnp.zeros((out_features, size[0] * size[1] * features), wide)
     blocks = _blocks(x, x, size), _blocks(cotangent, x, size)
-    return jax.lax.scan(add, start, blocks)[0].T.reshape(shape).astype(x.dtype)
+    return jax.lax.scan(add, start, blocks)[0].T.reshape(shape)
 
 
 def _blocks(array, x, size):

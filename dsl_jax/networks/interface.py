@@ -92,12 +92,25 @@ def batch_norms(network: nnx.Module) -> list[nnx.BatchNorm]:
 
 
 def multiplying_in(network: nnx.Module, dtype: str) -> nnx.Module:
-    """A copy, with the same arrays, whose convolutions take and return this dtype; "float32": as
-    the network has it. Those that have a dtype of their own keep it."""
-    copy = nnx.merge(*nnx.split(network))
-    for _, module in nnx.iter_modules(copy) if dtype != "float32" else ():
+    """A copy, with the same arrays, whose `nnx.Conv`s take and return this dtype.
+
+    Those that have a dtype of their own keep it. "float32": the network itself.
+
+    Raises:
+      ValueError: the network has none to change.
+    """
+    if dtype == "float32":
+        return network
+    copy, changed = nnx.merge(*nnx.split(network)), 0
+    for _, module in nnx.iter_modules(copy):
         if isinstance(module, nnx.Conv) and module.dtype is None:
             module.dtype = jnp.dtype(dtype)
+            changed += 1
+    if not changed:
+        raise ValueError(
+            f"compute_dtype is {dtype}, but the network has no nnx.Conv without a dtype of its "
+            "own, so that it would change nothing: leave it at float32"
+        )
     return copy
 
 

@@ -128,6 +128,12 @@ def search_digest(config: RunConfig) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def digest(point: sweeps.Point) -> str:
+    """Names all that a point is: what an interrupted one has kept is not another's."""
+    text = json.dumps(point.identity(), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 def open_run(point: sweeps.Point, folder: Path) -> RunFolder:
     """The run of a point; points of one search keep their targets in one place."""
     run_folder = RunFolder(folder, point.config)

@@ -60,6 +60,11 @@ def test_each_method_learns_its_own_targets_of_every_epoch(experiment, tmp_path,
     moved /= moved.std((1, 2, 3), keepdims=True)
     np.testing.assert_allclose(steps[0][1], moved, atol=1e-3)
 
+    # As far from the network's own representation as the first 200 images, here all of them.
+    for far, ours, theirs in zip(natural, own[1], blind[1], strict=False):
+        mean = [np.mean(far * h, axis=(1, 2, 3)) for h in (ours, theirs)]
+        np.testing.assert_allclose(mean[1], mean[0].mean(), atol=2e-3)
+
     rows = rows_of(folder)
     assert [(row["method"], row["epoch"]) for row in rows] == [
         (method, epoch) for method in script.METHODS for epoch in (0, 1, 2)
@@ -88,5 +93,7 @@ def test_a_search_is_short_and_the_cost_is_that_of_all_epochs():
     images = config.num_train - script.plan.image_counts(config)[1]
     assert own.candidates == config.learn.epochs * images * own.config.search.candidates_per_image
     assert own.seconds > sgd.seconds and not sgd.candidates
+    with pytest.raises(ValueError, match=r"normalize_blocks is False: .* set it to True"):
+        script.define(script.dataclasses.replace(config, normalize_blocks=False), settings)
     with pytest.raises(ValueError, match="unknown: choose one of own"):
         script.define(config, script.Settings(methods=("best",)))

@@ -8,11 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import Mesh
 from jax.tree_util import Partial
 from stripes import DATASET, leaves, make, targets
 
 import dsl_jax
 from dsl_jax.config import LearnConfig
+from dsl_jax.devices import sharding, sharing
 from dsl_jax.learning.objectives import target_objective
 from dsl_jax.learning.optimizer import make_optimizer
 from dsl_jax.learning.steps import Program, step
@@ -38,6 +40,10 @@ def arguments(config):
     return KEY, params, optimizer, rest, Partial(target_objective), images, answers, program
 
 
+def kernel_gradient(x, cotangent):
+    return jax.vjp(convolve_same, x, jnp.zeros((3, 3, 2, 1), BRAIN))[1](cotangent)[1]
+
+
 def equations(jaxpr):
     """All that a program computes, however deep inside."""
     for equation in jaxpr.eqns:
@@ -46,7 +52,7 @@ def equations(jaxpr):
             yield from equations(inner)
 
 
-def test_convolutions_and_their_gradients_are_bfloat16_and_nothing_else_is():
+def test_convolutions_and_their_gradients_are_bfloat16_statistics_and_losses_are_not():
     *given, program = arguments(NARROW)
     traced = jax.make_jaxpr(lambda *given: step(*given, program))(*given)
     shapes = {"conv_general_dilated": [], "others": []}
@@ -78,11 +84,15 @@ def test_a_step_is_nearly_that_of_float32():
         assert 0 < np.linalg.norm(wide - narrow) < 0.1 * np.linalg.norm(wide)
 
 
-def test_blocks_of_a_kernels_gradient_are_added_up_in_float32(monkeypatch):
+@pytest.mark.parametrize("devices", [None, 4])
+def test_blocks_of_a_kernels_gradient_are_added_up_in_float32(monkeypatch, devices):
     monkeypatch.setattr(convolution, "BLOCK_BYTES", 1)  # a block an image
+    mesh = devices and Mesh(np.array(jax.devices()[:devices]), ("images",))
     x = np.abs(np.random.default_rng(0).normal(size=(300, 3, 3, 2))).astype(BRAIN)
     cotangent = np.ones((300, 3, 3, 1), BRAIN)
-    gradient = jax.vjp(convolve_same, x, jnp.zeros((3, 3, 2, 1), BRAIN))[1](cotangent)[1]
+    with sharing(mesh):
+        given = jax.device_put((x, cotangent), mesh and sharding(mesh, "images"))
+        gradient = jax.jit(kernel_gradient)(*given)
     assert gradient.dtype == BRAIN
     exact = x.astype(np.float64).sum((0, 1, 2))  # at the kernel's centre
     np.testing.assert_allclose(np.float64(gradient[1, 1, :, 0]), exact, rtol=2**-8)
@@ -111,6 +121,9 @@ def test_a_convolution_with_a_dtype_of_its_own_keeps_it():
     assert [layer.dtype for layer in network.layers] == [None, "float16"]
 
 
-def test_another_dtype_is_refused():
+def test_another_dtype_is_refused_and_one_that_would_change_nothing():
+    dense = nnx.Sequential(nnx.Linear(3, 3, rngs=nnx.Rngs(0)))
+    with pytest.raises(ValueError, match=r"bfloat16, but the network has no nnx\.Conv"):
+        multiplying_in(dense, "bfloat16")
     with pytest.raises(ValueError, match="compute_dtype 'half' is unknown: choose one of float32"):
         LearnConfig(compute_dtype="half")

@@ -124,6 +124,17 @@ def test_unrelated_fitness_is_spread_evenly_and_depends_on_nothing_but_its_row()
         assert abs(np.corrcoef(values, logits[:, column])[0, 1]) < 0.05
     next_up = np.asarray(unrelated(jnp.nextafter(logits, jnp.inf), jnp.int32(0)))
     assert abs(np.corrcoef(values, next_up)[0, 1]) < 0.05
+    assert np.isnan(unrelated(logits.at[3, 1].set(jnp.inf), jnp.int32(0))).tolist().count(True) == 1
+
+
+def test_what_it_cannot_search_is_named(network, found):
+    with pytest.raises(TypeError, match="config is a LearnConfig"):
+        refreshed(KEY, network, DATASET, CONFIG)
+    with pytest.raises(TypeError, match="dataset is a NoneType"):
+        refreshed(KEY, network, None, SEARCH)
+    more = jax.tree.map(lambda h: np.concatenate([h, h[:1]]), found)
+    with pytest.raises(ValueError, match=f"{COUNT + 1} targets for {COUNT} training images"):
+        along_gradient(network, DATASET, more)
 
 
 def test_a_function_gives_each_epoch_its_targets():
@@ -158,6 +169,37 @@ def test_of_several_devices_it_is_given_a_network_on_one():
     config = dataclasses.replace(CONFIG, epochs=1)
     learn(KEY, make(), DATASET, of_epoch, config, mesh=mesh)
     assert places and set(map(len, places)) == {1}
+
+
+class Kept:
+    """Checkpoints in memory."""
+
+    def __init__(self):
+        self.found = None
+
+    def restore(self, like):
+        return self.found
+
+    def save(self, epoch, state, history, last):
+        if epoch == 1:
+            self.found = jax.tree.map(jnp.copy, state), list(history)
+
+
+def test_a_training_that_goes_on_asks_for_the_epochs_that_are_left():
+    kept, given, networks = Kept(), [], []
+
+    def of_epoch(epoch, network):
+        given.append(epoch)
+        networks.append(network)
+        return targets()
+
+    first = learn(KEY, make(), DATASET, of_epoch, CONFIG, checkpoints=kept)
+    again = learn(KEY, make(), DATASET, of_epoch, CONFIG, checkpoints=kept)
+    assert given == [0, 1, 1]
+    for a, b in zip(leaves(first.network), leaves(again.network), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert np.isfinite(networks[0](IMAGES)).all()  # it is a copy, and lives on
+    np.testing.assert_array_equal(networks[1](IMAGES), networks[2](IMAGES))
 
 
 def test_the_network_that_it_is_given_is_the_one_that_is_validated():
