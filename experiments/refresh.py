@@ -263,7 +263,9 @@ def run_all() -> None:
 
     def change(config: RunConfig) -> RunConfig:
         # A preset's rate is for targets that stay: with 6 this diverges (docs/shared_search.md).
-        learn = dataclasses.replace(config.learn, learning_rate=min(config.learn.learning_rate, 2))
+        learn = dataclasses.replace(
+            config.learn, learning_rate=min(config.learn.learning_rate, 2.0)
+        )
         return dataclasses.replace(config, variants=("all_layers", "sgd"), learn=learn)
 
     sweeps.run("refresh", SCALES, define, fixed=fixed, change=change)
