@@ -34,14 +34,9 @@ from what_targets_carry import in_text, keep_predictions, less, with_predictions
 from dsl_jax import pipeline
 from dsl_jax.config import RunConfig, SharedConfig
 from dsl_jax.data.dataset import Dataset
-from dsl_jax.keys import TRAINING, purpose_key
-from dsl_jax.learning.evaluation import logits_of
-from dsl_jax.learning.train import learn, learn_sgd
 from dsl_jax.runs.controlled import control_key
 from dsl_jax.runs.folder import RunFolder
-from dsl_jax.runs.saved import Checkpoints
 from dsl_jax.runs.steps import FIRST_TARGETS, Search
-from dsl_jax.runs.untrained import make_network
 from dsl_jax.targets import controls
 from dsl_jax.values import one_of
 
@@ -179,22 +174,10 @@ def measure_training(
     point: sweeps.Point, dataset: Dataset, folder: Path, settings: Settings
 ) -> sweep_rows.Rows:
     """The row of a training, and a file with what its network says of each test image."""
-    config, seed = point.config, point.config.seed
-    method, variant = point.columns["method"], point.columns["variant"]
-    network = make_network(config, dataset, seed, config.learner_groups)
+    config, method, variant = point.config, point.columns["method"], point.columns["variant"]
     learning = config.sgd if method in SGD else dataclasses.replace(config.learn, variant=variant)
     targets = targets_of(point, dataset, folder, settings)
-    options: dict[str, Any] = {
-        "mesh": pipeline.shared_mesh(dataset, learning),
-        "checkpoints": Checkpoints(folder / f"checkpoints-{sweep_points.digest(point)}"),
-        "progress": point.name,
-    }
-    key = purpose_key(seed, TRAINING)
-    if targets is None:
-        learned = learn_sgd(key, network, dataset, learning, **options)
-    else:
-        learned = learn(key, network, dataset, targets, learning, **options)
-    said = np.argmax(logits_of(learned.network, dataset, dataset.test), axis=-1)
+    learned, said = sweep_points.train(point, dataset, targets, learning, folder)
     keep_predictions(folder, dataset, {method: said})
     best = learned.best_epoch
     return [

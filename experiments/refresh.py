@@ -26,20 +26,14 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, curves, plan, sweep_points, sweep_rows, sweeps
-from common.refreshing import Targets, cosines_of
+from common.refreshing import Targets
 from what_targets_carry import in_text, keep_predictions, less, with_predictions
 
-from dsl_jax import pipeline
 from dsl_jax.config import RunConfig, SearchConfig
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.evolution.fitness import unrelated
-from dsl_jax.files import read_json
-from dsl_jax.keys import TRAINING, purpose_key
-from dsl_jax.learning.evaluation import logits_of
-from dsl_jax.learning.train import LearnResult, learn, learn_sgd
-from dsl_jax.runs.saved import Checkpoints
+from dsl_jax.learning.train import LearnResult
 from dsl_jax.runs.steps import Search
-from dsl_jax.runs.untrained import make_network
 from dsl_jax.values import one_of
 
 METHODS = ("own", "permuted", "permuted_steps", "unrelated", "sgd")
@@ -92,7 +86,8 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
                 search=short(config.search, settings, method),
             )
             columns = {"method": method, "seed": seed}
-            point = sweep_points.run_point(f"{method}-seed_{seed}", columns, chosen)
+            name = f"{method}-seed_{seed}"
+            point = sweep_points.run_point(name, columns, chosen, is_searched=False)
             if method != "sgd":
                 point = with_cost_of_epochs(point)
             points.append(point._replace(disk_bytes=0))
@@ -120,8 +115,7 @@ def with_cost_of_epochs(point: sweeps.Point) -> sweeps.Point:
     epochs, images = point.config.learn.epochs, plan.image_counts(point.config)[0]
     step = Search("targets", point.config.search, network="learner")
     candidates, seconds = plan.search_cost(point.config, images, step)
-    learning = point.seconds - plan.search_cost(point.config, images)[1]
-    return point._replace(candidates=epochs * candidates, seconds=learning + epochs * seconds)
+    return point._replace(candidates=epochs * candidates, seconds=point.seconds + epochs * seconds)
 
 
 # --------------------------------------------------------------------------------------------
@@ -132,30 +126,22 @@ def with_cost_of_epochs(point: sweeps.Point) -> sweeps.Point:
 def measure(point: sweeps.Point, dataset: Dataset, folder: Path) -> sweep_rows.Rows:
     """A row for the network, and one an epoch; a file with what it says of each test image."""
     config, method = point.config, point.columns["method"]
-    seed = config.seed
-    network = make_network(config, dataset, seed, config.learner_groups)
-    learning = config.sgd
+    targets, learning = None, config.sgd
     if method != "sgd":
         learning = dataclasses.replace(config.learn, variant=config.variants[0])
-    kept = folder / sweep_points.digest(point)
-    options: dict[str, Any] = {
-        "mesh": pipeline.shared_mesh(dataset, learning),
-        "checkpoints": Checkpoints(kept / "checkpoints"),
-        "progress": point.name,
-    }
-    key = purpose_key(seed, TRAINING)
-    if method == "sgd":
-        learned = learn_sgd(key, network, dataset, learning, **options)
-    else:
-        targets = Targets(point, dataset, kept)
-        learned = learn(key, network, dataset, targets, learning, **options)
-    said = np.argmax(logits_of(learned.network, dataset, dataset.test), axis=-1)
+        path = folder / f"along_gradient-{sweep_points.point_digest(point)}.json"
+        targets = Targets(point, dataset, path)
+    learned, said = sweep_points.train(point, dataset, targets, learning, folder)
     keep_predictions(folder, dataset, {method: said})
-    return rows_of(point, learned, said == dataset.test.labels, kept)
+    cosines = {} if targets is None else targets.cosines()
+    return rows_of(point, learned, said == dataset.test.labels, cosines)
 
 
 def rows_of(
-    point: sweeps.Point, learned: LearnResult, is_right: np.ndarray, folder: Path
+    point: sweeps.Point,
+    learned: LearnResult,
+    is_right: np.ndarray,
+    cosines: dict[str, list[float]],
 ) -> sweep_rows.Rows:
     """The row of the network, with its test accuracy, and those of its epochs."""
     method, best = point.columns["method"], learned.best_epoch
@@ -169,7 +155,6 @@ def rows_of(
             "predictions": f"points/{point.name}.npz",
         }
     ]
-    cosines = read_json(cosines_of(folder)) or {}
     for record in learned.history:
         row = {"training": method, "epoch": record["epoch"]}
         row |= {name: record.get(name) for name in ("validation_accuracy", "train_loss", "seconds")}

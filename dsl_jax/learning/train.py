@@ -139,9 +139,8 @@ def learn(
         check_shared_targets(network, dataset, targets)
         objective = Partial(shared_objective, jax.device_put(targets))
         return _train(key, network, dataset, dataset.train.labels, objective, config, options)
-    arrays = None if callable(targets) else checked_targets(network, dataset, targets)
-    options = options._replace(targets_of=targets if callable(targets) else None)
-    return _train(key, network, dataset, arrays, Partial(target_objective), config, options)
+    answers = targets if callable(targets) else checked_targets(network, dataset, targets)
+    return _train(key, network, dataset, answers, Partial(target_objective), config, options)
 
 
 def learn_sgd(
@@ -164,14 +163,13 @@ def learn_sgd(
 
 
 class Options(NamedTuple):
-    """What does not change the result, but for `targets_of`, an epoch's targets; see `learn`."""
+    """What does not change the result; see `learn`."""
 
     mesh: Mesh | None
     checkpoints: Checkpoints | None
     measure: Measure | None
     on_epoch: OnEpoch | None
     progress: str | None
-    targets_of: TargetsOf | None = None
 
 
 class Task(NamedTuple):
@@ -209,7 +207,10 @@ def _train(
     config: LearnConfig,
     options: Options,
 ) -> LearnResult:
-    """Epochs of training, each with its validation and its checkpoint."""
+    """Epochs of training, each with its validation and its checkpoint.
+
+    answers: as a `Task` has them, or a function that gives an epoch's targets.
+    """
     key = threefry_key(key)
     batches_key, epochs_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
     task, state = _begin(batches_key, network, dataset, answers, objective, config, options.mesh)
@@ -228,8 +229,8 @@ def _train(
         for epoch in range(len(history), config.epochs):
             epoch_key = jax.random.fold_in(epochs_key, epoch)
             last, started = epoch + 1 == config.epochs, time.monotonic()
-            if options.targets_of is not None:
-                task = _with_new_targets(task, state, epoch, options.targets_of)
+            if callable(answers):
+                task = _with_new_targets(task, state, epoch, answers)
             state, record = _run_epoch(epoch_key, task, state, epoch, options.measure, bar)
             record["seconds"] = time.monotonic() - started
             history.append(record)
@@ -266,7 +267,7 @@ def _begin(
     rest, objective = replicate((states[1], objective), mesh)
     task = Task(graph, program, dataset, batches, objective, None, rest, mesh, False)
     state = replicate(state, mesh)
-    return task if answers is None else _with_answers(task, state, answers), state
+    return task if callable(answers) else _with_answers(task, state, answers), state
 
 
 def _with_answers(task: Task, state: TrainState, answers: Any) -> Task:

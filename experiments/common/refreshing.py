@@ -24,10 +24,10 @@ IMAGES_OF_COSINE = 200
 
 
 class Targets:
-    """An epoch's targets, for `learn`; the cosines to the gradient are kept in a file."""
+    """An epoch's targets, for `learn`; their mean cosines to the gradient are kept in a file."""
 
-    def __init__(self, point: sweeps.Point, dataset: Dataset, folder: Path):
-        self.method, self.dataset, self.path = point.columns["method"], dataset, cosines_of(folder)
+    def __init__(self, point: sweeps.Point, dataset: Dataset, path: Path):
+        self.method, self.dataset, self.path = point.columns["method"], dataset, path
         self.key = purpose_key(point.config.seed, SEARCH, cycle=2)
         self.control_key = purpose_key(point.config.seed, CONTROL, cycle=2)
         self.config, self.chunk_size = point.config.search, point.config.chunk_size
@@ -41,10 +41,13 @@ class Targets:
             found = permuted(key, found, labels)
         elif self.method == "permuted_steps":
             found = with_steps_of_others(key, found, network, self.dataset)
-        cosines = [float(x.mean()) for x in along_gradient(network, self.dataset, found)]
-        kept = read_json(self.path) or {}
-        write_text(self.path, json.dumps(kept | {str(epoch + 1): cosines}))
+        means = [float(x.mean()) for x in along_gradient(network, self.dataset, found)]
+        write_text(self.path, json.dumps(self.cosines() | {str(epoch + 1): means}))
         return found
+
+    def cosines(self) -> dict[str, list[float]]:
+        """By epoch, counted from 1, one a block."""
+        return read_json(self.path) or {}
 
     def search(
         self, epoch: int, network: ConvNet, dataset: Dataset, config: SearchConfig
@@ -94,8 +97,3 @@ def all_moved(own: np.ndarray, targets: np.ndarray, cosine: np.ndarray) -> np.nd
 
 
 some_moved = jax.jit(jax.vmap(moved, (0, 0, None)))
-
-
-def cosines_of(folder: Path) -> Path:
-    """The file with an epoch's mean cosines, one a block."""
-    return folder / "along_gradient.json"

@@ -13,12 +13,15 @@ import numpy as np
 
 from common import plan, sweep_failures, sweep_rows, sweeps
 from dsl_jax import devices, keys, pipeline
-from dsl_jax.config import RunConfig, to_dict
+from dsl_jax.config import LearnConfig, RunConfig, to_dict
 from dsl_jax.data.dataset import Dataset, Split
 from dsl_jax.evolution.image import SearchResult
 from dsl_jax.evolution.images import choose_chunk_size, search
+from dsl_jax.learning.evaluation import logits_of
+from dsl_jax.learning.train import LearnResult, learn, learn_sgd
 from dsl_jax.runs import steps, untrained
 from dsl_jax.runs.folder import RunFolder, find_targets
+from dsl_jax.runs.saved import Checkpoints
 
 
 def search_point(
@@ -112,6 +115,39 @@ def search_validation(
 
 
 # --------------------------------------------------------------------------------------------
+# Points that are one training
+# --------------------------------------------------------------------------------------------
+
+
+def train(
+    point: sweeps.Point, dataset: Dataset, targets: Any, learning: LearnConfig, folder: Path
+) -> tuple[LearnResult, np.ndarray]:
+    """Trains a point's network; it goes on where it was interrupted.
+
+    Args:
+      targets: as for `learn`; None: SGD.
+      learning: how it is trained.
+      folder: the point's.
+
+    Returns:
+      The training, and the class that its network gives each test image, read once: [N].
+    """
+    config, seed = point.config, point.config.seed
+    network = untrained.make_network(config, dataset, seed, config.learner_groups)
+    options: dict[str, Any] = {
+        "mesh": pipeline.shared_mesh(dataset, learning),
+        "checkpoints": Checkpoints(folder / f"checkpoints-{point_digest(point)}"),
+        "progress": point.name,
+    }
+    key = keys.purpose_key(seed, keys.TRAINING)
+    if targets is None:
+        learned = learn_sgd(key, network, dataset, learning, **options)
+    else:
+        learned = learn(key, network, dataset, targets, learning, **options)
+    return learned, np.argmax(logits_of(learned.network, dataset, dataset.test), axis=-1)
+
+
+# --------------------------------------------------------------------------------------------
 # Points that are runs of the pipeline
 # --------------------------------------------------------------------------------------------
 
@@ -124,13 +160,16 @@ def search_digest(config: RunConfig) -> str:
     kept += {"per_class": ("searched", "shared"), "sampler": ("searched", "sampler")}.get(
         config.searched, ()
     )
-    text = json.dumps({name: parts[name] for name in kept}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return _digest({name: parts[name] for name in kept})
 
 
-def digest(point: sweeps.Point) -> str:
+def point_digest(point: sweeps.Point) -> str:
     """Names all that a point is: what an interrupted one has kept is not another's."""
-    text = json.dumps(point.identity(), sort_keys=True)
+    return _digest(point.identity())
+
+
+def _digest(plain: dict[str, Any]) -> str:
+    text = json.dumps(plain, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

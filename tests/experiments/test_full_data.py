@@ -5,6 +5,7 @@ import importlib
 
 import numpy as np
 import pytest
+from no_training import record_trainings
 from sweep_results import rows_of
 from tiny_search import TINY_SEARCH
 
@@ -32,20 +33,14 @@ FLAGS = [
 def test_each_method_learns_its_own_targets_and_each_prediction_is_kept(
     experiment, tmp_path, monkeypatch
 ):
-    script = importlib.import_module("full_data")
     learned = []
 
-    def recorded(key, network, dataset, targets, config, **options):
+    def recorded(network, dataset, targets, config):
         learned.append((targets, dataset, config.variant))
         record = {"best_so_far": True, "epoch": 1, "seconds": 0.0, "train_loss": 0.0}
         return LearnResult(network, [record | {"validation_accuracy": 0.5}])
 
-    monkeypatch.setattr(script, "learn", recorded)
-    monkeypatch.setattr(
-        script, "learn_sgd", lambda key, network, dataset, config, **options: recorded(
-            key, network, dataset, None, config
-        )
-    )  # fmt: skip
+    record_trainings(monkeypatch, recorded)
     folder = tmp_path / "sweep"
     assert experiment("full_data")(*FLAGS, f"--output_dir={folder}") == 0
 

@@ -4,6 +4,7 @@ import importlib
 
 import numpy as np
 import pytest
+from no_training import record_trainings
 from sweep_results import rows_of
 from tiny_search import TINY_SEARCH
 
@@ -25,7 +26,7 @@ FLAGS = [
 def test_each_method_learns_its_own_targets_of_every_epoch(experiment, tmp_path, monkeypatch):
     script, learned, networks = importlib.import_module("refresh"), {}, []
 
-    def recorded(key, network, dataset, targets, config, **options):
+    def recorded(network, dataset, targets, config):
         network = with_training_statistics(network, dataset, np.arange(len(dataset.train.images)))
         networks.append((network, dataset))
         if targets is not None:
@@ -34,12 +35,7 @@ def test_each_method_learns_its_own_targets_of_every_epoch(experiment, tmp_path,
         history = [record | {"epoch": n, "best_so_far": n == 1} for n in (1, 2)]
         return LearnResult(network, history)
 
-    monkeypatch.setattr(script, "learn", recorded)
-    monkeypatch.setattr(
-        script, "learn_sgd", lambda key, network, dataset, config, **options: recorded(
-            key, network, dataset, None, config
-        )
-    )  # fmt: skip
+    record_trainings(monkeypatch, recorded)
     folder = tmp_path / "sweep"
     assert experiment("refresh")(*FLAGS, f"--output_dir={folder}") == 0
 
