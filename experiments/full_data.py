@@ -15,10 +15,12 @@ learned from the few searches, makes of the image besides. Settings, each --swee
 (laptop's): sizes, of training images, validation not counted (2000, 5000); methods (sgd_g1, sgd_g2,
 class_part, per_class, channel_code); searched_images, the few (1000); images_per_class, of a
 class's search (32); fresh_images, of these drawn anew in each generation (0: all, always);
-clusters, of a class (1); validation_size (1000); num_seeds (1).
+clusters, of a class (1); validation_size (1000); num_seeds (1); changes, what is set for a size, a
+method, or both, such as "2000:learn.learning_rate=2|2000-sgd_g1:sgd.learning_rate=0.1" (none).
 """
 
 import dataclasses
+import itertools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +31,7 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, curves, few_searches, plan, sweep_points, sweep_rows, sweeps
+from common.overrides import override, parse_options
 from what_targets_carry import in_text, keep_predictions, less, with_predictions
 
 from dsl_jax import pipeline
@@ -62,6 +65,7 @@ class Settings(sweeps.Settings):
     images_per_class: int = 32
     fresh_images: int = 0
     clusters: int = 1
+    changes: str = ""
 
     @property
     def of_a_class(self) -> dict[str, int]:
@@ -106,6 +110,10 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     """A point for each size, method and seed."""
     for name in settings.methods:
         one_of("sweep.methods", name, (*SGD, *STORED, *SHARED))
+    pairs = itertools.product(settings.sizes, settings.methods)
+    known = dict.fromkeys(itertools.chain.from_iterable(places(*pair) for pair in pairs))
+    for name in parse_options(settings.changes, "sweep.changes"):
+        one_of("the place in sweep.changes", name, tuple(known))
     if config.shared != SharedConfig():
         raise ValueError(
             "config.shared has no effect here: set --sweep.images_per_class, --sweep.fresh_images "
@@ -130,6 +138,11 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     return sweeps.Sweep(points, measure, draw, table, with_predictions)
 
 
+def places(size: int, method: str) -> tuple[str, str, str]:
+    """Under which names `changes` may say something of a training; the last wins."""
+    return str(size), method, f"{size}-{method}"
+
+
 def make_point(
     config: RunConfig, settings: Settings, size: int, method: Method, seed: int
 ) -> sweeps.Point:
@@ -146,6 +159,9 @@ def make_point(
         learner_groups=groups,
         sgd_groups=(groups,),
     )
+    changes = parse_options(settings.changes, "sweep.changes")
+    for place in places(size, method.name):
+        changed = override(changed, changes.get(place, {}), f"sweep.changes: {place}")
     name = f"{size}-{method.name}{f'-{method.variant}' if method.variant else ''}-seed_{seed}"
     columns = {
         "size": size,

@@ -158,3 +158,24 @@ def test_sizes_are_training_images_and_a_wrong_method_is_named():
     shared = dsl_jax.SharedConfig(fresh_images=8)
     with pytest.raises(ValueError, match=r"config.shared has no effect here: set --sweep"):
         script.define(dataclasses.replace(config, shared=shared), settings)
+
+
+def test_settings_of_a_size_and_method_win_over_those_of_either():
+    script = importlib.import_module("full_data")
+    config = dsl_jax.get_preset("laptop", "cifar10")
+    settings = script.Settings(
+        sizes=(1000, 2000),
+        methods=("sgd_g1", "permuted"),
+        changes="1000-sgd_g1:sgd.learning_rate=3.0|sgd_g1:sgd.learning_rate=2.0|"
+        "1000:sgd.learning_rate=1.0;learn.learning_rate=9.0",
+    )
+    rates = {p.name: p.config for p in script.define(config, settings).points}
+    assert rates["1000-sgd_g1-seed_0"].sgd.learning_rate == 3
+    assert rates["2000-sgd_g1-seed_0"].sgd.learning_rate == 2
+    for size, learn, sgd in ((1000, 9, 1), (2000, config.learn.learning_rate, 0.1)):
+        permuted = rates[f"{size}-permuted-all_layers-seed_0"]
+        assert (permuted.learn.learning_rate, permuted.sgd.learning_rate) == (learn, sgd)
+    for name in ("3000", "searched", "3000-sgd_g1"):
+        wrong = dataclasses.replace(settings, changes=f"{name}:sgd.momentum=0.5")
+        with pytest.raises(ValueError, match=f"{name}.*choose one of 1000, sgd_g1, 1000-sgd_g1"):
+            script.define(config, wrong)
