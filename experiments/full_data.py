@@ -16,7 +16,9 @@ learned from the few searches, makes of the image besides. Settings, each --swee
 class_part, per_class, channel_code); searched_images, the few (1000); images_per_class, of a
 class's search (32); fresh_images, of these drawn anew in each generation (0: all, always);
 clusters, of a class (1); validation_size (1000); num_seeds (1); changes, what is set for a size, a
-method, or both, such as "2000:learn.learning_rate=2|2000-sgd_g1:sgd.learning_rate=0.1" (none).
+method, or both, such as "2000:learn.learning_rate=2|2000-sgd_g1:sgd.learning_rate=0.1" (none);
+probes, whether to measure how well the training images are learned, and how well a new linear head
+does on the trained body (False).
 """
 
 import dataclasses
@@ -37,6 +39,8 @@ from what_targets_carry import in_text, keep_predictions, less, with_predictions
 from dsl_jax import pipeline
 from dsl_jax.config import RunConfig, SharedConfig
 from dsl_jax.data.dataset import Dataset
+from dsl_jax.learning.evaluation import logits_of
+from dsl_jax.learning.probes import MOST_IMAGES, linear_probe
 from dsl_jax.runs.controlled import control_key
 from dsl_jax.runs.folder import RunFolder
 from dsl_jax.runs.steps import FIRST_TARGETS, Search
@@ -66,6 +70,7 @@ class Settings(sweeps.Settings):
     fresh_images: int = 0
     clusters: int = 1
     changes: str = ""
+    probes: bool = False
 
     @property
     def of_a_class(self) -> dict[str, int]:
@@ -170,6 +175,7 @@ def make_point(
         "title": method.title,
         "seed": seed,
     }
+    columns |= {"probes": True} if settings.probes else {}
     if method.name in SHARED:
         columns["searched_images"] = settings.searched_images
     if method.name.startswith("per_class"):
@@ -196,8 +202,10 @@ def measure_training(
     learned, said = sweep_points.train(point, dataset, targets, learning, folder)
     keep_predictions(folder, dataset, {method: said})
     best = learned.best_epoch
+    row = probed(learned.network, dataset) if settings.probes else {}
     return [
-        {
+        row
+        | {
             "training": method,
             "best_epoch": best["epoch"],
             "validation_accuracy": best["validation_accuracy"],
@@ -207,6 +215,17 @@ def measure_training(
             "predictions": f"points/{point.name}.npz",
         }
     ]
+
+
+def probed(network: Any, dataset: Dataset) -> dict[str, float]:
+    """Accuracies on training images, and on test images with a new linear head; see `probes`."""
+    few = sweep_points.first_rows(dataset.train, MOST_IMAGES)
+    said = np.argmax(logits_of(network, dataset, few), axis=-1)
+    new_head = linear_probe(dataset, network)
+    return {
+        "train_accuracy": float(np.mean(said == few.labels)),
+        "new_head_accuracy": new_head.test_accuracy,
+    }
 
 
 def targets_of(point: sweeps.Point, dataset: Dataset, folder: Path, settings: Settings) -> Any:
@@ -250,6 +269,8 @@ def best_by_validation(rows: sweep_rows.Rows) -> sweep_rows.Rows:
 def table(rows: sweep_rows.Rows) -> str:
     """A line a size and method."""
     lines = []
+    probes = {"train_accuracy": "training images", "new_head_accuracy": "new head"}
+    probes = {column: title for column, title in probes.items() if column in rows[0]}
     for size in sorted(sweep_rows.values_of(rows, "size")):
         here = sweep_rows.select(rows, size=size)
         sgd = best_by_validation([row for row in here if row["method"] in SGD])
@@ -270,9 +291,11 @@ def table(rows: sweep_rows.Rows) -> str:
                     sweep_rows.mean_percent(ours, "validation_accuracy"),
                     in_text(less(ours, control)) if control else "",
                     "" if name == best else in_text(less(ours, sgd)),
+                    *(sweep_rows.mean_percent(ours, column) for column in probes),
                 ]
             )
     header = ["images", "learned", "test", "validation", "less control", "less SGD"]
+    header += probes.values()
     return (
         "Accuracies in percent, mean ± standard deviation over seeds. Differences of test accuracy "
         "in points, with their 95 % interval over seeds and test images; from a method's control "

@@ -41,7 +41,10 @@ from dsl_jax.values import one_of
 # A notebook's %run defines them again, and again.
 AGAIN = {"allow_override": True}
 _VARIANTS = flags.DEFINE_list(
-    "variants", None, f"Of {','.join(configs.VARIANTS)} (default: all).", **AGAIN
+    "variants",
+    None,
+    f"Of {','.join(configs.VARIANTS)} (default: all), and skip_block_1, ...",
+    **AGAIN,
 )
 _AUGMENT = flags.DEFINE_bool(
     "augment", False, "Train on random crops, and flips where allowed.", **AGAIN

@@ -1,5 +1,6 @@
 """Configuration of training."""
 
+import re
 from dataclasses import dataclass
 
 import jax
@@ -10,6 +11,15 @@ from dsl_jax.values import at_least, check_types, one_of
 MATCHINGS = ("raw", "normalized")
 EVALUATION_STATISTICS = ("train", "batch")
 VARIANTS = ("all_layers", "skip_block_0", "sgd")
+
+
+def skipped_block(variant: str) -> int | None:
+    """The block without a target of a "skip_block_N"; None for "all_layers". Raises ValueError."""
+    if variant == "all_layers":
+        return None
+    if found := re.fullmatch(r"skip_block_(0|[1-9]\d*)", variant):
+        return int(found[1])
+    raise ValueError(f"variant {variant!r} is unknown: give all_layers, or skip_block_N of block N")
 
 
 @jax.tree_util.register_static
@@ -28,7 +38,8 @@ class LearnConfig:
           this share of its peak, over this share of the steps, then falls to this share.
       stem_bias_epochs: the stem's bias is trained for so many epochs.
       head_weight: lambda, the weight of the head's loss (searched targets only).
-      variant: "all_layers", or "skip_block_0" (no target for block 0; searched targets only).
+      variant: "all_layers", or "skip_block_N" (no target for block N; searched targets only); the
+          paper's are "all_layers" and "skip_block_0".
       matching: compare targets with "raw" activations, or with "normalized" ones.
       augment, flip, crop_padding: random crops after padding, mirror images where flip is True.
       evaluation_statistics: BatchNorm in evaluation: "train", re-estimated over the training
@@ -74,7 +85,7 @@ class LearnConfig:
                 f"warmup_fraction {self.warmup_fraction} and final_rate_fraction "
                 f"{self.final_rate_fraction} must be at most 1, momentum {self.momentum} below 1"
             )
-        one_of("variant", self.variant, VARIANTS[:2])
+        skipped_block(self.variant)
         one_of("matching", self.matching, MATCHINGS)
         one_of("compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
         one_of("evaluation_statistics", self.evaluation_statistics, EVALUATION_STATISTICS)

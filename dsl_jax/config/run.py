@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import jax
 
-from dsl_jax.config.learning import VARIANTS, LearnConfig
+from dsl_jax.config.learning import VARIANTS, LearnConfig, skipped_block
 from dsl_jax.config.search import SamplerConfig, SearchConfig, SharedConfig
 from dsl_jax.keys import check_seed
 from dsl_jax.values import a_share, at_least, check_types, one_of
@@ -76,7 +76,7 @@ class RunConfig:
           that of some images, from which a "sampler" learns (`targets.sampling`).
       shared: how a search per class is shared.
       sampler: how a sampler learns.
-      variants: what is trained: "all_layers", "skip_block_0", "sgd".
+      variants: what is trained: "all_layers", "skip_block_0" (or another block), "sgd".
       cycles: how many times is searched and learned; 1 is the paper's method.
       later_cycles: the second, third, ... cycle; the last of them also stands for all further ones.
       controls: what later cycles are compared with: as many epochs on the "first_targets"; the
@@ -126,7 +126,11 @@ class RunConfig:
         at_least(0, self, "seed", "norm_epsilon")
         check_seed(self.seeds[-1])
         for variant in self.variants:
-            one_of("variant", variant, VARIANTS)
+            if variant != "sgd" and (skipped_block(variant) or 0) >= len(self.widths):
+                raise ValueError(
+                    f"the variant {variant} is of a block that is not there: there are "
+                    f"{len(self.widths)}, numbered from 0"
+                )
         if "sgd" in self.variants and not self.sgd_groups:
             raise ValueError("sgd_groups is empty, but the variant sgd is asked for")
         one_of("representation", self.representation, REPRESENTATIONS)

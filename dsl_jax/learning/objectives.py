@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from dsl_jax.config import LearnConfig
+from dsl_jax.config.learning import skipped_block
 from dsl_jax.evolution.operators import normalize
 from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.networks.interface import Network
@@ -51,8 +52,15 @@ def head_loss(logits: jax.Array, target_logits: jax.Array) -> jax.Array:
 
 
 def supervised_layers(variant: str, num_layers: int) -> tuple[int, ...]:
-    """The layers that have a target: all, or all but block 0 (paper 4.2)."""
-    return tuple(range(1 if variant == "skip_block_0" else 0, num_layers))
+    """The layers that have a target: all, or all but one block (the paper's 4.2: block 0).
+
+    Raises:
+      ValueError: the variant is unknown, or of a block that is not there.
+    """
+    skipped = skipped_block(variant)
+    if skipped is not None and skipped >= num_layers:
+        raise ValueError(f"variant {variant}: there are {num_layers} blocks, numbered from 0")
+    return tuple(layer for layer in range(num_layers) if layer != skipped)
 
 
 def target_objective(

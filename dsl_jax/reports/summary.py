@@ -14,7 +14,7 @@ from dsl_jax.reports.finding import best_method, finding
 from dsl_jax.reports.intervals import of_accuracy
 from dsl_jax.reports.pages import Report, Row
 from dsl_jax.reports.searched import AboutSearch, about_search
-from dsl_jax.reports.titles import CONTROLLED, KINDS, ROWS, training_title
+from dsl_jax.reports.titles import CONTROLLED, KINDS, row_of, training_title
 from dsl_jax.runs.data import check_identity
 from dsl_jax.runs.folder import read_predictions, search_seconds
 from dsl_jax.runs.results import Result, read_trained
@@ -154,8 +154,8 @@ def _description(name: str, result: Result, config: RunConfig) -> str:
     name, _, cosine = name.partition(COSINE)
     if cosine:
         return f"{_description(name, result, config)}; the cosine is the best by validation"
-    if name in ROWS:
-        return ROWS[name][1]
+    if row := row_of(name):
+        return row[1]
     if result.kind in (known := KINDS | CONTROLLED):
         return known[result.kind][1]
     paired = result.groups == config.learner_groups

@@ -5,7 +5,6 @@ from dsl_jax.runs.steps import COSINE, Training
 
 ROWS = {
     "all_layers": ("searched targets, all layers", "learned from the searched representations"),
-    "skip_block_0": ("searched targets, skip block 0", "the same, without targets for block 0"),
     "linear_on_pixels": ("linear classifier on pixels", "no network"),
     "head_on_untrained_network": ("head on the untrained network", "nothing learned but the head"),
 }
@@ -45,18 +44,27 @@ CONTROLLED = {
 }
 
 
+def row_of(name: str) -> tuple[str, str] | None:
+    """The title of a training that has one by its name alone, and a sentence; else None."""
+    block = name.removeprefix("skip_block_")
+    if block != name and block.isdigit():
+        without = f"the same, without targets for block {block}"
+        return f"searched targets, skip block {block}", without
+    return ROWS.get(name)
+
+
 def training_title(name: str, training: Training | Result, cycles: int) -> str:
     """What tables call a training."""
     name, _, cosine = name.partition(COSINE)
     if cosine:
         return f"{training_title(name, training, cycles)}, cosine {cosine}"
-    if name in ROWS:
-        return ROWS[name][0]
+    if row := row_of(name):
+        return row[0]
     if training.variant == "sgd":
         long = f", {cycles} times the epochs" if training.kind == "long_sgd" else ""
         return f"SGD, G = {training.groups}{long}"
     if training.kind in CONTROLLED:
         title = f"{CONTROLLED[training.kind][0]}, {str(training.variant).replace('_', ' ')}"
         return title if training.cycle == 1 else f"{title}, cycle {training.cycle}"
-    title = ROWS[str(training.variant)][0] + KINDS[training.kind][0]
+    title = (row_of(str(training.variant)) or ("",))[0] + KINDS[training.kind][0]
     return title if training.kind == "fresh_network" else f"{title}, cycle {training.cycle}"

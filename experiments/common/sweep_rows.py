@@ -10,7 +10,7 @@ import numpy as np
 
 from dsl_jax.reports import intervals
 from dsl_jax.reports.pages import markdown_table, mean_and_deviation
-from dsl_jax.reports.titles import ROWS
+from dsl_jax.reports.titles import row_of
 
 Rows = list[dict[str, Any]]
 
@@ -24,7 +24,8 @@ def training_name(training: str) -> str:
     """As figures and tables call a training of the pipeline."""
     if training.startswith("sgd_g"):
         return f"SGD, G = {training.removeprefix('sgd_g')}"
-    return ROWS[training][0] if training in ROWS else training
+    row = row_of(training)
+    return row[0] if row else training
 
 
 def select(rows: Rows, **columns: Any) -> Rows:

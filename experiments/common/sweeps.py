@@ -242,9 +242,9 @@ def missing(sweep: Sweep, folder: Path) -> list[Point]:
 
 
 def _what_counts(identity: dict[str, Any]) -> dict[str, Any]:
-    """An identity less what has no effect in it; a field that is newer has its default."""
+    """An identity less what has no effect on results; a field that is newer has its default."""
     config = json.loads(json.dumps(to_dict(from_dict(identity["config"]))))
-    unused = ("later_cycles", "controls") if config["cycles"] == 1 else ()
+    unused = ("chunk_size", *(("later_cycles", "controls") if config["cycles"] == 1 else ()))
     return identity | {"config": {k: v for k, v in config.items() if k not in unused}}
 
 

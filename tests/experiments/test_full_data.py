@@ -11,6 +11,7 @@ from tiny_search import TINY_SEARCH
 
 import dsl_jax
 from dsl_jax.learning.train import LearnResult
+from dsl_jax.networks.interface import in_mode
 from dsl_jax.reports.intervals import in_percent, of_paired_seeds_and_images
 
 METHODS = (
@@ -179,3 +180,34 @@ def test_settings_of_a_size_and_method_win_over_those_of_either():
         wrong = dataclasses.replace(settings, changes=f"{name}:sgd.momentum=0.5")
         with pytest.raises(ValueError, match=f"{name}.*choose one of 1000, sgd_g1, 1000-sgd_g1"):
             script.define(config, wrong)
+
+
+@pytest.mark.usefixtures("one_device")
+def test_probes_measure_the_training_images_and_a_new_head(experiment, tmp_path, monkeypatch):
+    trained = []
+
+    def recorded(network, dataset, targets, config):
+        trained.append((network, dataset))
+        record = {"best_so_far": True, "epoch": 1, "seconds": 0.0, "train_loss": 0.0}
+        return LearnResult(network, [record | {"validation_accuracy": 0.5}])
+
+    record_trainings(monkeypatch, recorded)
+    folder = tmp_path / "sweep"
+    flags = [f for f in FLAGS if "methods" not in f]
+    assert (
+        experiment("full_data")(
+            *flags, "--sweep.methods=sgd_g1", "--sweep.probes=True", f"--output_dir={folder}"
+        )
+        == 0
+    )
+    ((network, dataset),) = trained
+    (row,) = rows_of(folder)
+    network = in_mode(network, training=False)
+    h = network.representations(dataset.normalize(dataset.train.images))[-1]
+    said = np.argmax(network.head(h), axis=-1)
+    assert row["train_accuracy"] == pytest.approx(np.mean(said == dataset.train.labels))
+    # 60 images of 10 classes are fitted all but perfectly, and beat an untrained head on others.
+    assert row["new_head_accuracy"] > max(0.3, row["test_accuracy"])
+    page = (folder / "report.md").read_text()
+    assert "| less SGD | training images | new head |" in page
+    assert f"{100 * row['new_head_accuracy']:.2f} |" in page

@@ -92,6 +92,7 @@ def test_a_sweep_is_resumed_and_drawn_again_without_data(experiment, tmp_path, m
     assert run(*arguments) == 0
     assert (folder / "fitness_noise.png").exists()
     assert "| noise | layer 2 |" in capsys.readouterr().out
+    assert run(*arguments, "--config.chunk_size=5") == 0  # how many at once changes no result
     for flag, message in {
         "--sweep.generations=4": "noise-layer0-12 of another sweep: config.search.layers[0].gener",
         "--sweep.generation=4": "did you mean generations?",

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 from stripes import DATASET, make, targets
 
+from dsl_jax import get_preset
 from dsl_jax.config import LearnConfig
 from dsl_jax.learning import objectives
 from dsl_jax.learning.objectives import head_loss, regression_loss
@@ -102,6 +103,22 @@ def test_skip_block_0_teaches_block_0_through_the_later_blocks_only(monkeypatch)
     monkeypatch.setattr(ConvNet, "representations", cut)
     assert all((g == 0).all() for g in of(gradient(skip), "blocks.0"))
     assert any((g != 0).any() for g in of(gradient(CONFIG), "blocks.0"))
+
+
+def test_any_block_can_be_left_without_a_target_if_it_is_there():
+    assert objectives.supervised_layers("all_layers", 3) == (0, 1, 2)
+    assert [objectives.supervised_layers(f"skip_block_{n}", 3) for n in range(3)] == [
+        (1, 2), (0, 2), (0, 1),
+    ]  # fmt: skip
+    with pytest.raises(ValueError, match="skip_block_3: there are 3 blocks"):
+        objectives.supervised_layers("skip_block_3", 3)
+    for name in ("skip_block_", "skip_block_-1", "skip_block_01", "all", "sgd"):
+        with pytest.raises(ValueError, match=f"variant '{name}' is unknown"):
+            dataclasses.replace(CONFIG, variant=name)
+    config = get_preset("smoke", "digits")
+    dataclasses.replace(config, variants=("skip_block_2", "sgd"))
+    with pytest.raises(ValueError, match="skip_block_3 is of a block that is not there"):
+        dataclasses.replace(config, variants=("skip_block_3",))
 
 
 def test_sgd_sends_the_cross_entropy_everywhere():
