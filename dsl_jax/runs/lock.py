@@ -42,6 +42,30 @@ def alone(folder: Path, doing: str) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def if_free(path: Path) -> Iterator[bool]:
+    """Whether no other process is in such a block for this file; then others are kept out of it.
+
+    Nobody waits. The system ends it with the process, and the file stays, as with `alone`; on a
+    file system that has no locks all are let in, with a warning.
+
+    Args:
+      path: made if it is not there, with its folder.
+    """
+    make_folder(path.parent)
+    with writing(path):
+        path.touch()
+    with open(path) as file:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError as error:
+            logger.warning("%s cannot be locked (%s): run one process at a time", path, error)
+        yield True
+
+
 def _wait(descriptor: int, notice: str) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -2,10 +2,12 @@
 
 FOLDER/points/NAME.json  a finished point: what it is, and its rows; NAME/ is its own folder, if it
                          needs one
+FOLDER/points/.locks/    which points are being computed
 FOLDER/sweep.json        the experiment's name
 FOLDER/rows.csv, report.md and a picture a figure are written anew by every call, from the points.
 
-A later call may add points to a folder, but not change one.
+A later call may add points to a folder, but not change one. Several calls at a time share the
+points; each is computed by one of them.
 """
 
 import csv
@@ -33,6 +35,7 @@ from dsl_jax.data.load import foresee, load_or_substitute
 from dsl_jax.devices import environment
 from dsl_jax.files import read_json, replacing, write_text
 from dsl_jax.plain_data import differences
+from dsl_jax.runs.lock import if_free
 from dsl_jax.values import one_of
 
 CYCLE_FIELDS = ("cycles", "later_cycles", "controls")
@@ -114,6 +117,12 @@ def run(
     if todo := missing(sweep, folder):
         print(describe(sweep, config, folder), flush=True)
         compute(sweep, folder, todo)
+        if theirs := missing(sweep, folder):
+            print(
+                f"Other processes are computing {', '.join(point.name for point in theirs)}; when "
+                "they have ended, the same command draws the results."
+            )
+            return
     page = write_results(sweep, folder, name)
     print(page.read_text())
     print(f"The whole folder: {folder}")
@@ -204,8 +213,12 @@ def make_folder(folder: Path, name: str) -> None:
     """Makes the folder. Raises ValueError if that cannot be, or it holds something else."""
     theirs = read_json(folder / "sweep.json")
     if theirs is None:
-        prepare_empty(folder)
-    elif theirs["experiment"] != name:
+        try:
+            prepare_empty(folder)
+        except ValueError:  # another process may have made it in between
+            if (theirs := read_json(folder / "sweep.json")) is None:
+                raise
+    if theirs is not None and theirs["experiment"] != name:
         raise ValueError(f"{folder} holds a {theirs['experiment']}: choose another --output_dir")
 
 
@@ -249,39 +262,50 @@ def _what_counts(identity: dict[str, Any]) -> dict[str, Any]:
 
 
 def compute(sweep: Sweep, folder: Path, todo: Sequence[Point]) -> None:
-    """Computes the points that are missing, and keeps each as soon as it is done."""
+    """Computes the points that are missing and that no other process computes; keeps each."""
     before = {
         point.config.dataset: read_json(_file(folder, point))["dataset"]
         for point in sweep.points
         if point not in todo
     }
+    last = None
     for number, point in enumerate(todo):
-        if number and point.config != todo[number - 1].config:
-            jax.clear_caches()  # a long sweep's programs would use up the process's memory maps
-        dataset, config, notice = _load(point.config)
-        if before.setdefault(point.config.dataset, dataset.name) != dataset.name:
-            raise ValueError(
-                f"{folder} has points of {before[point.config.dataset]}, but the data are now "
-                f"{dataset.name}: choose another --output_dir"
-            )
-        print(f"[{number + 1} of {len(todo)}] {point.name}", flush=True)
-        started, rows, failure = time.monotonic(), [], None
-        try:
-            measured = point._replace(config=config)
-            rows = sweep.measure(measured, dataset, folder / "points" / point.name)
-        except FloatingPointError as error:  # that a setting diverges is a result
-            failure = str(error)
-            print(f"{point.name}: {failure}", flush=True)
-        result = {
-            "identity": point.identity(),
-            "dataset": dataset.name,
-            "notice": notice,
-            "failure": failure,
-            "seconds": round(time.monotonic() - started, 1),
-            "environment": environment(),
-            "rows": [{"dataset": dataset.name} | point.columns | row for row in rows],
-        }
-        write_text(_file(folder, point), json.dumps(result, indent=1))
+        with if_free(folder / "points" / ".locks" / point.name) as is_ours:
+            if not is_ours or _file(folder, point).exists():
+                continue
+            if last not in (None, point.config):
+                jax.clear_caches()  # a long sweep's programs would use up the process's memory maps
+            last = point.config
+            dataset, config, notice = _load(point.config)
+            if before.setdefault(point.config.dataset, dataset.name) != dataset.name:
+                raise ValueError(
+                    f"{folder} has points of {before[point.config.dataset]}, but the data are now "
+                    f"{dataset.name}: choose another --output_dir"
+                )
+            print(f"[{number + 1} of {len(todo)}] {point.name}", flush=True)
+            result = {"notice": notice} | measure(sweep, point, config, dataset, folder)
+            write_text(_file(folder, point), json.dumps(result, indent=1))
+
+
+def measure(
+    sweep: Sweep, point: Point, config: RunConfig, dataset: Dataset, folder: Path
+) -> dict[str, Any]:
+    """What is kept of a point: its rows, what it is, where it was computed."""
+    started, rows, failure = time.monotonic(), [], None
+    try:
+        measured = point._replace(config=config)
+        rows = sweep.measure(measured, dataset, folder / "points" / point.name)
+    except FloatingPointError as error:  # that a setting diverges is a result
+        failure = str(error)
+        print(f"{point.name}: {failure}", flush=True)
+    return {
+        "identity": point.identity(),
+        "dataset": dataset.name,
+        "failure": failure,
+        "seconds": round(time.monotonic() - started, 1),
+        "environment": environment(),
+        "rows": [{"dataset": dataset.name} | point.columns | row for row in rows],
+    }
 
 
 def _load(config: RunConfig) -> tuple[Dataset, RunConfig, str | None]:

@@ -6,7 +6,7 @@ import threading
 import time
 
 from dsl_jax.runs import lock
-from dsl_jax.runs.lock import alone
+from dsl_jax.runs.lock import alone, if_free
 
 HOLD = """
 import sys, time
@@ -53,3 +53,22 @@ def test_a_file_system_without_locks_is_warned_of(tmp_path, caplog, monkeypatch)
     with alone(tmp_path, "evaluates it"):
         pass
     assert "cannot be locked" in caplog.text and "see that no other process" in caplog.text
+
+
+def test_a_file_is_free_unless_another_holds_it(tmp_path, caplog, monkeypatch):
+    path = tmp_path / "new" / "file"
+    with if_free(path) as first:
+        with if_free(path) as second, if_free(path.with_name("other")) as third:
+            assert (first, second, third) == (True, False, True)
+        with if_free(path) as again:
+            assert not again  # leaving the one that got nothing has freed nothing
+    with if_free(path) as after:
+        assert after
+
+    def refused(*_):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(lock.fcntl, "flock", refused)
+    with if_free(path) as without_locks:
+        assert without_locks
+    assert "cannot be locked" in caplog.text and "one process at a time" in caplog.text
