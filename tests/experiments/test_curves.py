@@ -45,6 +45,19 @@ def test_bars_at_one_place_stand_beside_each_other():
     assert segments.get_transform() == a.get_transform()  # the bar goes with its marker
 
 
+def test_what_is_moved_aside_stays_within_the_axes():
+    bars = ([20_000, 46_000], [3.0, 4.0], [0.5, 0.5])
+    lines = {f"line {number}": bars for number in range(9)}
+    panels = [curves.Panel(lines, "x", "y", x_scale=scale) for scale in ("log", "linear")]
+    figure = curves.plot_curves(panels)
+    figure.savefig(io.BytesIO(), format="png")
+    for axes in figure.axes:
+        for container in axes.containers:
+            marker = container[0]
+            places = marker.get_transform().transform(marker.get_xydata())
+            assert ((places > axes.bbox.min) & (places < axes.bbox.max)).all()
+
+
 def test_many_points_have_a_band_and_few_markers():
     x = np.arange(90)
     panel = curves.Panel({"a": (x, x + 1.0, np.full(90, 0.5))}, "epoch", "y", y_scale="log")

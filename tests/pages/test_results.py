@@ -48,8 +48,8 @@ def number_of_lines(sweep, rows):
     if sweep["experiment"] == "refresh":  # a line a method, and one for each block that is searched
         blocks = {(r["method"], name) for r in rows for name in r if name.startswith("along_")}
         return len({r["method"] for r in rows} | blocks)
-    if sweep["experiment"] != "what_targets_carry":  # a line an option's training, or a title
-        return len({(r.get("option"), r.get("title", r["training"])) for r in rows})
+    if sweep["experiment"] != "what_targets_carry":  # an option's training, or a title and size
+        return len({(r.get("option"), r.get("size"), r.get("title", r["training"])) for r in rows})
     best = any(r["search"] == "SGD at its best" for r in rows)
     ours = [r for r in rows if r["variant"] != "sgd"]
     sgd = {r["search"] for r in rows if r["variant"] == "sgd"}
