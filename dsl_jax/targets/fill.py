@@ -242,6 +242,13 @@ def _search_chunks(
             f"raised by the search of the images with the ids {store.ids[searched].tolist()}; what "
             "was searched before is kept"
         )
+        if "RESOURCE_EXHAUSTED" in str(error):
+            size = store.chunk_size
+            error.add_note(
+                f"the device has too little memory left for {size} images at once: give a smaller "
+                f"chunk_size, such as {max(1, size // 2)}, and another folder (of a program: "
+                "--config.chunk_size, --output_dir)"
+            )
         raise
     result, start = jax.tree.map(np.asarray, result), 0
     for chunk, rows in zip(chunks, slices, strict=True):

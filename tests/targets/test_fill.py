@@ -157,3 +157,17 @@ def test_what_a_stage_raises_goes_through_with_the_images_and_nothing_is_lost(
     monkeypatch.undo()
     run(tmp_path / "store")
     assert files(tmp_path / "store") == files(undisturbed)
+
+
+def test_too_little_memory_says_what_to_change(tmp_path, monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 5.74GiB")
+
+    monkeypatch.setattr(fill, "search", fails)
+    with pytest.raises(RuntimeError, match="Out of memory") as raised:
+        run(tmp_path / "store")
+    size = TargetStore.open(tmp_path / "store").chunk_size
+    assert (
+        f"for {size} images at once: give a smaller chunk_size, such as {size // 2}"
+        in (raised.value.__notes__[1])
+    )
