@@ -117,8 +117,10 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
         one_of("sweep.methods", name, (*SGD, *STORED, *SHARED))
     pairs = itertools.product(settings.sizes, settings.methods)
     known = dict.fromkeys(itertools.chain.from_iterable(places(*pair) for pair in pairs))
-    for name in parse_options(settings.changes, "sweep.changes"):
+    for name, fields in parse_options(settings.changes, "sweep.changes").items():
         one_of("the place in sweep.changes", name, tuple(known))
+        for field in fields:
+            one_of("what sweep.changes sets", field.partition(".")[0], ("learn", "sgd", "search"))
     if config.shared != SharedConfig():
         raise ValueError(
             "config.shared has no effect here: set --sweep.images_per_class, --sweep.fresh_images "

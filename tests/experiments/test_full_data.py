@@ -176,6 +176,8 @@ def test_settings_of_a_size_and_method_win_over_those_of_either():
     for size, learn, sgd in ((1000, 9, 1), (2000, config.learn.learning_rate, 0.1)):
         permuted = rates[f"{size}-permuted-all_layers-seed_0"]
         assert (permuted.learn.learning_rate, permuted.sgd.learning_rate) == (learn, sgd)
+    with pytest.raises(ValueError, match="'seed' is unknown: choose one of learn, sgd, search"):
+        script.define(config, dataclasses.replace(settings, changes="1000:seed=3"))
     for name in ("3000", "searched", "3000-sgd_g1"):
         wrong = dataclasses.replace(settings, changes=f"{name}:sgd.momentum=0.5")
         with pytest.raises(ValueError, match=f"{name}.*choose one of 1000, sgd_g1, 1000-sgd_g1"):
