@@ -92,8 +92,8 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     points, searched = [], set()
     for name, assignments in options.items():
         chosen = override(base, assignments)
-        if assignments and chosen == base:
-            continue
+        if assignments and chosen == base and "preset" in options:
+            continue  # the preset once more
         chosen = dataclasses.replace(chosen, sgd_groups=(chosen.learner_groups,))
         digest = sweep_points.search_digest(chosen)
         columns = {"option": name, "changes": "; ".join(f"{k}={v}" for k, v in assignments.items())}

@@ -284,6 +284,19 @@ def test_the_trainings_of_an_option_are_told_apart():
     assert {"preset, all_layers", "preset, all_layers_cycle_2", "sgd"} <= set(labels)
 
 
+def test_an_option_like_the_preset_is_left_out_only_beside_the_preset():
+    choices = importlib.import_module("choices")
+    config = get_preset("smoke", "digits")
+    same = f"same:learn.learning_rate={config.learn.learning_rate}"
+
+    def points(*options):
+        settings = choices.Settings(options=options, more=same)
+        return [point.name for point in choices.define(config, settings).points]
+
+    assert points("preset", "sgd") == ["preset", "sgd"]
+    assert points("sgd") == ["sgd", "same"]
+
+
 # ---- tables
 
 
