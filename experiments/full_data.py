@@ -117,10 +117,11 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
         one_of("sweep.methods", name, (*SGD, *STORED, *SHARED))
     pairs = itertools.product(settings.sizes, settings.methods)
     known = dict.fromkeys(itertools.chain.from_iterable(places(*pair) for pair in pairs))
-    for name, fields in parse_options(settings.changes, "sweep.changes").items():
+    changes = parse_options(settings.changes, "sweep.changes")
+    for name, fields in changes.items():
         one_of("the place in sweep.changes", name, tuple(known))
         for field in fields:
-            one_of("what sweep.changes sets", field.partition(".")[0], ("learn", "sgd", "search"))
+            check_change(name, field)
     if config.shared != SharedConfig():
         raise ValueError(
             "config.shared has no effect here: set --sweep.images_per_class, --sweep.fresh_images "
@@ -133,7 +134,7 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
         for variant in ([""] if name in SGD else variants)
     ]
     points = [
-        make_point(config, settings, size, method, seed)
+        make_point(config, settings, changes, size, method, seed)
         for size in settings.sizes
         for seed in config.seeds
         for method in methods
@@ -150,8 +151,23 @@ def places(size: int, method: str) -> tuple[str, str, str]:
     return str(size), method, f"{size}-{method}"
 
 
+def check_change(place: str, field: str) -> None:
+    """Raises ValueError for a field that may not be changed, or that has no effect at a place."""
+    part = field.partition(".")[0]
+    one_of("what sweep.changes sets", part, ("learn", "sgd", "search"))
+    method = place.split("-")[-1]
+    unused = {"learn", "search"} if method in SGD else {"sgd"} if not method.isdigit() else set()
+    if part in unused or field == "learn.variant":
+        raise ValueError(f"sweep.changes: {field} has no effect on {place}")
+
+
 def make_point(
-    config: RunConfig, settings: Settings, size: int, method: Method, seed: int
+    config: RunConfig,
+    settings: Settings,
+    changes: dict[str, dict[str, str]],
+    size: int,
+    method: Method,
+    seed: int,
 ) -> sweeps.Point:
     """The training of one method on so many images."""
     _, validation = plan.image_counts(config)
@@ -166,7 +182,6 @@ def make_point(
         learner_groups=groups,
         sgd_groups=(groups,),
     )
-    changes = parse_options(settings.changes, "sweep.changes")
     for place in places(size, method.name):
         changed = override(changed, changes.get(place, {}), f"sweep.changes: {place}")
     name = f"{size}-{method.name}{f'-{method.variant}' if method.variant else ''}-seed_{seed}"

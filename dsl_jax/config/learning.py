@@ -39,7 +39,8 @@ class LearnConfig:
       stem_bias_epochs: the stem's bias is trained for so many epochs.
       head_weight: lambda, the weight of the head's loss (searched targets only).
       variant: "all_layers", or "skip_block_N" (no target for block N; searched targets only); the
-          paper's are "all_layers" and "skip_block_0".
+          paper's are "all_layers" and "skip_block_0". Without its target the last block does not
+          learn, as the head's loss does not reach it.
       matching: compare targets with "raw" activations, or with "normalized" ones.
       augment, flip, crop_padding: random crops after padding, mirror images where flip is True.
       evaluation_statistics: BatchNorm in evaluation: "train", re-estimated over the training

@@ -246,8 +246,10 @@ def _search_chunks(
             size = store.chunk_size
             error.add_note(
                 f"the device has too little memory left for {size} images at once: give a smaller "
-                f"chunk_size, such as {max(1, size // 2)}, and another folder (of a program: "
-                "--config.chunk_size, --output_dir)"
+                f"chunk_size, such as {size // 2}, and begin another store (of main.py: "
+                "--config.chunk_size and another --output_dir; a sweep takes the same)"
+                if size > 1
+                else "the device has too little memory left for one image"
             )
         raise
     result, start = jax.tree.map(np.asarray, result), 0

@@ -15,7 +15,7 @@ from dsl_jax.reports.plots import COLORS, LINES, tidy
 
 MARKERS = ("o", "s", "^", "D", "v", "x")
 MOST_MARKERS = 30
-AXES_POINTS = 200  # about the width of a panel's axes
+AXES_POINTS = 230  # no panel's axes are narrower
 BAR_POINTS = 5  # from one line's bars to the next one's
 
 
@@ -106,7 +106,7 @@ def _set_apart(figure: Figure, axes: Axes, curves: Sequence[ErrorbarContainer]) 
         for part in curve.get_children():  # drawn before: the axes' limits are those of the data
             part.set_transform(moved)
     widest = max(0, len(curves) - 1) / 2 * BAR_POINTS
-    axes.margins(x=0.05 + widest / AXES_POINTS)  # of the data's width; room for those moved
+    axes.margins(x=0.05 + widest / (AXES_POINTS - 2 * widest))  # of the data's width
 
 
 def _scale_y(axes: Axes, panel: Panel) -> None:

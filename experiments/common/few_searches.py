@@ -1,5 +1,7 @@
 """Targets for all images from the search of a few, or of each class; points of a sweep share it."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from dsl_jax.keys import SAMPLER, SEARCH, purpose_key
 from dsl_jax.networks.sampler import Sampler
 from dsl_jax.runs.classes import first_of_each_class
 from dsl_jax.runs.controlled import control_key
+from dsl_jax.runs.lock import alone
 from dsl_jax.runs.untrained import make_stages
 from dsl_jax.targets import controls
 from dsl_jax.targets.controls import Naturals
@@ -70,12 +73,13 @@ def search_few(
 ) -> SearchResult:
     """What the search of the first images finds, without the fitness; it is kept."""
     name = f"few-{sweep_points.search_digest(config)}-{count}-{config.seed}.npz"
-    if not (path := folder / name).exists():
-        split = sweep_points.first_images(dataset, 0, count)
-        key = purpose_key(config.seed, SEARCH)
-        found = sweep_points.search_images(key, stages, dataset, split, config, progress=True)
-        with replacing(path) as file:
-            np.savez(file, *found.representations)
+    with absent(path := folder / name) as is_absent:
+        if is_absent:
+            split = sweep_points.first_images(dataset, 0, count)
+            key = purpose_key(config.seed, SEARCH)
+            found = sweep_points.search_images(key, stages, dataset, split, config, progress=True)
+            with replacing(path) as file:
+                np.savez(file, *found.representations)
     arrays = read_arrays(path, "delete it, and its images are searched again")
     return SearchResult(tuple(arrays[f"arr_{layer}"] for layer in range(len(arrays))), ())
 
@@ -92,17 +96,26 @@ def search_classes(
     """What one search a class finds, with the cosines of the search of so many images; kept."""
     how = "-".join(f"{name}_{value}" for name, value in of_a_class.items())
     digest = sweep_points.search_digest(config)
-    if not (path := folder / f"per_class-{digest}-{count}-{how}-{config.seed}.npz").exists():
-        shared = SharedConfig(cosines, **of_a_class)
-        split = first_of_each_class(dataset.train, shared.images_per_class)
-        found = search_shared(
-            purpose_key(config.seed, SEARCH),
-            stages,
-            dataset.normalize(split.images),
-            split.labels,
-            config.search,
-            shared,
-            progress=True,
-        )
-        found.targets.save(path)
+    path = folder / f"per_class-{digest}-{count}-{how}-{config.seed}.npz"
+    with absent(path) as is_absent:
+        if is_absent:
+            shared = SharedConfig(cosines, **of_a_class)
+            split = first_of_each_class(dataset.train, shared.images_per_class)
+            found = search_shared(
+                purpose_key(config.seed, SEARCH),
+                stages,
+                dataset.normalize(split.images),
+                split.labels,
+                config.search,
+                shared,
+                progress=True,
+            )
+            found.targets.save(path)
     return SharedTargets.load(path, stages)
+
+
+@contextlib.contextmanager
+def absent(path: Path) -> Iterator[bool]:
+    """Whether a file that is searched for is not there; other processes wait till it is."""
+    with alone(path.parent / ".locks" / path.stem, "searches it"):
+        yield not path.exists()

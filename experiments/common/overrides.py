@@ -40,6 +40,8 @@ def parse_options(text: str, where: str) -> dict[str, dict[str, str]]:
         name, _, pairs = part.partition(":")
         if not re.fullmatch(r"[\w.-]+", name) or not all("=" in p for p in pairs.split(";")):
             raise ValueError(f"{where}: {part!r} should read NAME:FIELD=VALUE;FIELD=VALUE")
+        if name in options:
+            raise ValueError(f"{where}: {name} is there twice; give its fields together")
         options[name] = parse_assignments(pairs, where)
     return options
 

@@ -33,7 +33,7 @@ from dsl_jax.data import catalogue
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.data.load import foresee, load_or_substitute
 from dsl_jax.devices import environment
-from dsl_jax.files import read_json, replacing, write_text
+from dsl_jax.files import is_temporary, read_json, replacing, write_text
 from dsl_jax.plain_data import differences
 from dsl_jax.runs.lock import if_free
 from dsl_jax.values import one_of
@@ -114,10 +114,9 @@ def run(
             check_data(point.config.dataset, point.config.name)
         return
     prepare_folder(folder, name)
-    if todo := missing(sweep, folder):
+    if missing(sweep, folder):
         print(describe(sweep, config, folder), flush=True)
-        compute(sweep, folder, todo)
-        if theirs := missing(sweep, folder):
+        if theirs := compute(sweep, folder):
             print(
                 f"Other processes are computing {', '.join(point.name for point in theirs)}; when "
                 "they have ended, the same command draws the results."
@@ -226,7 +225,7 @@ def prepare_empty(folder: Path) -> None:
     """Makes a folder, or takes one with nothing in it. Raises ValueError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        is_empty = not any(folder.iterdir())
+        is_empty = all(is_temporary(path) for path in folder.iterdir())  # another process's start
     except OSError as error:
         raise ValueError(
             f"cannot write the folder {folder} ({error.strerror}): choose --output_dir"
@@ -261,14 +260,25 @@ def _what_counts(identity: dict[str, Any]) -> dict[str, Any]:
     return identity | {"config": {k: v for k, v in config.items() if k not in unused}}
 
 
-def compute(sweep: Sweep, folder: Path, todo: Sequence[Point]) -> None:
-    """Computes the points that are missing and that no other process computes; keeps each."""
+def compute(sweep: Sweep, folder: Path) -> list[Point]:
+    """Computes the missing points, and returns those that other processes are computing."""
+    while compute_free(sweep, folder, missing(sweep, folder)):
+        pass  # another process may have left one unfinished in the meantime
+    return missing(sweep, folder)
+
+
+def compute_free(sweep: Sweep, folder: Path, todo: Sequence[Point]) -> bool:
+    """Computes those points that no other process computes, and keeps each.
+
+    Returns:
+      Whether there was one.
+    """
     before = {
         point.config.dataset: read_json(_file(folder, point))["dataset"]
         for point in sweep.points
         if point not in todo
     }
-    last = None
+    last, found_one = None, False
     for number, point in enumerate(todo):
         with if_free(folder / "points" / ".locks" / point.name) as is_ours:
             if not is_ours or _file(folder, point).exists():
@@ -285,6 +295,8 @@ def compute(sweep: Sweep, folder: Path, todo: Sequence[Point]) -> None:
             print(f"[{number + 1} of {len(todo)}] {point.name}", flush=True)
             result = {"notice": notice} | measure(sweep, point, config, dataset, folder)
             write_text(_file(folder, point), json.dumps(result, indent=1))
+            found_one = True
+    return found_one
 
 
 def measure(

@@ -178,6 +178,17 @@ def test_settings_of_a_size_and_method_win_over_those_of_either():
         assert (permuted.learn.learning_rate, permuted.sgd.learning_rate) == (learn, sgd)
     with pytest.raises(ValueError, match="'seed' is unknown: choose one of learn, sgd, search"):
         script.define(config, dataclasses.replace(settings, changes="1000:seed=3"))
+    for change in (
+        "sgd_g1:learn.learning_rate=1",
+        "1000-sgd_g1:search.num_parents=3",
+        "1000-permuted:sgd.learning_rate=1",
+        "1000:learn.variant=all_layers",
+    ):
+        with pytest.raises(ValueError, match="has no effect on " + change.partition(":")[0]):
+            script.define(config, dataclasses.replace(settings, changes=change))
+    twice = "1000:learn.learning_rate=2|1000:learn.weight_decay=0.1"
+    with pytest.raises(ValueError, match="1000 is there twice"):
+        script.define(config, dataclasses.replace(settings, changes=twice))
     for name in ("3000", "searched", "3000-sgd_g1"):
         wrong = dataclasses.replace(settings, changes=f"{name}:sgd.momentum=0.5")
         with pytest.raises(ValueError, match=f"{name}.*choose one of 1000, sgd_g1, 1000-sgd_g1"):

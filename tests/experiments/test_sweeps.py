@@ -14,7 +14,6 @@ from dsl_jax import measures
 from dsl_jax.files import read_json
 from dsl_jax.keys import SEARCH, purpose_key
 from dsl_jax.presets import get_preset
-from dsl_jax.runs.lock import if_free
 from dsl_jax.runs.untrained import make_stages
 
 SCRIPTS = (
@@ -105,35 +104,6 @@ def test_a_sweep_is_resumed_and_drawn_again_without_data(experiment, tmp_path, m
     }.items():
         assert run(*arguments, flag) == 2
         assert message in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_processes_share_the_points_of_a_sweep(experiment, tmp_path, monkeypatch, capsys):
-    from common import sweep_points
-
-    folder, run = tmp_path / "sweep", experiment("fitness_scaling")
-    arguments = [
-        *(flag for flag in TINY if "search" not in flag),
-        "--sweep.num_images=5",
-        "--sweep.populations=(12,24,36)",
-        "--sweep.generations=1",
-        "--sweep.layers=(2,)",
-        f"--output_dir={folder}",
-    ]
-    search, sizes = sweep_points.search, []
-
-    def recorded(*arguments, **options):
-        sizes.append(arguments[4].population_size)
-        return search(*arguments, **options)
-
-    monkeypatch.setattr(sweep_points, "search", recorded)
-    with if_free(folder / "points" / ".locks" / "noise-layer2-24"):
-        (folder / "sweep.json").write_text('{"experiment": "fitness_scaling"}')
-        assert run(*arguments) == 0
-    assert "are computing noise-layer2-24; when they have ended" in capsys.readouterr().out
-    assert len(sizes) == 2 and not (folder / "report.md").exists()
-    assert run(*arguments) == 0
-    assert len(set(sizes)) == len(sizes) == 3 and (folder / "report.md").exists()
 
 
 def test_a_dry_run_of_a_sweep_refuses_what_the_sweep_would(experiment, tmp_path, capsys):

@@ -1,0 +1,100 @@
+"""Several processes with one sweep: they share its points, and what several points need."""
+
+import contextlib
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from tiny_run import tiny_data
+from tiny_search import TINY_RUN as TINY
+
+from dsl_jax.evolution.image import SearchResult
+from dsl_jax.files import replacing
+from dsl_jax.presets import get_preset
+from dsl_jax.runs.lock import if_free
+
+pytestmark = pytest.mark.usefixtures("one_device")
+
+
+@pytest.mark.slow
+def test_processes_share_the_points_of_a_sweep(experiment, tmp_path, monkeypatch, capsys):
+    from common import sweep_points
+
+    folder, run = tmp_path / "sweep", experiment("fitness_scaling")
+    arguments = [
+        *(flag for flag in TINY if "search" not in flag),
+        "--sweep.num_images=5",
+        "--sweep.populations=(12,24,36)",
+        "--sweep.generations=1",
+        "--sweep.layers=(2,)",
+        f"--output_dir={folder}",
+    ]
+    search, sizes = sweep_points.search, []
+
+    def recorded(*arguments, **options):
+        sizes.append(arguments[4].population_size)
+        return search(*arguments, **options)
+
+    monkeypatch.setattr(sweep_points, "search", recorded)
+    with if_free(folder / "points" / ".locks" / "noise-layer2-24"):
+        (folder / "sweep.json").write_text('{"experiment": "fitness_scaling"}')
+        assert run(*arguments) == 0
+    assert "are computing noise-layer2-24; when they have ended" in capsys.readouterr().out
+    assert len(sizes) == 2 and not (folder / "report.md").exists()
+    assert run(*arguments) == 0
+    assert len(set(sizes)) == len(sizes) == 3 and (folder / "report.md").exists()
+
+
+def test_a_point_that_another_process_leaves_unfinished_is_computed(tmp_path, monkeypatch):
+    from common import sweep_points, sweeps
+
+    config = get_preset("smoke", "digits")
+    points = [sweep_points.run_point(name, {}, config) for name in "abc"]
+    theirs = contextlib.ExitStack()
+    theirs.enter_context(if_free(tmp_path / "points" / ".locks" / "a"))
+    theirs_to_the_end = if_free(tmp_path / "points" / ".locks" / "c")
+    computed = []
+
+    def measure(point, dataset, folder):
+        computed.append(point.name)
+        theirs.close()
+        return [{}]
+
+    monkeypatch.setattr(sweeps, "_load", lambda config: (tiny_data(), config, None))
+    sweep = sweeps.Sweep(points, measure, None, None)
+    with theirs_to_the_end:
+        assert [point.name for point in sweeps.compute(sweep, tmp_path)] == ["c"]
+    assert computed == ["b", "a"]
+
+
+def test_processes_may_start_together_in_a_new_folder(tmp_path):
+    from common import sweeps
+
+    with replacing(tmp_path / "sweep.json"):  # another one, just now
+        sweeps.prepare_folder(tmp_path, "choices")
+    (tmp_path / "sweep.json").unlink()
+    (tmp_path / "notes.txt").write_text("")
+    with pytest.raises(ValueError, match="is not empty"):
+        sweeps.prepare_folder(tmp_path, "choices")
+
+
+def test_what_points_have_in_common_is_searched_once(tmp_path, monkeypatch):
+    from common import few_searches
+
+    searched = []
+
+    def slow(*_, **__):
+        searched.append(1)
+        time.sleep(0.5)  # for the other one to come
+        return SearchResult((np.arange(3.0),), ())
+
+    monkeypatch.setattr(few_searches.sweep_points, "search_images", slow)
+    config, dataset = get_preset("smoke", "digits"), tiny_data()
+    with ThreadPoolExecutor(2) as two:
+        asked = [
+            two.submit(few_searches.search_few, config, dataset, (), tmp_path, 20) for _ in range(2)
+        ]
+        first, second = (future.result() for future in asked)
+    assert len(searched) == 1
+    np.testing.assert_array_equal(first.representations[0], second.representations[0])
