@@ -173,10 +173,9 @@ def explained_variance(predictions: Array, targets: Array) -> Array:
       ValueError: shapes that differ, or fewer than two.
     """
     ours, theirs = _flatten(predictions, "predictions"), _flatten(targets, "targets")
-    if predictions.shape != targets.shape or len(theirs) < 2:
+    if (got := jnp.shape(predictions)) != (wanted := jnp.shape(targets)) or len(theirs) < 2:
         raise ValueError(
-            f"predictions {predictions.shape} and targets {targets.shape}: expected one shape "
-            "[n, ...] with n at least 2"
+            f"predictions {got} and targets {wanted}: expected one shape [n, ...] with n at least 2"
         )
     error = jnp.sum(jnp.square(ours - theirs))
     return 1 - error / jnp.sum(jnp.square(theirs - jnp.mean(theirs, axis=0, keepdims=True)))

@@ -42,8 +42,10 @@ def at_least(minimum: float, config: Any, *names: str) -> None:
                 continue
             if not number >= minimum:  # also catches NaN
                 raise ValueError(f"{name} is {number}: it must be at least {minimum}")
-            if number >= (LARGEST if isinstance(number, int) else math.inf):
+            if isinstance(number, int) and number >= LARGEST:
                 raise ValueError(f"{name} is {number}: it must be below {LARGEST}")
+            if math.isinf(number):
+                raise ValueError(f"{name} is {number}: it must be finite")
 
 
 def a_share(config: Any, *names: str) -> None:

@@ -26,23 +26,16 @@ def search_from_dict(values: dict[str, Any]) -> SearchConfig:
 
 def from_dict(values: dict[str, Any]) -> RunConfig:
     """The `RunConfig` that `to_dict` wrote, also after a way through JSON."""
-    lists = {k: tuple(v) for k, v in values.items() if isinstance(v, (list, tuple))}
-    later = [
-        {**cycle, "search": search_from_dict(cycle["search"])}
-        for cycle in lists.get("later_cycles", ())
-    ]
-    if later:
-        lists["later_cycles"] = tuple(CycleConfig(**cycle) for cycle in later)
-    shared = values.get("shared", {})  # older configurations have none
-    shared = {**shared, **{k: tuple(v) for k, v in shared.items() if isinstance(v, list)}}
-    return RunConfig(
-        **{
-            **values,
-            **lists,
-            "shared": SharedConfig(**shared),
-            "sampler": SamplerConfig(**values.get("sampler", {})),
-            "search": search_from_dict(values["search"]),
-            "learn": LearnConfig(**values["learn"]),
-            "sgd": LearnConfig(**values["sgd"]),
-        }
-    )
+    made: dict[str, Any] = {
+        "shared": SharedConfig(**values.get("shared", {})),  # older configurations have none
+        "sampler": SamplerConfig(**values.get("sampler", {})),
+        "search": search_from_dict(values["search"]),
+        "learn": LearnConfig(**values["learn"]),
+        "sgd": LearnConfig(**values["sgd"]),
+    }
+    if "later_cycles" in values:
+        made["later_cycles"] = [
+            CycleConfig(**{**cycle, "search": search_from_dict(cycle["search"])})
+            for cycle in values["later_cycles"]
+        ]
+    return RunConfig(**{**values, **made})

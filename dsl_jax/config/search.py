@@ -90,7 +90,8 @@ class SearchConfig:
           "module:function": (logits [n, classes], label) -> [n], higher is better, each from its
           own row alone; not with a `stop_probability`.
       stop_probability: a layer stops changing once its best candidate gives the true class so large
-          a probability, and what comes in with it is left alone; 1: it never stops.
+          a probability, and what comes in with it is left alone (but `parent_mean` standardises it
+          as a target); 1: it never stops.
       num_searches: independent searches of an image, whose mean, layer by layer, is the target.
       noise_truncation: share of the smoothed noise's variance that may be left out, for speed.
       least_cosine: of a block's candidate to the image's natural representation, what the network

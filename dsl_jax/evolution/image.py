@@ -28,6 +28,8 @@ from dsl_jax.evolution.operators import (
 from dsl_jax.keys import computed_once, philox_key
 from dsl_jax.values import instance_of
 
+IMAGES_AT_ONCE = 32  # of the noisy copies of an image, in the first stage
+
 
 class SearchResult(NamedTuple):
     """What a search found, for N images (no leading axis for one image).
@@ -107,27 +109,29 @@ def search_image(
 def in_dtype(
     stages: Stages, image: jax.Array, compute_dtype: str = "float32", between: Any = None
 ) -> Stages:
-    """Stages that take and give one dtype between each other, whatever they compute in themselves.
+    """The stages, with casts at their borders.
 
     Args:
-      stages: a stage is given what the one before returned of the image [H, W, C], of that type;
-        with another `compute_dtype` than float32 it is given that, and the last one float32.
-      between: the dtype; None: `compute_dtype`. Logits are float32.
+      image: one [H, W, C], of which the shape and the dtype count.
+      compute_dtype: "float32": a stage takes the dtype that the one before it returns by itself;
+        another: that, but the last stage float32.
+      between: the dtype that is handed on from stage to stage; None: `compute_dtype`. Logits are
+        float32.
     """
-    taken, h = [], jax.ShapeDtypeStruct((1, *image.shape), image.dtype)
+    inputs, h = [], jax.ShapeDtypeStruct((1, *image.shape), image.dtype)
     for stage in stages:
-        taken.append(h.dtype)
+        inputs.append(h.dtype)
         h = jax.eval_shape(stage, h)
     if compute_dtype != "float32":
-        taken = [jnp.dtype(compute_dtype)] * (len(stages) - 1) + [jnp.dtype(jnp.float32)]
-    elif {*taken, h.dtype} == {jnp.dtype(jnp.float32)}:
+        inputs = [jnp.dtype(compute_dtype)] * (len(stages) - 1) + [jnp.dtype(jnp.float32)]
+    elif {*inputs, h.dtype} == {jnp.dtype(jnp.float32)}:
         return stages
-    given = [between or compute_dtype] * (len(stages) - 1) + ["float32"]
+    outputs = [between or compute_dtype] * (len(stages) - 1) + ["float32"]
 
     def at_the_border(stage: Callable, dtype: jnp.dtype, result: Any) -> Callable:
         return lambda h: stage(h.astype(dtype)).astype(result)
 
-    return tuple(map(at_the_border, stages, taken, given))
+    return tuple(map(at_the_border, stages, inputs, outputs))
 
 
 def _search_once(
@@ -217,9 +221,9 @@ def with_copies(
     return jnp.concatenate([best, copies])
 
 
-def _in_parts(stage: Callable, batch: jax.Array, most: int = 32) -> jax.Array:
+def _in_parts(stage: Callable, batch: jax.Array) -> jax.Array:
     """stage(batch), a part at a time: what a network has inside is larger than what it returns."""
-    size = largest_divisor(len(batch), most)
+    size = largest_divisor(len(batch), IMAGES_AT_ONCE)
     parts = jax.lax.map(stage, batch.reshape(-1, size, *batch.shape[1:]))
     return parts.reshape(len(batch), *parts.shape[2:])
 
@@ -311,11 +315,14 @@ def check_config(config: SearchConfig) -> None:
 
 def check_functions(stages: Stages) -> None:
     """Raises TypeError for stages that are no functions."""
-    if not (isinstance(stages, (tuple, list)) and all(map(callable, stages))):
+    if not isinstance(stages, tuple | list):
         raise TypeError(
             f"stages is a {type(stages).__name__}: search needs a tuple of functions, such as "
             "dsl_jax.frozen_stages(network) returns"
         )
+    for number, stage in enumerate(stages):
+        if not callable(stage):
+            raise TypeError(f"stage {number} is a {type(stage).__name__}: it cannot be called")
 
 
 def check_schedules(stages: Stages, config: SearchConfig) -> None:

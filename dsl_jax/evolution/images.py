@@ -1,6 +1,6 @@
 """Search of many images, each for itself: in chunks, on a CPU's cores or on several devices.
 
-What happens to one image is in `image_search`.
+What happens to one image is in the module `image`.
 """
 
 import math
@@ -48,7 +48,7 @@ def search(
 
     Args:
       key: a `jax.random` key.
-      stages: L functions, see `image_search`; with weights: `jax.tree_util.Partial`.
+      stages: L functions, see `search_image`; with weights: `jax.tree_util.Partial`.
       images: [N, H, W, C] normalised float32.
       labels: [N] integers.
       config: a `SearchConfig` with L layers.
@@ -236,7 +236,11 @@ def check_task(
       ValueError: labels that the logits do not have, or a layer that could not change.
     """
     shapes = output_shapes(stages, image_shape)
-    classes = shapes[-1][-1]
+    if len(shapes[-1]) != 1:
+        raise ValueError(
+            f"the last stage returns {list(shapes[-1])} of an image: need logits [classes]"
+        )
+    (classes,) = shapes[-1]
     reason = f"the last stage returns {classes} logits"
     labels = check_labels(labels, num_images, classes, reason=reason)
     check_layers_change(shapes, config)

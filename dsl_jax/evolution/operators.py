@@ -16,7 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dsl_jax.config import SMOOTHINGS
 from dsl_jax.keys import computed_once
+from dsl_jax.values import one_of
 
 NORMALIZE_EPSILON = 1e-5
 NOISE_TRUNCATION = 1e-3
@@ -97,6 +99,9 @@ def mutate(
 
     Returns:
       The mutated individual, not normalised: same shape and dtype.
+
+    Raises:
+      ValueError: `smoothing` is unknown.
     """
     noise = smoothed_noise(key, (1, *child.shape), smoothing_passes, smoothing, truncation)[0]
     return add_noise(child, noise, sigma, strength, smoothing_passes, smoothing=smoothing)
@@ -112,6 +117,7 @@ def add_noise(
     smoothing: str = "noise",
 ) -> jax.Array:
     """`mutate` with a noise that is drawn (and smoothed) already, of unit strength before."""
+    one_of("smoothing", smoothing, SMOOTHINGS)
     if smoothing == "child":
         child = smooth(child, smoothing_passes)
     return child + (strength * sigma) * noise.astype(child.dtype)
@@ -285,11 +291,10 @@ def reproduce(
       mutated child are rounded, too; what is computed with them is at least float32.
 
     Raises:
-      ValueError: `kind` is unknown.
+      ValueError: `kind` or `smoothing` is unknown.
     """
     kind = kind or kind_of(parents.shape[1:], last=parents.ndim == 2)
-    if kind not in KINDS:
-        raise ValueError(f"kind {kind!r} is unknown: choose one of {', '.join(KINDS)}")
+    one_of("kind", kind, KINDS)
     pair_key, noise_key = computed_once(jax.random.split(key))
     pairs = jax.random.randint(pair_key, (2, num_children), 0, parents.shape[0], jnp.int32)
     pairs = computed_once(pairs)

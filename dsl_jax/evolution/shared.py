@@ -74,7 +74,7 @@ def search_shared(
 
     Args:
       key: a `jax.random` key.
-      stages: L + 1 functions, see `image_search`.
+      stages: L + 1 functions, see `search_image`.
       images: [N, ...], normalised float32.
       labels: integers [N]; as many classes as the last stage returns logits.
       config: a `SearchConfig` with L + 1 layers; `initial_noise`, `num_searches` and `least_cosine`
@@ -116,7 +116,7 @@ def class_searches(
     images = as_array("images", images)
     check_images(images, np.arange(len(images)))
     labels = check_task(stages, images.shape[1:], labels, len(images), config)
-    kept = _cosines(shared, config)
+    cosines = _cosines(shared, config)
     num_classes = output_shapes(stages, images.shape[1:])[-1][-1]
     counts = np.bincount(labels, minlength=num_classes)
     if not counts.all():
@@ -138,7 +138,7 @@ def class_searches(
         some = jnp.asarray(images[np.resize(np.flatnonzero(rows == row), size)], jnp.float32)
         number = jnp.uint32(cluster * num_classes + label)
         label = jnp.uint32(label)
-        found = _search_class(key, stages, some, label, number, config, kept, rules, fresh)
+        found = _search_class(key, stages, some, label, number, config, cosines, rules, fresh)
         return jax.device_get(found)._replace(centre=None if centres is None else centres[row])
 
     return [partial(search_class, row) for row in range(num_classes * shared.clusters)]
@@ -180,11 +180,11 @@ def join_classes(
     shared: SharedConfig,
 ) -> SharedSearch:
     """The search of all classes, from what was found for each, in order."""
-    kept = _cosines(shared, config)
+    cosines = _cosines(shared, config)
     joined = jax.tree.map(lambda *classes: np.stack(classes), *found)
     *directions, logits = joined.representations
     targets = SharedTargets(
-        as_pytrees(stages), tuple(directions), kept, logits, joined.centre, propagates=True
+        as_pytrees(stages), tuple(directions), cosines, logits, joined.centre, propagates=True
     )
     tried = candidates_per_class(config, shared)
     return SharedSearch(targets, joined.fitness, len(found) * tried)

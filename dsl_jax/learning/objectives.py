@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dsl_jax.config import LearnConfig
+from dsl_jax.config import MATCHINGS, LearnConfig
 from dsl_jax.config.learning import skipped_block
 from dsl_jax.evolution.operators import normalize
 from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.networks.interface import Network
 from dsl_jax.networks.sampler import Sampler
+from dsl_jax.values import one_of
 
 
 def regression_loss(
@@ -34,7 +35,11 @@ def regression_loss(
 
     Returns:
       A float32 scalar; a squared distance is averaged over a tensor's elements.
+
+    Raises:
+      ValueError: `matching` is unknown.
     """
+    one_of("matching", matching, MATCHINGS)
     total = jnp.float32(0)
     for layer in supervised_layers:
         ours = representations[layer].astype(jnp.float32)

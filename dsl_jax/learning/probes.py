@@ -13,7 +13,7 @@ from dsl_jax.data.dataset import Dataset, Split
 from dsl_jax.learning.evaluation import with_training_statistics
 from dsl_jax.networks.convnet import ConvNet
 
-PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C
+INVERSE_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # scikit-learn's C: the larger, the weaker
 MOST_IMAGES = 10_000
 
 
@@ -53,20 +53,20 @@ def linear_probe(dataset: Dataset, network: ConvNet | None = None) -> Probe:
         right = probabilities.argmax(axis=1) == split.labels
         return float(right.mean()), float(-np.log(np.maximum(own, 1e-12)).mean())
 
-    models = [_fitted(penalty, inputs / scale, train.labels) for penalty in PENALTIES]
+    models = [_fitted(inverse, inputs / scale, train.labels) for inverse in INVERSE_PENALTIES]
     accuracies = [score(model, dataset.validation)[0] for model in models]
     best = int(np.argmax(accuracies))
     return Probe(*score(models[best], dataset.test), accuracies[best])
 
 
-def _fitted(penalty: float, inputs: np.ndarray, labels: np.ndarray) -> Any:
+def _fitted(inverse_penalty: float, inputs: np.ndarray, labels: np.ndarray) -> Any:
     """scikit-learn's model of one penalty."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     with warnings.catch_warnings():  # a probe need not converge to the last digit
         warnings.simplefilter("ignore", ConvergenceWarning)
-        return LogisticRegression(C=penalty, max_iter=200).fit(inputs, labels)
+        return LogisticRegression(C=inverse_penalty, max_iter=200).fit(inputs, labels)
 
 
 def _features(dataset: Dataset, network: ConvNet | None) -> Callable[[np.ndarray], np.ndarray]:

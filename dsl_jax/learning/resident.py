@@ -17,16 +17,18 @@ SHARE = 0.25  # of the memory that is free: a batch's activations and gradients 
 def has_room_for(arrays: Any, device: jax.Device) -> bool:
     """Whether arrays, a pytree, take up no more than `SHARE` of what is free of a device's memory.
 
-    Never of a CPU, whose memory is the host's, nor of a device that does not tell.
+    Those of JAX are taken to lie there already. Never of a CPU, whose memory is the host's, nor of
+    a device that does not tell.
     """
     if device.platform == "cpu":
         return False
     stats = device.memory_stats() or {}
     free = stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0)
-    return sum(array.nbytes for array in jax.tree.leaves(arrays)) <= SHARE * free
+    new = (x for x in jax.tree.leaves(arrays) if not isinstance(x, jax.Array))
+    return sum(array.nbytes for array in new) <= SHARE * free
 
 
-def moved(dataset: Dataset, answers: Any, device: jax.Device) -> tuple[Dataset, Any]:
+def on_device(dataset: Dataset, answers: Any, device: jax.Device) -> tuple[Dataset, Any]:
     """The images to train on and to validate on, and the answers, on the device."""
     train, validation = (
         split._replace(images=jax.device_put(split.images, device))

@@ -32,7 +32,7 @@ from dsl_jax.learning.checks import (
 from dsl_jax.learning.evaluation import evaluate_images, with_training_statistics
 from dsl_jax.learning.objectives import sgd_objective, shared_objective, target_objective
 from dsl_jax.learning.optimizer import learning_rate, make_optimizer
-from dsl_jax.learning.resident import has_room_for, moved
+from dsl_jax.learning.resident import has_room_for, on_device
 from dsl_jax.learning.steps import Program, take_step, take_steps
 from dsl_jax.networks.interface import in_mode, multiplying_in
 from dsl_jax.networks.sampler import Sampler
@@ -275,7 +275,7 @@ def _with_answers(task: Task, state: TrainState, answers: Any) -> Task:
     (device, *_), dataset = jax.tree.leaves(state.params)[0].devices(), task.dataset
     data = (dataset.train.images, dataset.validation.images, answers)
     if is_resident := task.mesh is None and has_room_for(data, device):
-        dataset, answers = moved(dataset, answers, device)
+        dataset, answers = on_device(dataset, answers, device)
     return task._replace(dataset=dataset, answers=answers, is_resident=is_resident)
 
 

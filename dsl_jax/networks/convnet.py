@@ -16,6 +16,7 @@ from dsl_jax.config import REPRESENTATIONS
 from dsl_jax.evolution.operators import normalize
 from dsl_jax.inputs import check_images
 from dsl_jax.networks.convolution import convolve_few, convolve_same
+from dsl_jax.values import one_of
 
 STEM_FILTERS = 8  # a channel: 2x2 pixels, and the same negated
 WHITENING_IMAGES = 5000
@@ -176,11 +177,7 @@ class ConvNet(nnx.Module):
         norm_epsilon: float = 1e-5,
         rngs: nnx.Rngs,
     ):
-        if representation not in REPRESENTATIONS:
-            raise ValueError(
-                f"representation {representation!r} is unknown: "
-                f"choose one of {', '.join(REPRESENTATIONS)}"
-            )
+        one_of("representation", representation, REPRESENTATIONS)
         if not widths or groups < 1:
             raise ValueError(f"widths {widths} and groups {groups}: need at least one of each")
         height, width, channels = image_shape

@@ -115,8 +115,9 @@ def multiplying_in(network: nnx.Module, dtype: str) -> nnx.Module:
 
 
 def in_mode(network: nnx.Module, *, training: bool) -> nnx.Module:
-    """A view of the network with BatchNorm on batch statistics (training), or on those it holds."""
-    options = {"use_running_average": not training, "deterministic": not training}
+    """A view of the network with BatchNorm on batch statistics (training), or on those it holds;
+    nothing drops out."""
+    options = {"use_running_average": not training, "deterministic": True}
     return nnx.view(network, raise_if_not_found=False, **options)
 
 

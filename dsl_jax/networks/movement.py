@@ -32,7 +32,7 @@ def check_movement(
 
     Raises:
       ValueError: children of a layer are their parents, or come out of a later stage alike, for
-        every image; names the layer, the stage, and what to do.
+        every image, or not finite for one; names the layer, the stage, and what to do.
 
     Warns:
       UserWarning: that is so for at least half of the images, or of a layer's channels.
@@ -75,11 +75,19 @@ def _children(h: jax.Array, layer: LayerSchedule, config: SearchConfig, kind: st
 
 
 def _follow(number: int, stages: Stages, outputs: Sequence[jax.Array], children: jax.Array) -> None:
-    """Raises ValueError where children [N, n, ...] of stage `number` come out of a stage alike."""
+    """Raises ValueError where children [N, n, ...] of stage `number` come out of a stage alike, or
+    not finite."""
     advice = "it saturates or ignores its input: scale what goes into it, or normalise it"
     for later in range(number + 1, len(stages)):
         flat = children.reshape(-1, *children.shape[2:]).astype(outputs[later - 1].dtype)
         out = stages[later](flat).astype(jnp.float32)
+        spoilt = ~np.isfinite(np.asarray(out)).reshape(len(out), -1).all(axis=1)
+        if spoilt.any():
+            raise ValueError(
+                f"stage {later} returns values that are not finite for {spoilt.sum()} of "
+                f"{len(out)} mutated outputs of stage {number}; these have zero mean and unit "
+                "variance, which a stage should live with"
+            )
         children = out.reshape(-1, CHILDREN, *out.shape[1:])
         same = SAME * float(jnp.std(outputs[later].astype(jnp.float32)))
         what = f"stage {later} returns the same for all mutated outputs of stage {number}"

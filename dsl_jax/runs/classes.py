@@ -84,9 +84,19 @@ def targets_per_class(
       config, folder, seed: of the run.
       stages: those that were searched.
       step: the training.
+
+    Raises:
+      ValueError: the search was interrupted.
     """
-    kept = open_classes(folder / f"seed_{seed}" / step.targets[0])
-    found = join_classes(stages, kept.classes, config.search, step.shared or config.shared).targets
+    shared = step.shared or config.shared
+    kept = open_classes(path := folder / f"seed_{seed}" / step.targets[0])
+    wanted = kept.classes[0].representations[-1].size * shared.clusters
+    if len(kept.classes) != wanted:
+        raise ValueError(
+            f"{path} has {len(kept.classes)} of {wanted} classes and clusters: its search was "
+            "interrupted; go on with it"
+        )
+    found = join_classes(stages, kept.classes, config.search, shared).targets
     if step.kind == "cycle":
         return found
     return controls.with_code(

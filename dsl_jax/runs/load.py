@@ -1,5 +1,6 @@
 """A run read back from its folder."""
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,6 +75,8 @@ class LoadedRun(NamedTuple):
 def load_run(folder: str | os.PathLike) -> LoadedRun:
     """Config, trained networks, targets and histories of a run, as far as it has come.
 
+    A search that has not found anything yet is left out.
+
     Raises:
       ValueError: the folder holds no run, or a file of it is damaged.
     """
@@ -90,5 +93,6 @@ def load_run(folder: str | os.PathLike) -> LoadedRun:
     for path in sorted(folder.glob("seed_*/targets*")):
         is_first = path.name in (FIRST_TARGETS, PER_CLASS)
         name = path.parent.name if is_first else str(path.relative_to(folder))
-        targets[name] = open_search(path)
+        with contextlib.suppress(FileNotFoundError):
+            targets[name] = open_search(path)
     return LoadedRun(config, networks, targets, history, read_identity(folder))

@@ -1,4 +1,4 @@
-"""The networks of a run, each from its seed's key; and what keys are for."""
+"""The networks of a run, each from its seed's key."""
 
 from typing import Any
 

@@ -130,7 +130,7 @@ class ClassStatistics(NamedTuple):
         natural representations of all classes have in common, reversed.
         """
         zipped = zip(self.means, self.displacements, self.cosines, strict=True)
-        return tuple(mean - cosine * (mean - moved) for mean, moved, cosine in zipped)
+        return tuple(mean - cosine * (mean - displaced) for mean, displaced, cosine in zipped)
 
 
 def class_statistics(
@@ -225,10 +225,15 @@ def permuted(key: jax.Array, targets: Given, labels: np.ndarray) -> Given:
     Returns:
       A `Control`, or a `SearchResult` where one was given. The only image of a class keeps its own
       targets.
+
+    Raises:
+      ValueError: there are not as many labels as images.
     """
     read = as_targets(targets)
-    others = permuted_rows(key, labels)
     count = len(read.ids)  # all at once: others lie anywhere, and a store reads whole chunks
+    if len(labels) != count:
+        raise ValueError(f"{len(labels)} labels of {count} images that have targets")
+    others = permuted_rows(key, labels)
     control = Control(read.ids, lambda rows: read.read(others[rows]).representations, count)
     return _as_given(targets, control)
 
@@ -258,12 +263,18 @@ def with_blocks_of(other: Targets, targets: Targets) -> Control:
 
 def class_means(targets: Given, labels: np.ndarray, statistics: ClassStatistics) -> Given:
     """Blocks: the mean target of the image's class, as it is. Logits: the image's own."""
-    labels = np.asarray(labels)
+    count, num_classes = len(as_targets(targets).ids), len(statistics.counts)
+    labels = check_labels(labels, count, num_classes)
     return _with_logits(targets, lambda rows: tuple(m[labels[rows]] for m in statistics.means))
 
 
 def natural(targets: Given, naturals: Naturals) -> Given:
-    """Blocks: the image's natural representations. Logits: its searched ones."""
+    """Blocks: the image's natural representations. Logits: its searched ones.
+
+    Raises:
+      ValueError: there are not as many targets as images.
+    """
+    check_as_many(as_targets(targets), naturals)
     return _with_logits(targets, naturals.read)
 
 
@@ -288,12 +299,13 @@ def natural_plus(
       A `Control`, or a `SearchResult` where one was given; see `moved`.
 
     Raises:
-      ValueError: not one direction and cosine a block, or a cosine that is none.
+      ValueError: not one direction and cosine a block, or a cosine that is none; targets, images
+        and labels that are not as many.
     """
     if len(directions) != len(cosines):
         raise ValueError(f"{len(directions)} directions but {len(cosines)} cosines: one a block")
     check_cosines(cosines)
-    labels = np.asarray(labels)
+    labels = check_aligned(as_targets(targets), naturals, labels, len(directions[0]))
 
     def blocks(rows: np.ndarray) -> Blocks:
         return tuple(
@@ -367,10 +379,14 @@ def check_aligned(
     targets: Targets, naturals: Naturals, labels: np.ndarray, num_classes: int
 ) -> np.ndarray:
     """Labels as int32 [N]. Raises ValueError unless all three are of as many images."""
-    count = len(targets.ids)
-    if len(naturals) != count:
+    check_as_many(targets, naturals)
+    return check_labels(labels, len(naturals), num_classes)
+
+
+def check_as_many(targets: Targets, naturals: Naturals) -> None:
+    """Raises ValueError unless there are as many targets as images."""
+    if (count := len(targets.ids)) != len(naturals):
         raise ValueError(f"{count} images have targets, but there are {len(naturals)} images")
-    return check_labels(labels, count, num_classes)
 
 
 def chunks(rows: np.ndarray, size: int | None = None) -> list[np.ndarray]:

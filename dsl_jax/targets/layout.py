@@ -1,7 +1,7 @@
 """How targets lie on a disk or in a bucket: Zarr v3 arrays, a manifest, and markers.
 
 Arrays but ids are cut into the same chunks of images, each with a checksum. What is absent or
-damaged is told, never read as zeros. The layout of the folder is described in `targets`.
+damaged is told, never read as zeros. The layout of the folder is described in `targets.store`.
 Letters: N images, L layers.
 """
 

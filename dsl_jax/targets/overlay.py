@@ -41,12 +41,14 @@ class Overlay:
             self._store[rows] = index
             self._row[rows] = np.arange(len(store.ids))
 
-    def read(self, rows: np.ndarray | None = None) -> SearchResult:
+    def read(self, rows: np.ndarray | slice | None = None) -> SearchResult:
         """Targets of some images, in the order of `rows` [M] (None: all); see `TargetStore.read`.
 
         The fitness has no place here: searches of different lengths do not fit in one array.
         """
         rows = np.arange(len(self.ids))[slice(None) if rows is None else rows]
+        if not len(rows):
+            return SearchResult(self._stores[0].read(rows).representations, ())
         taken, order = [], []
         for index, store in enumerate(self._stores):
             if len(places := np.flatnonzero(self._store[rows] == index)):

@@ -298,7 +298,7 @@ def test_good_stages_pass_and_the_config_must_fit():
     fixed = dsl.SearchConfig((dsl.LayerSchedule(0, 0.2), dsl.LayerSchedule(2, 0.2)), 2, 2, 2)
     careful = (lambda x: 2 + good(x), lambda h: jnp.log(h - 0.9) @ jnp.eye(6, 10))
     assert dsl.check_stages(careful, IMAGES, fixed) == ((6,), (10,))
-    with pytest.raises(ValueError, match=r"stage 1 .* not finite for \d of 8 mutated"):
+    with pytest.raises(ValueError, match=r"stage 1 .* not finite for \d+ of 64 mutated"):
         dsl.check_stages(careful, IMAGES)
     with pytest.raises(ValueError, match="1 images: give at least 2"):
         dsl.check_stages((good, logits), IMAGES[:1])
