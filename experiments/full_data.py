@@ -133,12 +133,19 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
         for name in settings.methods
         for variant in ([""] if name in SGD else variants)
     ]
-    points = [
-        make_point(config, settings, changes, size, method, seed)
-        for size in settings.sizes
-        for seed in config.seeds
-        for method in methods
-    ]
+    smallest = min(settings.sizes)
+    if {*settings.methods} & {*SHARED} and settings.searched_images > smallest:
+        raise ValueError(
+            f"sweep.searched_images is {settings.searched_images}, but the smallest of sweep.sizes "
+            f"has {smallest}"
+        )
+    points, searched = [], set()
+    for size, seed, method in itertools.product(settings.sizes, config.seeds, methods):
+        changed = changed_config(config, changes, size, method, seed)
+        search = method.name in STORED, sweep_points.search_digest(changed), seed
+        is_new = method.name not in SGD and search not in searched
+        points.append(make_point(changed, settings, size, method, is_new))
+        searched |= {search} if is_new else set()
 
     def measure(point, dataset, folder):
         return measure_training(point, dataset, folder, settings)
@@ -161,15 +168,10 @@ def check_change(place: str, field: str) -> None:
         raise ValueError(f"sweep.changes: {field} has no effect on {place}")
 
 
-def make_point(
-    config: RunConfig,
-    settings: Settings,
-    changes: dict[str, dict[str, str]],
-    size: int,
-    method: Method,
-    seed: int,
-) -> sweeps.Point:
-    """The training of one method on so many images."""
+def changed_config(
+    config: RunConfig, changes: dict[str, dict[str, str]], size: int, method: Method, seed: int
+) -> RunConfig:
+    """The configuration of one method's training on so many images."""
     _, validation = plan.image_counts(config)
     groups = int(method.name[-1]) if method.name in SGD else config.learner_groups
     changed = dataclasses.replace(
@@ -184,6 +186,14 @@ def make_point(
     )
     for place in places(size, method.name):
         changed = override(changed, changes.get(place, {}), f"sweep.changes: {place}")
+    return changed
+
+
+def make_point(
+    config: RunConfig, settings: Settings, size: int, method: Method, is_searched: bool
+) -> sweeps.Point:
+    """A training; is_searched: it is the first that needs its search."""
+    seed = config.seed
     name = f"{size}-{method.name}{f'-{method.variant}' if method.variant else ''}-seed_{seed}"
     columns = {
         "size": size,
@@ -197,11 +207,12 @@ def make_point(
         columns["searched_images"] = settings.searched_images
     if method.name.startswith("per_class"):
         columns |= settings.of_a_class
-    point = sweep_points.run_point(name, columns, changed, is_searched=method.name in STORED)
-    if method.name not in SHARED:
+    whole = is_searched and method.name in STORED
+    point = sweep_points.run_point(name, columns, config, is_searched=whole)
+    if method.name not in SHARED or not is_searched:
         return point
-    candidates, seconds = plan.search_cost(changed, settings.searched_images)
-    return point._replace(candidates=candidates, seconds=point.seconds + seconds, disk_bytes=0)
+    candidates, seconds = plan.search_cost(config, settings.searched_images)
+    return point._replace(candidates=candidates, seconds=point.seconds + seconds)
 
 
 # --------------------------------------------------------------------------------------------

@@ -101,6 +101,7 @@ def draw(columns: Sequence[Column]) -> Figure:
 
 def run_all() -> None:
     """What the command line says."""
+    command_line.takes_no("config", "sweep")
     if not SWEEPS.value:
         raise ValueError("sweeps is empty: give the folders, --sweeps=FOLDER,FOLDER")
     folder = command_line.output_dir("runs/ladders")

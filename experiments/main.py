@@ -38,6 +38,10 @@ from dsl_jax.runs.steps import is_searched
 from dsl_jax.runs.verify import verify_run
 from dsl_jax.values import one_of
 
+# What a run was asked for one time, and what need not be asked for to repeat it.
+ONCE = ("phase", "repair", "verify", "dry_run", "loggers")
+ONCE += ("distributed", "coordinator", "process_id", "num_processes")
+
 # A notebook's %run defines them again, and again.
 AGAIN = {"allow_override": True}
 _VARIANTS = flags.DEFINE_list(
@@ -214,7 +218,8 @@ def check_phase(run: Resolved) -> None:
     """Raises ValueError for a phase that needs a run that was begun, where there is none."""
     needs_run = {"learn": is_searched(run.config), "report": True}.get(_PHASE.value, False)
     if needs_run and not (run.folder / "config.json").exists():
-        raise ValueError(f"{run.folder} holds no run to go on with: begin with --phase=search")
+        first = "search" if is_searched(run.config) else "learn"
+        raise ValueError(f"{run.folder} holds no run to go on with: begin with --phase={first}")
 
 
 # --------------------------------------------------------------------------------------------
@@ -226,6 +231,7 @@ def run_all() -> None:
     """Plan, search, learning, evaluation, report."""
     one_of("phase", _PHASE.value, pipeline.PHASES)
     join_job()  # first: looking a strategy up starts the devices, and then no job can be joined
+    command_line.takes_no("sweep")
     asked = configure()
     loggers.make_loggers(_LOGGERS.value, "")  # fails now, if one is unknown or not installed
     run = resolve(asked)
@@ -286,7 +292,7 @@ def compute(run: Resolved) -> None:
             run.folder,
             run.dataset,
             notice=run.notice,
-            command=command_line.command(),
+            command=command_line.command(without=ONCE),
             requested=run.asked.dataset,
             phase=_PHASE.value,
             repair=_REPAIR.value,

@@ -63,7 +63,7 @@ def has_tensorflow() -> bool:
 
 def how_to_prepare() -> str:
     """What a user has to do, as far as it is not done."""
-    install = "" if has_tensorflow() else "pip install -e '.[prepare]', then "
+    install = "" if has_tensorflow() else "pip install tensorflow-cpu, then "
     return f"{install}run again with internet (needed once)"
 
 

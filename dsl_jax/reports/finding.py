@@ -1,12 +1,18 @@
 """What came out of a run and how sure it is, in two or three sentences."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 
 from dsl_jax.config import RunConfig
 from dsl_jax.data.dataset import Dataset
-from dsl_jax.reports.intervals import Interval, in_percent, of_paired_images, of_paired_seeds
+from dsl_jax.reports.intervals import (
+    Interval,
+    in_percent,
+    of_paired_seeds,
+    of_paired_seeds_and_images,
+)
 from dsl_jax.reports.titles import training_title
 from dsl_jax.runs.folder import read_predictions
 from dsl_jax.runs.results import Result
@@ -36,9 +42,8 @@ def finding(config: RunConfig, folder: Path, dataset: Dataset, results: dict[str
     text += (
         f"; SGD with the same network{' and as many epochs' if is_longer else ''}: {mean:.2f} %."
     )
-    difference = _difference(config, folder, dataset, results, ours, theirs)
+    difference, over = _difference(config, folder, dataset, results, ours, theirs)
     if not np.isnan(difference.low):
-        over = "the test images" if config.num_seeds == 1 else f"{config.num_seeds} paired seeds"
         verdict = "differs significantly" if difference.excludes_0 else "is not distinguishable"
         text += (
             f" The difference, {in_percent(difference, sign=True)} points (95 % interval over "
@@ -56,15 +61,15 @@ def _difference(
     results: dict[str, Result],
     ours: str,
     theirs: str,
-) -> Interval:
-    """Over seeds; of one seed over its test images, if its predictions were kept."""
-    pair = results[ours].test_accuracy, results[theirs].test_accuracy
-    if config.num_seeds > 1:
-        return of_paired_seeds(*pair)
-    right = []
-    for name in (ours, theirs):
-        predictions = read_predictions(folder / f"seed_{config.seed}" / name)
+) -> tuple[Interval, str]:
+    """With what it is over: seeds and test images, or seeds alone if predictions were not kept."""
+    seeds = f"{config.num_seeds} seeds"
+    right: dict[str, list[np.ndarray]] = {ours: [], theirs: []}
+    for name, seed in itertools.product(right, config.seeds):
+        predictions = read_predictions(folder / f"seed_{seed}" / name)
         if predictions is None:
-            return of_paired_seeds(*pair)  # a number without an interval
-        right.append(np.equal(predictions, dataset.test.labels))
-    return of_paired_images(*right)
+            pair = results[ours].test_accuracy, results[theirs].test_accuracy
+            return of_paired_seeds(*pair), seeds
+        right[name].append(np.equal(predictions, dataset.test.labels))
+    over = "the test images" if config.num_seeds == 1 else f"{seeds} and the test images"
+    return of_paired_seeds_and_images(*map(np.stack, right.values())), over

@@ -104,7 +104,8 @@ def summarize(
 
 
 def _rows_without_test(config: RunConfig, folder: Path, results: dict[str, Result]) -> list[Row]:
-    """What was trained and not compared: an SGD whose G is neither the learner's nor the best."""
+    """What was trained and not compared: an SGD whose G is neither the learner's nor the best, and
+    cosines that were not chosen."""
     rows = []
     for step in trainings(config):
         done = [read_trained(folder / f"seed_{seed}" / step.name) for seed in config.seeds]

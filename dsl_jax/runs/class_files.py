@@ -31,15 +31,12 @@ def open_classes(folder: Path) -> KeptClasses:
     """What is kept in a folder, classes in order.
 
     Raises:
-      FileNotFoundError: nothing is.
-      ValueError: a class is not there, but a later one is.
+      FileNotFoundError: a class is not there, but a later one is, or none is.
       DamagedFile: a file of one.
     """
     paths = sorted(class_files(folder), key=_label)
-    if not paths:
-        raise FileNotFoundError(f"{folder} has no class yet: search them first")
-    if [_label(path) for path in paths] != list(range(len(paths))):
-        raise ValueError(f"{folder} lacks classes: its search was interrupted; go on with it")
+    if [_label(path) for path in paths] != list(range(len(paths))) or not paths:
+        raise FileNotFoundError(f"{folder} lacks classes: its search has not ended; go on with it")
     loaded = [load_class(path) for path in paths]
     return KeptClasses(tuple(found for found, _ in loaded), sum(tried for _, tried in loaded))
 

@@ -75,7 +75,7 @@ class LoadedRun(NamedTuple):
 def load_run(folder: str | os.PathLike) -> LoadedRun:
     """Config, trained networks, targets and histories of a run, as far as it has come.
 
-    A search that has not found anything yet is left out.
+    A search that has kept nothing yet, or not all classes, is left out.
 
     Raises:
       ValueError: the folder holds no run, or a file of it is damaged.

@@ -64,7 +64,9 @@ def verify_run(folder: str | os.PathLike, progress: bool = False) -> list[Damage
     """
     folder = Path(folder).expanduser()
     if not (folder / "config.json").exists() and not any(folder.glob("seed_*/")):
-        raise ValueError(f"{folder} holds no run: give the folder of one")
+        raise ValueError(
+            f"{folder} holds no run: give the folder of one (of main.py: --output_dir)"
+        )
     config, found = _verify_config(folder)
     searched = sorted(folder.glob("seed_*/targets*/"))
     stores = {path: _num_chunks(path) for path in searched if not is_per_class(path.name)}

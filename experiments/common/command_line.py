@@ -99,13 +99,17 @@ def configure(
         for the dataset, which it may depend on.
       fields: values that a program has in place of the preset's; the flags come over them.
     """
+    given = assigned("config")
+    if "name" in given:
+        raise ValueError("config.name is the preset's: set --preset")
     config = presets.get_preset(PRESET.value, dataset or DATASET.value)
+    if "dataset" in given:
+        named = override(config, {"dataset": given["dataset"]}).dataset
+        config = presets.get_preset(PRESET.value, named)
     fields |= {"seed": SEED.value}
     for name, flag in (("num_seeds", NUM_SEEDS), ("num_train", NUM_TRAIN)):
         if flag.value is not None:
             fields[name] = flag.value
-    given = assigned("config")
-    config = override(config, {path: given[path] for path in given if path == "dataset"})
     available = catalogue.facts(config.dataset).train_images
     config = override(change(dataclasses.replace(config, **fields)), given)
     if config.num_train is not None and config.num_train > available:
@@ -118,7 +122,17 @@ def configure(
         raise ValueError(
             "config.learn.variant has no effect here: set --variants or --config.variants instead"
         )
+    for path in ("sgd.variant", "sgd.matching", "sgd.head_weight"):
+        if path in given:
+            raise ValueError(f"config.{path} has no effect: SGD learns from no targets")
     return config
+
+
+def takes_no(*groups: str) -> None:
+    """Raises ValueError for a --GROUP.NAME of a program without settings of that group."""
+    for group in groups:
+        for name in assigned(group):
+            raise ValueError(f"--{group}.{name} has no effect: this program has no --{group}.NAME")
 
 
 def output_dir(default: str) -> Path:
@@ -211,7 +225,13 @@ def _device_fault() -> str | None:
     return None
 
 
-def command() -> str:
-    """What was typed, to be typed again."""
+def command(without: Sequence[str] = ()) -> str:
+    """What was typed, to be typed again; without: flags that are left out."""
     script = os.path.join("experiments", os.path.basename(sys.argv[0]))
-    return shlex.join(["python", script, *sys.argv[1:]])
+    names = {*without, *(f"no{name}" for name in without)}
+    kept, is_left_out = [], False
+    for argument in sys.argv[1:]:
+        if argument.startswith("-"):  # else the value of the flag before it
+            is_left_out = argument.lstrip("-").partition("=")[0] in names
+        kept += [] if is_left_out else [argument]
+    return shlex.join(["python", script, *kept])

@@ -61,12 +61,12 @@ def _assign(config: Any, parts: list[str], text: str, path: str, kind: Any = Non
     head, rest = parts[0], parts[1:]
     if head.startswith("["):
         index = int(head[1:-1])
-        if not isinstance(config, tuple) or index > len(config):
-            raise ValueError(f"{path}: there is no element {head}")
+        if not isinstance(config, tuple):
+            raise ValueError(f"{path}: {head} is of what has no elements")
         if config and index == len(config) and isinstance(config[-1], CycleConfig):
             config = (*config, config[-1])  # a further cycle is like the last, but for this
-        if index == len(config):
-            raise ValueError(f"{path}: there is no element {head}")
+        if index >= len(config):
+            raise ValueError(f"{path}: there is no element {head}; there are {len(config)}")
         return (*config[:index], _assign(config[index], rest, text, path), *config[index + 1 :])
     kinds = {f.name: f.type for f in dataclasses.fields(config)} if _is_config(config) else {}
     if head not in kinds:

@@ -56,8 +56,10 @@ def image_counts(config: RunConfig) -> tuple[int, int]:
     return taken - validation, validation
 
 
-def make_plan(config: RunConfig) -> Plan:
+def make_plan(config: RunConfig, *, is_searched: bool = True) -> Plan:
     """The plan of a run, all seeds together; takes half a second for the probes.
+
+    is_searched: whether its first search is its own; else another run's serves.
 
     Raises:
       ValueError: as `image_counts`.
@@ -68,6 +70,8 @@ def make_plan(config: RunConfig) -> Plan:
 
     candidates, search, disk = 0, 0.0, 0
     for step in searches(config):
+        if step.network is None and not is_searched:
+            continue
         cost = search_cost if step.shared is None else shared_search_cost
         searched = min(images, step.first or images)
         evaluated, seconds = cost(config, searched, step)

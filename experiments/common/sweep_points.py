@@ -35,13 +35,9 @@ def run_point(
     name: str, columns: dict[str, Any], config: RunConfig, *, is_searched: bool = True
 ) -> sweeps.Point:
     """A point that is a whole run: search (unless another point's serves) and trainings."""
-    cost = plan.make_plan(config)
-    first: tuple[int, float] = (0, 0.0)
-    if not is_searched and steps.is_searched(config):  # later cycles are searched all the same
-        first = plan.search_cost(config, cost.images)
-    candidates = cost.candidates - config.num_seeds * first[0]
-    seconds = cost.search_seconds - config.num_seeds * first[1] + cost.learning_seconds
-    return sweeps.Point(name, columns, config, candidates, seconds, cost.disk_bytes)
+    cost = plan.make_plan(config, is_searched=is_searched)
+    seconds = cost.search_seconds + cost.learning_seconds
+    return sweeps.Point(name, columns, config, cost.candidates, seconds, cost.disk_bytes)
 
 
 def search_images(

@@ -15,6 +15,7 @@ import dataclasses
 import functools
 import io
 import json
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -273,10 +274,11 @@ def compute_free(sweep: Sweep, folder: Path, todo: Sequence[Point]) -> bool:
     Returns:
       Whether there was one.
     """
+    absent = {point.name for point in todo}
     before = {
         point.config.dataset: read_json(_file(folder, point))["dataset"]
         for point in sweep.points
-        if point not in todo
+        if point.name not in absent
     }
     last, found_one = None, False
     for number, point in enumerate(todo):
@@ -295,6 +297,8 @@ def compute_free(sweep: Sweep, folder: Path, todo: Sequence[Point]) -> bool:
             print(f"[{number + 1} of {len(todo)}] {point.name}", flush=True)
             result = {"notice": notice} | measure(sweep, point, config, dataset, folder)
             write_text(_file(folder, point), json.dumps(result, indent=1))
+            for path in (folder / "points" / point.name).glob("checkpoints-*"):
+                shutil.rmtree(path, ignore_errors=True)
             found_one = True
     return found_one
 

@@ -37,7 +37,7 @@ def test_without_tensorflow_it_fails_at_once_and_says_what_to_do(monkeypatch, tm
         "'cifar10'",
         str(tmp_path),
         "TensorFlow",
-        "pip install -e '.[prepare]'",
+        "pip install tensorflow-cpu",
         "internet",
         "data_dir=FOLDER",
         "mnist_5k and digits need no download",

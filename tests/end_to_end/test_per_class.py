@@ -15,6 +15,7 @@ from dsl_jax.files import DamagedFile
 from dsl_jax.keys import SEARCH, TRAINING, purpose_key
 from dsl_jax.runs import classes
 from dsl_jax.runs.controlled import control_key
+from dsl_jax.runs.steps import trainings
 from dsl_jax.runs.untrained import make_network, make_stages
 from dsl_jax.targets import controls
 
@@ -86,6 +87,18 @@ def test_only_classes_that_are_lacking_are_searched_again(finished, data, tmp_pa
     assert scores(finish(CONFIG, folder, data)) == scores(results)
     assert sorted(searched) == [3, 8]
     jax.tree.map(np.testing.assert_array_equal, weights(folder), weights(template))
+
+
+def test_an_interrupted_search_is_not_learned_from(finished, data, tmp_path):
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    # Of two clusters a class, as many files look like the whole search of one.
+    config = dataclasses.replace(CONFIG, shared=dataclasses.replace(CONFIG.shared, clusters=2))
+    step = next(step for step in trainings(config) if step.kind == "cycle")
+    with pytest.raises(ValueError, match="has 10 of 20 classes and clusters"):
+        classes.targets_per_class(config, folder, make_stages(config, data, 0), 0, step)
+    kept = folder / "seed_0" / "targets_per_class"
+    (kept / "class_0.npz").unlink()
+    assert not dsl.load_run(folder).targets  # as far as it has come
 
 
 def test_a_damaged_class_is_named_and_searched_again_by_repair(finished, data, tmp_path):

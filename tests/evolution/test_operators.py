@@ -203,6 +203,11 @@ def test_no_two_children_share_their_noise():
     assert np.abs(similarity).max() < 0.75
 
 
+def test_an_unknown_smoothing_is_refused():
+    with pytest.raises(ValueError, match="smoothing 'rescaled' is unknown: choose one of noise, "):
+        operators.reproduce(KEY, jnp.ones((2, 3, 3, 1)), 4, 0.1, smoothing="rescaled")
+
+
 def test_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="'tokens' is unknown"):
         operators.reproduce(KEY, jnp.ones((2, 3)), 2, 0.1, kind="tokens")

@@ -156,6 +156,19 @@ def test_sizes_are_training_images_and_a_wrong_method_is_named():
         assert point.config.num_train - point.config.validation_size == 1000
     with pytest.raises(ValueError, match="unknown: choose one of sgd_g1"):
         script.define(config, script.Settings(methods=("best",)))
+    with pytest.raises(ValueError, match=r"searched_images is 1000, but the smallest .* has 500"):
+        script.define(config, dataclasses.replace(settings, sizes=(500, 2000)))
+    both = dataclasses.replace(settings, methods=("searched", "permuted", "per_class"))
+    costs = {p.name: (p.candidates, p.disk_bytes) for p in script.define(config, both).points}
+    each = config.search.candidates_per_image
+    counted = {name: candidates // each for name, (candidates, _) in costs.items() if candidates}
+    # The images of one search, and the few of which the class's search takes its cosines.
+    assert counted == {
+        "1000-searched-all_layers-seed_0": 1000,
+        "1000-per_class-all_layers-seed_0": 1000,
+    }
+    (stored,) = [name for name, (_, size) in costs.items() if size]
+    assert stored == "1000-searched-all_layers-seed_0"
     shared = dsl_jax.SharedConfig(fresh_images=8)
     with pytest.raises(ValueError, match=r"config.shared has no effect here: set --sweep"):
         script.define(dataclasses.replace(config, shared=shared), settings)

@@ -269,6 +269,7 @@ def test_what_is_more_specific_wins(main, monkeypatch):
     assert (config.seed, config.num_seeds, config.num_train) == (5, 6, 300)
     other = configured("--dataset=cifar10", "--augment", "--config.dataset=mnist")
     assert not other.learn.flip  # no digit is mirrored
+    assert other.num_train == configured("--dataset=mnist").num_train
 
 
 def test_what_is_refused_leaves_nothing_behind(main, tmp_path, capsys):
@@ -301,6 +302,9 @@ def test_sgd_alone_needs_no_search_before_it_learns(main, tmp_path):
         (["--config.dataset=foo"], "dataset 'foo' is unknown"),
         (["--config.learn.variant=skip_block_0"], "set --variants"),
         (["--config.seed"], "write --config.seed=VALUE"),
+        (["--config.name=paper"], "set --preset"),
+        (["--config.sgd.variant=skip_block_0"], "SGD learns from no targets"),
+        (["--sweep.num_train=100"], "--sweep.num_train has no effect"),
         (["--config.search.strategy=cma"], "strategy 'cma' is unknown"),
         (["--config.search.layers[7].generations=1"], "no element"),
         (["--num_train=-5"], "num_train is -5"),

@@ -8,6 +8,7 @@ from flax import nnx
 
 import dsl_jax as dsl
 from dsl_jax.learning import optimizer
+from dsl_jax.networks.interface import in_mode
 from dsl_jax.targets.fingerprint import hash_stages
 
 DATASET = dsl.load_dataset("digits", num_train=60, validation_size=20)
@@ -250,7 +251,6 @@ def with_batch_norm():
     ("stages", "message"),
     [
         ((), "there are no stages"),
-        ((good, 3), "stage 1 is a int: it cannot be called"),
         ((good, lambda h: h @ jnp.eye(7)), "stage 1 fails on a batch float32.* TypeError"),
         (
             (lambda x: good(x) if x.sum() < 1e9 else -good(x), logits),
@@ -284,6 +284,27 @@ def with_batch_norm():
 def test_what_is_wrong_with_a_stage_is_said(stages, message):
     with pytest.raises(ValueError, match=message):
         dsl.check_stages(stages, IMAGES, num_classes=10)
+
+
+def test_what_is_no_function_is_named():
+    with pytest.raises(TypeError, match="stage 1 is a int: it cannot be called"):
+        dsl.check_stages((good, 3), IMAGES)
+    with pytest.raises(TypeError, match="stages is a function: search needs a tuple"):
+        dsl.check_stages(good, IMAGES)
+
+
+def test_what_an_image_gives_must_be_logits():
+    labels = DATASET.train.labels[: len(IMAGES)]
+    with pytest.raises(ValueError, match=r"the last stage returns \[\] of an image: need logits"):
+        dsl.search(KEY, (good, lambda h: h.mean(axis=1)), IMAGES, labels, tiny_config(2))
+
+
+def test_nothing_drops_out_while_statistics_are_of_the_batch():
+    rngs = nnx.Rngs(0)
+    network = nnx.Sequential(nnx.Dropout(0.5, rngs=rngs), nnx.BatchNorm(6, rngs=rngs))
+    x = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)
+    out = in_mode(network, training=True)(x)
+    np.testing.assert_allclose(out, (x - x.mean(0)) / x.std(0), atol=1e-3)
 
 
 def test_good_stages_pass_and_the_config_must_fit():

@@ -193,3 +193,15 @@ def test_what_does_not_fit_is_named(store, naturals, statistics):
         controls.natural_plus(statistics.displacements, [0.5], store, naturals, LABELS)
     with pytest.raises(ValueError, match=r"cosine 1\.5 is none"):
         controls.natural_plus(statistics.displacements, [0.5, 1.5], store, naturals, LABELS)
+
+
+def test_targets_images_and_labels_must_be_as_many(store, statistics):
+    few, directions = Naturals(toy.STAGES, toy.IMAGES[:5]), statistics.displacements
+    for control in (
+        lambda: controls.natural(store, few),
+        lambda: controls.natural_plus(directions, statistics.cosines, store, few, LABELS),
+        lambda: controls.permuted(KEY, store, LABELS[:5]),
+        lambda: controls.class_means(store, LABELS[:5], statistics),
+    ):
+        with pytest.raises(ValueError, match=r"9 images|5 labels"):
+            control()

@@ -48,6 +48,12 @@ def test_one_store_alone_reads_as_it_is(stores):
         np.testing.assert_array_equal(mine, theirs)
 
 
+def test_no_rows_are_read_as_a_store_reads_them(stores):
+    none = np.array([], int)
+    ours, theirs = (x.read(none).representations for x in (Overlay(stores), stores[0]))
+    assert [(h.shape, h.dtype) for h in ours] == [(h.shape, h.dtype) for h in theirs]
+
+
 def test_stores_that_do_not_fit_are_refused(stores):
     with pytest.raises(ValueError, match="at least one store"):
         Overlay([])
