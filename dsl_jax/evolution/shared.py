@@ -8,7 +8,7 @@ that is the layers before the logits, n candidates.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -160,9 +160,7 @@ def _clusters(key, stages, images, labels, num_classes, shared):
     return centres, rows
 
 
-def run_searches(
-    searches: Sequence[Callable[[], FoundForClass]], progress: bool = False
-) -> list[FoundForClass]:
+def run_searches(searches: Sequence[Callable[[], Any]], progress: bool = False) -> list[Any]:
     """What each finds, in order; on a CPU as many at a time as there are cores."""
     each = on_cores if jax.default_backend() == "cpu" else map
     found = []

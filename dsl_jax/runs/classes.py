@@ -1,6 +1,5 @@
 """A run's search per class: each class kept in a file of its own, so that nothing is lost."""
 
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -20,10 +19,10 @@ from dsl_jax.evolution.shared import (
 )
 from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.keys import SEARCH, purpose_key
-from dsl_jax.runs.class_files import class_file, load_class, open_classes, save_class
+from dsl_jax.runs.class_files import class_file, open_classes, save_class
 from dsl_jax.runs.controlled import control_key
 from dsl_jax.runs.folder import RunFolder
-from dsl_jax.runs.lock import alone
+from dsl_jax.runs.lock import LOCK, alone, if_free
 from dsl_jax.runs.steps import Search, Training
 from dsl_jax.runs.untrained import make_stages
 from dsl_jax.targets import controls
@@ -56,16 +55,24 @@ def search_per_class(
         shared,
     )
 
-    def keep(path: Path, search: Callable[[], FoundForClass]) -> FoundForClass:
-        with alone(folder / "locks" / path.stem, "searches it"):
-            if not path.exists():
-                save_class(path, search(), candidates_per_class(step.config, shared))
-                on_class()
-        return load_class(path)[0]
+    locks, each = folder / "locks", list(zip(files, found, strict=True))
 
-    parts = [partial(keep, path, search) for path, search in zip(files, found, strict=True)]
-    first = os.getpid() % len(parts)  # processes that start together begin apart
-    run_searches(parts[first:] + parts[:first], progress)
+    def keep(path: Path, search: Callable[[], FoundForClass]) -> None:
+        if not path.exists():
+            save_class(path, search(), candidates_per_class(step.config, shared))
+            on_class()
+
+    def keep_if_free(path: Path, search: Callable[[], FoundForClass]) -> None:
+        with if_free(locks / path.stem / LOCK) as is_ours:
+            if is_ours:
+                keep(path, search)
+
+    def keep_after_others(path: Path, search: Callable[[], FoundForClass]) -> None:
+        with alone(locks / path.stem, "searches it"):
+            keep(path, search)
+
+    run_searches([partial(keep_if_free, *one) for one in each], progress)
+    run_searches([partial(keep_after_others, *one) for one in each])
 
 
 def first_of_each_class(split: Split, count: int) -> Split:

@@ -1,7 +1,9 @@
 """A run with one search a class: the same as by hand, resumed, damaged, and its report."""
 
+import contextlib
 import dataclasses
 import shutil
+from functools import partial
 
 import jax
 import numpy as np
@@ -14,8 +16,11 @@ from dsl_jax.evolution import shared
 from dsl_jax.files import DamagedFile
 from dsl_jax.keys import SEARCH, TRAINING, purpose_key
 from dsl_jax.runs import classes
+from dsl_jax.runs.class_files import class_file, load_class
 from dsl_jax.runs.controlled import control_key
-from dsl_jax.runs.steps import trainings
+from dsl_jax.runs.folder import RunFolder
+from dsl_jax.runs.lock import LOCK, if_free
+from dsl_jax.runs.steps import searches, trainings
 from dsl_jax.runs.untrained import make_network, make_stages
 from dsl_jax.targets import controls
 
@@ -87,6 +92,29 @@ def test_only_classes_that_are_lacking_are_searched_again(finished, data, tmp_pa
     assert scores(finish(CONFIG, folder, data)) == scores(results)
     assert sorted(searched) == [3, 8]
     jax.tree.map(np.testing.assert_array_equal, weights(folder), weights(template))
+
+
+def test_classes_that_others_search_are_left_to_the_end(finished, data, tmp_path, monkeypatch):
+    kept, folder = (f / "seed_0/targets_per_class" for f in (finished[0], tmp_path / "run"))
+    theirs, searched = contextlib.ExitStack(), []
+
+    def known(*_):
+        def one(label):
+            searched.append(label)
+            return load_class(class_file(kept, label))[0]
+
+        return [partial(one, label) for label in range(10)]
+
+    def on_class():
+        if len(searched) == 8:
+            theirs.close()  # they leave theirs unfinished
+
+    monkeypatch.setattr(classes, "class_searches", known)
+    run_folder, (step,) = RunFolder(tmp_path / "run", CONFIG), searches(CONFIG)
+    for label in (0, 1):
+        theirs.enter_context(if_free(folder / "locks" / f"class_{label}" / LOCK))
+    classes.search_per_class(run_folder, data, 0, step, False, on_class)
+    assert sorted(searched[:8]) == list(range(2, 10)) and sorted(searched[8:]) == [0, 1]
 
 
 def test_an_interrupted_search_is_not_learned_from(finished, data, tmp_path):
