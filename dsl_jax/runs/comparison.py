@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -45,23 +46,30 @@ def evaluate_all(
     return results
 
 
-def compared(run_folder: RunFolder) -> list[tuple[Training, bool]]:
+def compared(
+    run_folder: RunFolder, failed: Collection[tuple[int, str]] = ()
+) -> list[tuple[Training, bool]]:
     """What is evaluated on the test split, and whether it is the best SGD by validation.
 
     All but those SGDs that have neither the learner's G nor the G that is best by validation, and
     of what was trained for several cosines all but the best by validation.
+
+    failed: seeds and names of trainings that did not end. What ended for more seeds is better.
     """
     config = run_folder.config
     baselines = [step for step in trainings(config) if step.role == "baseline"]
 
-    def validation(training: Training) -> tuple[float, float]:
+    def validation(training: Training) -> tuple[float, ...]:
         """As the best epoch is chosen: higher accuracy, between equals the lower loss."""
-        best = [_finished(run_folder, seed, training).best for seed in config.seeds]
+        seeds = [seed for seed in config.seeds if (seed, training.name) not in failed]
+        if not seeds:
+            return (0,)
+        best = [_finished(run_folder, seed, training).best for seed in seeds]
         accuracy, loss = (
             float(np.mean([epoch[f"validation_{name}"] for epoch in best]))
             for name in ("accuracy", "loss")
         )
-        return accuracy, -loss
+        return len(seeds), accuracy, -loss
 
     alike: dict[Any, list[Training]] = {}
     for step in trainings(config):
@@ -69,7 +77,8 @@ def compared(run_folder: RunFolder) -> list[tuple[Training, bool]]:
             subject = step.name if step.shared is None else (step.variant, step.kind)
             alike.setdefault(subject, []).append(step)
     chosen = [(max(steps, key=validation), False) for steps in alike.values()]
-    best = max((step for step in baselines if step.kind == "sgd"), key=validation, default=None)
+    ended = (step for step in baselines if step.kind == "sgd" and validation(step)[0])
+    best = max(ended, key=validation, default=None)
     kept = [step for step in baselines if step == best or step.groups == config.learner_groups]
     return chosen + [(step, step == best) for step in kept]
 

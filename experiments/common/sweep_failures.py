@@ -6,16 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from dsl_jax import pipeline
 from dsl_jax.config import RunConfig
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.progress import progress_bar
-from dsl_jax.runs.comparison import evaluate_training
+from dsl_jax.runs.comparison import compared, evaluate_training
 from dsl_jax.runs.folder import RunFolder
 from dsl_jax.runs.results import Result
-from dsl_jax.runs.steps import Search, Training, needs_of, steps, trainings
+from dsl_jax.runs.steps import Search, Training, needs_of, steps
 
 Failures = dict[tuple[int, str], str]  # by seed and step, what was wrong
 
@@ -73,37 +71,15 @@ def train_what_can_be(run_folder: RunFolder, dataset: Dataset) -> Failures:
 
 def _evaluated(run_folder: RunFolder, dataset: Dataset, failures: Failures) -> Iterator[Ended]:
     """What `comparison.evaluate_all` compares, of that what was trained; and what was not."""
-    config = run_folder.config
-    best = _best_baseline(run_folder, failures)
-    for training in trainings(config):
-        is_best = training.name == best
-        if training.role == "baseline" and not (
-            is_best or training.groups == config.learner_groups
-        ):
-            continue
-        for seed in config.seeds:
+    for training, is_best in compared(run_folder, failures):
+        for seed in run_folder.config.seeds:
             failure, result = failures.get((seed, training.name)), None
             if failure is None:
                 alone = copy.copy(run_folder)
-                alone.config = dataclasses.replace(config, seed=seed, num_seeds=1)
+                alone.config = dataclasses.replace(run_folder.config, seed=seed, num_seeds=1)
                 bar = progress_bar(1, unit="network", description="evaluation", show=False)
                 result = evaluate_training(alone, dataset, training, is_best, bar)
             yield Ended(seed, training.name, training, result, failure)
-
-
-def _best_baseline(run_folder: RunFolder, failures: Failures) -> str | None:
-    """The SGD that is best by validation, of those that ended for the most seeds."""
-    ranks = {}
-    for training in trainings(run_folder.config):
-        seeds = [s for s in run_folder.config.seeds if (s, training.name) not in failures]
-        if training.kind == "sgd" and seeds:
-            best = [run_folder.finished(f"seed_{s}/{training.name}").best for s in seeds]
-            accuracy, loss = (
-                float(np.mean([epoch[f"validation_{name}"] for epoch in best]))
-                for name in ("accuracy", "loss")
-            )
-            ranks[training.name] = len(seeds), accuracy, -loss
-    return max(ranks, key=ranks.__getitem__, default=None)
 
 
 def _of_seed(result: Result, number: int) -> Result:

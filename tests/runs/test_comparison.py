@@ -19,6 +19,16 @@ def epoch(accuracy, loss, best_so_far=True):
     return {"validation_accuracy": accuracy, "validation_loss": loss, "best_so_far": best_so_far}
 
 
+def trained_run(folder, scores):
+    run = RunFolder(folder / "run", CONFIG)
+    for groups, score in scores.items():
+        name = f"seed_0/sgd_g{groups}"
+        history = [epoch(0.1, 0.0), epoch(*score), epoch(1.0, 0.0, best_so_far=False)]
+        trained = Trained("sgd", groups, 1, {}, 2, score[0], 0, 1.0, history)
+        write_json(run.folder / name / "result.json", dataclasses.asdict(trained))
+    return run
+
+
 @pytest.mark.parametrize(
     ("scores", "best", "kept"),
     [
@@ -30,12 +40,14 @@ def epoch(accuracy, loss, best_so_far=True):
 def test_the_best_g_has_the_best_accuracy_or_of_equal_ones_the_lowest_loss(
     tmp_path, scores, best, kept
 ):
-    run = RunFolder(tmp_path / "run", CONFIG)
-    for groups, score in scores.items():
-        name = f"seed_0/sgd_g{groups}"
-        history = [epoch(0.1, 0.0), epoch(*score), epoch(1.0, 0.0, best_so_far=False)]
-        trained = Trained("sgd", groups, 1, {}, 2, score[0], 0, 1.0, history)
-        write_json(run.folder / name / "result.json", dataclasses.asdict(trained))
-    chosen = compared(run)
+    chosen = compared(trained_run(tmp_path, scores))
     assert [training.name for training, _ in chosen] == kept
     assert [training.name for training, is_best in chosen if is_best] == [best]
+
+
+def test_what_did_not_end_is_not_the_best(tmp_path):
+    run, failed = trained_run(tmp_path, {1: (0.8, 0.3)}), {(0, "sgd_g2"), (0, "sgd_g3")}
+    chosen = [(training.name, is_best) for training, is_best in compared(run, failed)]
+    assert chosen == [("sgd_g1", True), ("sgd_g3", False)]
+    none = failed | {(0, "sgd_g1")}
+    assert [training.name for training, _ in compared(run, none)] == ["sgd_g3"]
