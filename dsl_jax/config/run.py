@@ -174,6 +174,11 @@ class RunConfig:
                 f"search.num_searches is {self.search.num_searches}: a search per_class has only "
                 "one of each class"
             )
+        if self.search.fitness_noise:
+            raise ValueError(
+                f"search.fitness_noise is {self.search.fitness_noise}: a search per_class is "
+                "judged on several images instead; set it to 0"
+            )
         if self.search.least_cosine is not None:
             raise ValueError(
                 f"search.least_cosine is {self.search.least_cosine}: a search per_class has "

@@ -97,6 +97,12 @@ class SearchConfig:
       least_cosine: of a block's candidate to the image's natural representation, what the network
           makes of the clean image; a candidate that is farther is brought back to it. None: it may
           go anywhere.
+      fitness_noise: what a network learns is near its target, not at it: a block's candidates are
+          judged with noise of so many of their standard deviations added (as smooth as mutations
+          of full strength), by the mean fitness over `noisy_evaluations` such noises, the same for
+          all candidates and drawn anew in each generation; parents are judged again. 0: as they
+          are.
+      noisy_evaluations: see `fitness_noise`.
       compute_dtype: "float32", or "bfloat16": in which candidates, noise and the products of a
           `ConvNet` are kept; statistics, normalisation, logits and fitness are float32. Of a
           search per class the products alone.
@@ -115,6 +121,8 @@ class SearchConfig:
     num_searches: int = 1
     noise_truncation: float = 1e-3
     least_cosine: float | None = None
+    fitness_noise: float = 0.0
+    noisy_evaluations: int = 4
     compute_dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -124,13 +132,19 @@ class SearchConfig:
         if not self.layers:
             raise ValueError("layers is empty: give one LayerSchedule for each stage")
         at_least(0, self, "num_explorers", "num_refiners", "initial_noise", "noise_truncation")
-        at_least(1, self, "num_parents", "num_children", "num_searches")
+        at_least(0, self, "fitness_noise")
+        at_least(1, self, "num_parents", "num_children", "num_searches", "noisy_evaluations")
         if self.noise_truncation >= 1:
             raise ValueError(f"noise_truncation is {self.noise_truncation}: it must be below 1")
         a_share(self, "stop_probability")
         if self.least_cosine is not None and not 0 <= self.least_cosine < 1:
             raise ValueError(
                 f"least_cosine is {self.least_cosine}: it must be at least 0 and below 1, or None"
+            )
+        if self.fitness_noise and (self.strategy != PAPERS_STRATEGY or self.stop_probability < 1):
+            raise ValueError(
+                f"fitness_noise is {self.fitness_noise}: with another strategy than "
+                f"{PAPERS_STRATEGY}, or a stop_probability below 1, it must be 0"
             )
         one_of("smoothing", self.smoothing, SMOOTHINGS)
         one_of("target", self.target, TARGETS)

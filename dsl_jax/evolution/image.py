@@ -21,13 +21,16 @@ from dsl_jax.evolution.operators import (
     Near,
     brought_near,
     kind_of,
+    normalize,
     perturb_image,
     reproduce,
+    smoothed_noise,
     standardize,
 )
 from dsl_jax.keys import computed_once, philox_key
 from dsl_jax.values import instance_of
 
+NOISE = 2**32 - 3  # folded into a layer's key, into which generations fold their numbers
 IMAGES_AT_ONCE = 32  # of the noisy copies of an image, in the first stage
 
 
@@ -172,8 +175,13 @@ def _search_once(
         if len(candidates) == 1 and layer.generations:
             copies_key = computed_once(jax.random.fold_in(layer_key, 0))
             candidates = with_copies(copies_key, candidates, evaluate, layer, config, kind, near)
+        renewed = None
+        if config.fitness_noise and not is_last:
+            noise_key = computed_once(jax.random.fold_in(layer_key, NOISE))
+            shape = candidates.shape[1:]
+            renewed = partial(_under_noise, noise_key, evaluate, layer, config, shape)
         parents, trace = evolve_layer(
-            layer_key, candidates, evaluate, layer, config, kind, rules, near=near
+            layer_key, candidates, evaluate, layer, config, kind, rules, renewed, near
         )
         if config.target == "parent_mean" and layer.generations:
             mean = jnp.mean(parents.astype(jnp.float32), axis=0)
@@ -192,6 +200,33 @@ def _near(natural: jax.Array, least_cosine: float) -> Near:
         return found.astype(h.dtype)
 
     return near
+
+
+def _under_noise(
+    key: jax.Array,
+    evaluate: Callable[[jax.Array], jax.Array],
+    layer: LayerSchedule,
+    config: SearchConfig,
+    shape: tuple[int, ...],
+    number: jax.Array,
+) -> Callable[[jax.Array], jax.Array]:
+    """How a generation of this number evaluates candidates of a shape: see `fitness_noise`."""
+    noises = smoothed_noise(
+        jax.random.fold_in(key, number),
+        (config.noisy_evaluations, *shape),
+        layer.smoothing_passes,
+        "noise_rescaled",
+        config.noise_truncation,
+    )
+
+    def mean_fitness(candidates: jax.Array) -> jax.Array:
+        def disturbed(noise: jax.Array) -> jax.Array:
+            moved = jax.vmap(normalize)(candidates + config.fitness_noise * noise[None])
+            return evaluate(moved.astype(candidates.dtype))
+
+        return jnp.mean(jax.lax.map(disturbed, noises), axis=0)
+
+    return mean_fitness
 
 
 def with_copies(

@@ -77,8 +77,8 @@ def search_shared(
       stages: L + 1 functions, see `search_image`.
       images: [N, ...], normalised float32.
       labels: integers [N]; as many classes as the last stage returns logits.
-      config: a `SearchConfig` with L + 1 layers; `initial_noise`, `num_searches` and `least_cosine`
-        have no effect here.
+      config: a `SearchConfig` with L + 1 layers; `initial_noise`, `num_searches`, `fitness_noise`
+        and `least_cosine` have no effect here.
       shared: the cosines (not `choices`, which a run makes), and how many images of each class a
         fitness is of: fewer where the largest class has fewer; a class with fewer than that
         repeats its images. None: the defaults.

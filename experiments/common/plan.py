@@ -109,6 +109,8 @@ def search_cost(config: RunConfig, images: int, step: Search | None = None) -> t
             continue
         candidates = search.population_size + search.num_children * layer.generations
         per_image += candidates * (SECONDS_PER_CANDIDATE + SECONDS_PER_CANDIDATE_ELEMENT * size)
+        if search.fitness_noise and number < len(sizes) - 1:  # how often each is evaluated
+            candidates *= search.noisy_evaluations
         products += candidates * sum(flops[number + 1 :]) * SECONDS_PER_FLOP
     products += search.population_size * flops[0] * SECONDS_PER_FLOP
     if jax.default_backend() == "cpu":  # an image a core; the factors are of one core

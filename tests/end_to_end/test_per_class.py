@@ -195,6 +195,10 @@ def test_the_report_says_how_it_searched(finished):
             {"search": dataclasses.replace(CONFIG.search, num_searches=2)},
             "num_searches is 2: a search per_class has only one",
         ),
+        (
+            {"search": dataclasses.replace(CONFIG.search, fitness_noise=0.5)},
+            "fitness_noise is 0.5: a search per_class is judged on several images",
+        ),
     ],
 )
 def test_what_it_does_not_have_is_refused(changes, message):
