@@ -233,11 +233,16 @@ def _freeze_weights(block: Block, x: jax.Array | None):
     x = gelu(x) if block.gelu_first else x
     for number, (kernel, (_, norm, pool)) in enumerate(zip(kernels, layers, strict=True)):
         x = _convolve_and_pool(kernel, pool, gelu(x) if number else x)
-        space = (0, 1, 2)
-        scale, shift = fold_norm(x.mean(space), x.var(space), norm.bias[...], norm.epsilon)
+        scale, shift = fold_norm(*moments(x), norm.bias[...], norm.epsilon)
         x = x * scale + shift
         weights.append((kernel, scale, shift))
     return tuple(weights), spec, finish_block(x, block.gelu_last, block.normalized)
+
+
+def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and variance of each channel of x [N, h, w, c], [c] each; `jnp.var` takes the mean again."""
+    mean = jnp.mean(x, axis=(0, 1, 2))
+    return mean, jnp.mean(jnp.square(x - mean.reshape(1, 1, 1, -1)), axis=(0, 1, 2))
 
 
 def fold_norm(

@@ -12,7 +12,7 @@ from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.evolution.images import search
 from dsl_jax.networks import frozen as module
 from dsl_jax.networks.convnet import ConvNet
-from dsl_jax.networks.frozen import fold_norm, frozen_stages, is_identity
+from dsl_jax.networks.frozen import fold_norm, frozen_stages, is_identity, moments
 
 GENERATOR = np.random.default_rng(0)
 IMAGES = GENERATOR.normal(size=(60, 20, 20, 1)).astype(np.float32)
@@ -106,7 +106,7 @@ def test_an_image_does_not_influence_another():
 
 def test_the_variance_has_a_floor():
     dead = jnp.zeros((10, 3, 3, 2)).at[..., 1].set(GENERATOR.normal(size=(10, 3, 3)))
-    scale, shift = fold_norm(dead.mean((0, 1, 2)), dead.var((0, 1, 2)), jnp.zeros(2), 1e-5)
+    scale, shift = fold_norm(*moments(dead), jnp.zeros(2), 1e-5)
     assert float(scale[0, 0, 0, 0]) == pytest.approx(1 / np.sqrt(1e-3 + 1e-5))
     assert float(scale[0, 0, 0, 1]) == pytest.approx(1 / float(dead[..., 1].std()), rel=1e-3)
     assert float(shift[0, 0, 0, 0]) == 0
