@@ -240,7 +240,7 @@ def _freeze_weights(block: Block, x: jax.Array | None):
 
 
 def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Mean and variance of each channel of x [N, h, w, c], [c] each; `jnp.var` takes the mean again."""
+    """Mean and variance of each channel of x [N, h, w, c], [c] each; `jnp.var` has other bits."""
     mean = jnp.mean(x, axis=(0, 1, 2))
     return mean, jnp.mean(jnp.square(x - mean.reshape(1, 1, 1, -1)), axis=(0, 1, 2))
 
