@@ -29,7 +29,7 @@ def alone(folder: Path, doing: str) -> Iterator[None]:
     path = make_folder(folder) / LOCK
     with writing(path):
         path.touch()
-    with open(path, "r+") as file:  # to write, as a network disk's locks are refused without
+    with open(path) as file:
         other = file.read().strip() or "another process"
         try:
             _wait(file.fileno(), f"{folder}: waiting for {other}, which {doing}")
@@ -55,7 +55,7 @@ def if_free(path: Path) -> Iterator[bool]:
     make_folder(path.parent)
     with writing(path):
         path.touch()
-    with open(path, "r+") as file:  # as above
+    with open(path) as file:
         try:
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

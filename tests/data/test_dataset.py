@@ -253,7 +253,7 @@ def test_small_runs_of_mnist_go_on_with_mnist_5k_and_say_so(nothing_prepared, mo
             "5,000-image sample",
             "1,000 to test",
             "no TensorFlow",
-            "[prepare]",
+            "pip install tensorflow-cpu",
         ):
             assert part in notice
         assert "5,000 is clipped to the 4,000" in notice
