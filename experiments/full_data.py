@@ -163,7 +163,9 @@ def check_change(place: str, field: str) -> None:
     part = field.partition(".")[0]
     one_of("what sweep.changes sets", part, ("learn", "sgd", "search"))
     method = place.split("-")[-1]
-    unused = {"learn", "search"} if method in SGD else {"sgd"} if not method.isdigit() else set()
+    unused: tuple[str, ...] = ("learn", "search") if method in SGD else ("sgd",)
+    if method.isdigit():  # a size alone, for all methods
+        unused = ()
     if part in unused or field == "learn.variant":
         raise ValueError(f"sweep.changes: {field} has no effect on {place}")
 

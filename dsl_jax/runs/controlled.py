@@ -12,7 +12,8 @@ from dsl_jax.runs.folder import RunFolder
 from dsl_jax.runs.steps import Search, Training, searches
 from dsl_jax.runs.untrained import make_stages
 from dsl_jax.targets import controls
-from dsl_jax.targets.controls import Control, Naturals, Targets, class_statistics
+from dsl_jax.targets.controls import class_statistics
+from dsl_jax.targets.reading import Control, Naturals, Targets
 
 
 def control_key(seed: int, kind: str, cycle: int) -> jax.Array:

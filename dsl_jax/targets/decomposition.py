@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dsl_jax.evolution.image import SearchResult
-from dsl_jax.targets.controls import (
-    ClassStatistics,
+from dsl_jax.targets.controls import ClassStatistics, class_statistics
+from dsl_jax.targets.reading import (
     Naturals,
     Targets,
     as_targets,
@@ -21,7 +21,6 @@ from dsl_jax.targets.controls import (
     centred,
     check_aligned,
     chunks,
-    class_statistics,
 )
 
 

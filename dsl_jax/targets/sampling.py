@@ -17,14 +17,14 @@ from dsl_jax.inputs import as_array, check_images
 from dsl_jax.keys import check_key, threefry_key
 from dsl_jax.networks.sampler import Sampler, Weights, first_weights, propose
 from dsl_jax.progress import progress_bar
-from dsl_jax.targets.controls import (
+from dsl_jax.targets.controls import class_part_targets
+from dsl_jax.targets.reading import (
     Control,
     Given,
     Naturals,
     as_targets,
     blocks_of,
     check_aligned,
-    class_part_targets,
 )
 
 HELD_OUT_AT_ONCE = 256

@@ -21,7 +21,7 @@ from dsl_jax.runs.controlled import control_key
 from dsl_jax.runs.lock import alone
 from dsl_jax.runs.untrained import make_stages
 from dsl_jax.targets import controls
-from dsl_jax.targets.controls import Naturals
+from dsl_jax.targets.reading import Naturals
 from dsl_jax.targets.sampling import learn_sampler
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from tiny_run import tiny_data
-from tiny_search import TINY_RUN as TINY
+from tiny_search import TINY_FITNESS
 
 from dsl_jax.evolution.image import SearchResult
 from dsl_jax.files import replacing
@@ -23,8 +23,7 @@ def test_processes_share_the_points_of_a_sweep(experiment, tmp_path, monkeypatch
 
     folder, run = tmp_path / "sweep", experiment("fitness_scaling")
     arguments = [
-        *(flag for flag in TINY if "search" not in flag),
-        "--sweep.num_images=5",
+        *TINY_FITNESS,
         "--sweep.populations=(12,24,36)",
         "--sweep.generations=1",
         "--sweep.layers=(2,)",

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from sweep_results import rows_of
+from tiny_search import TINY_FITNESS
 from tiny_search import TINY_RUN as TINY
 
 import dsl_jax
@@ -54,8 +55,7 @@ def test_a_sweep_is_resumed_and_drawn_again_without_data(experiment, tmp_path, m
 
     folder, run = tmp_path / "sweep", experiment("fitness_scaling")
     arguments = [
-        *(flag for flag in TINY if "search" not in flag),
-        "--sweep.num_images=5",
+        *TINY_FITNESS,
         "--sweep.populations=(12,24)",
         "--sweep.generations=3",
         "--sweep.layers=(0,2)",

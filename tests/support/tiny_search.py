@@ -21,6 +21,11 @@ TINY_RUN = [
     "--config.sgd.epochs=2",
 ]
 
+TINY_FITNESS = [  # of fitness_scaling.py, which sets the sizes of a search itself
+    *(flag for flag in TINY_RUN if "search" not in flag),
+    "--sweep.num_images=5",
+]
+
 TINY_MAIN = [
     *TINY_SEARCH,
     "--num_train=90",

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsl_jax.evolution.image import SearchResult
-from dsl_jax.targets import controls
-from dsl_jax.targets.controls import Naturals, class_statistics
+from dsl_jax.targets import controls, reading
+from dsl_jax.targets.controls import class_statistics
+from dsl_jax.targets.reading import Naturals
 
 KEY = jax.random.key(0)
 LABELS = toy.LABELS.astype(np.int32)  # 0, 1, 2, three images each
@@ -97,7 +98,7 @@ def test_a_class_part_is_what_the_targets_of_a_class_share_besides_the_natural()
         parts.append((left / left.std(axis=1, keepdims=True)).reshape(2, *n.shape[1:]))
     blocks = [0.6 * n + 0.8 * part[labels] for n, part in zip(natural, parts, strict=True)]
     targets = SearchResult((*blocks, np.zeros((4, 3), np.float32)), ())
-    found = class_statistics(controls.as_targets(targets), naturals, labels, 3)
+    found = class_statistics(reading.as_targets(targets), naturals, labels, 3)
     np.testing.assert_allclose(found.cosines, 0.6, atol=1e-4)
     for ours, theirs in zip(found.parts, parts, strict=True):
         np.testing.assert_allclose(ours[:2], 0.8 * theirs, atol=1e-3)
@@ -108,7 +109,7 @@ def test_a_class_part_is_what_the_targets_of_a_class_share_besides_the_natural()
 
 def test_reading_in_parts_changes_nothing(store, naturals, statistics, monkeypatch):
     whole = controls.class_means(store, LABELS, statistics).read()
-    monkeypatch.setattr(controls, "CHUNK", 2)
+    monkeypatch.setattr(reading, "CHUNK", 2)
     again = class_statistics(store, naturals, LABELS, 3)
     for ours, theirs in zip(jax.tree.leaves(again), jax.tree.leaves(statistics), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from dsl_jax.evolution.image import SearchResult
-from dsl_jax.targets.controls import Naturals
 from dsl_jax.targets.decomposition import decompose, shares_of, without_own
+from dsl_jax.targets.reading import Naturals
 
 SIDE, CLASSES = 16, 4
 SIZE = SIDE * SIDE
@@ -79,7 +79,7 @@ def test_parts_are_found_again():
 def test_parts_read_apart_are_the_same(monkeypatch):
     made = made_of(0.5, 0.6, 0.6, [8] * CLASSES)
     (whole,) = decompose(*made, CLASSES)
-    monkeypatch.setattr("dsl_jax.targets.controls.CHUNK", 5)
+    monkeypatch.setattr("dsl_jax.targets.reading.CHUNK", 5)
     (parts,) = decompose(*made, CLASSES)
     assert parts == pytest.approx(whole, abs=1e-6)
 
