@@ -115,13 +115,16 @@ def _as_searched(
         raise ValueError("frozen_stages needs images to measure statistics as the config says")
     *keys, image_key = jax.random.split(philox_key(key), num_stages)
     each = jax.random.split(image_key, len(x))
-    x = jax.jit(jax.vmap(perturb_image, (0, 0, None)))(each, x, config.initial_noise)
+    x = _perturb_images(each, x, config.initial_noise)
     explore: list[Callable] = [lambda x: x] * num_stages
     for number, layer_key in enumerate(keys):
         if config.layers[number].generations:
             layer = config.layers[number]
             explore[number] = partial(_explorers, layer_key, layer=layer, config=config)
     return x, explore
+
+
+_perturb_images = jax.jit(jax.vmap(perturb_image, (0, 0, None)))
 
 
 def _is_untouched(norm: nnx.BatchNorm) -> bool:

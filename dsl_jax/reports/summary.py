@@ -75,6 +75,7 @@ def summarize(
     for name, (figure, _) in figures.items():
         with replacing(folder / f"{name}.png") as file:
             figure.savefig(file)
+        figure.set_layout_engine("none")  # what is laid out stays where it is
         with replacing(folder / f"{name}-dark.png") as file:
             in_dark(figure).savefig(file)
     left_out = max(done.images_left_out for done in trained.values())

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from tiny_run import empty_pictures
 from tiny_search import TINY_RUN
 
 import dsl_jax
@@ -81,9 +82,9 @@ def test_every_purpose_of_every_cycle_has_a_key_of_its_own():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_device():
-    """Each of eight devices would compile every search; `test_search` has them."""
-    with pytest.MonkeyPatch.context() as patch:
+def quick():
+    """On one device, as each of eight would compile every search, and without pictures."""
+    with pytest.MonkeyPatch.context() as patch, empty_pictures():
         patch.setattr(pipeline, "device_mesh", lambda *_: None)
         yield
 

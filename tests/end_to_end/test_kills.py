@@ -30,13 +30,13 @@ def runs(tmp_path_factory):
         patch.setenv("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0")
         patch.setenv("XLA_FLAGS", "")
         seconds = kills.run_undisturbed(ARGUMENTS, folder / "undisturbed", cache)
-        done = kills.run_killed(ARGUMENTS, folder / "killed", seconds, 10, seed=0, cache=cache)
+        done = kills.run_killed(ARGUMENTS, folder / "killed", seconds, 6, seed=0, cache=cache)
     return folder / "undisturbed" / "run", folder / "killed" / "run", done
 
 
 def test_a_killed_run_ends_the_same(runs):
     one, other, done = runs
-    assert len(done) >= 8  # the last may come after the end
+    assert len(done) >= 5  # the last may come after the end
     assert kills.compare(one, other) == []
     assert len(kills.network_bytes(one)) > 10 and len(kills.target_files(one)) > 10
     assert (other / "report.md").exists() and (other / "report.html").exists()

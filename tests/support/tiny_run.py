@@ -1,11 +1,14 @@
 """The smallest run that goes through every phase, for tests of what may happen to one."""
 
+import contextlib
 import dataclasses
 
 import jax
 import numpy as np
 import pytest
 from flax import nnx
+from matplotlib.figure import Figure
+from PIL import Image
 
 import dsl_jax as dsl
 from dsl_jax import pipeline
@@ -38,9 +41,21 @@ def tiny_config() -> RunConfig:
     )
 
 
+@contextlib.contextmanager
+def empty_pictures():
+    """Figures are saved as one pixel: drawing a run's takes seconds, and other tests look at them."""
+
+    def save(figure, file):
+        Image.new("RGB", (1, 1)).save(file, "png")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", save)
+        yield
+
+
 def finish(config, folder, data, **options):
-    """Runs it, or goes on with it, on one device, quietly; its results."""
-    with pytest.MonkeyPatch.context() as patch:  # as the fixture `one_device`, which is each test's
+    """Runs it, or goes on with it, on one device, quietly and without pictures; its results."""
+    with pytest.MonkeyPatch.context() as patch, empty_pictures():  # `one_device` is each test's
         patch.setattr(pipeline, "device_mesh", lambda *_: None)
         return dsl.run(config, folder, data, probes=False, progress=False, **options)
 
