@@ -43,7 +43,7 @@ def tiny_config() -> RunConfig:
 
 @contextlib.contextmanager
 def empty_pictures():
-    """Figures are saved as one pixel: drawing a run's takes seconds, and other tests look at them."""
+    """Figures are saved as one pixel: drawing them takes seconds, and other tests look at them."""
 
     def save(figure, file):
         Image.new("RGB", (1, 1)).save(file, "png")
