@@ -105,9 +105,24 @@ def configure() -> configs.RunConfig:
         fields["searched"] = _SEARCH.value
     if _CONTROLS.value is not None:
         fields["target_controls"] = tuple(_CONTROLS.value)
-    if _AUGMENT.value:
-        return command_line.configure(change=presets.with_augmentation, **fields)
-    return command_line.configure(**fields)
+    change = {"change": presets.with_augmentation} if _AUGMENT.value else {}
+    config = command_line.configure(**change, **fields)
+    check_used(config)
+    return config
+
+
+def check_used(config: configs.RunConfig) -> None:
+    """Raises ValueError for a --config. of a search or of cycles that the run does not have."""
+    has = {
+        "shared": (config.searched == "per_class", "set --search=per_class"),
+        "sampler": (config.searched == "sampler", "set --search=sampler"),
+        "later_cycles": (config.cycles > 1, "set --cycles to 2 or more"),
+        "controls": (config.cycles > 1, "set --cycles to 2 or more"),
+    }
+    for path in command_line.assigned("config"):
+        used, how = has.get(re.split(r"[.\[]", path)[0], (True, ""))
+        if not used:
+            raise ValueError(f"config.{path} has no effect on this run: {how}, or leave it out")
 
 
 def join_job() -> None:

@@ -305,6 +305,12 @@ def test_sgd_alone_needs_no_search_before_it_learns(main, tmp_path):
         (["--config.name=paper"], "set --preset"),
         (["--config.sgd.variant=skip_block_0"], "SGD learns from no targets"),
         (["--sweep.num_train=100"], "--sweep.num_train has no effect"),
+        (
+            ["--config.shared.clusters=2"],
+            "clusters has no effect on this run: set --search=per_class",
+        ),
+        (["--config.sampler.epochs=2"], "set --search=sampler"),
+        (["--config.later_cycles[0].share=0.5"], "set --cycles to 2 or more"),
         (["--config.search.strategy=cma"], "strategy 'cma' is unknown"),
         (["--config.search.layers[7].generations=1"], "no element"),
         (["--num_train=-5"], "num_train is -5"),
