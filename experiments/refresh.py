@@ -247,7 +247,7 @@ def run_all() -> None:
     )
 
     def change(config: RunConfig) -> RunConfig:
-        # A preset's rate is for targets that stay: with 6 this diverges (docs/shared_search.md).
+        # A preset's rate is for targets that stay: with 6 this diverges (docs/single_images.md).
         learn = dataclasses.replace(
             config.learn, learning_rate=min(config.learn.learning_rate, 2.0)
         )

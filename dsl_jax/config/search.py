@@ -176,7 +176,7 @@ class SearchConfig:
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class SamplerConfig:
-    """A small network that proposes targets, learned from a few searches (docs/shared_search.md).
+    """A small network that proposes targets, learned from a few searches (docs/single_images.md).
 
     Attributes:
       images: how many are searched, for a run: the first ones.

@@ -35,19 +35,21 @@ def blocks(page, language):
     return blocks_of(page.read_text(), language)
 
 
-def run_blocks(page):
-    """The names that a page's code leaves, run as a module: what it defines is found by name."""
-    name = f"page_{page.stem}"  # experiments/cycles.py has the name without it
+def run_blocks(*pages):
+    """The names that the code of pages leaves, one going on where another ended, run as a module:
+    what it defines is found by name."""
+    name = f"page_{Path(pages[0]).stem}"  # experiments/cycles.py has the name without it
     module = sys.modules[name] = types.ModuleType(name)
-    for block in blocks(page, "python"):
-        exec(compile(block, page.name, "exec"), vars(module))
+    for page in pages:
+        for block in blocks(ROOT / "docs" / page, "python"):
+            exec(compile(block, page, "exec"), vars(module))
     return vars(module)
 
 
 @pytest.mark.long
 @pytest.mark.slow
 def test_four_libraries_models_are_searched_and_learned(capsys):
-    names = run_blocks(ROOT / "docs" / "your_own_model.md")
+    names = run_blocks("your_own_model.md")
     for library in ("mlp", "transformer", "linen", "equinox", "sgd"):
         assert names[f"{library}_accuracy"] > 0.7, library  # chance is 0.1
 
@@ -55,7 +57,7 @@ def test_four_libraries_models_are_searched_and_learned(capsys):
 @pytest.mark.slow
 def test_ones_own_data_and_fitness_are_searched(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = run_blocks(ROOT / "docs" / "your_own_data.md")
+    names = run_blocks("your_own_data.md")
     assert names["results"]["all_layers"].test_accuracy[0] > 0.8  # chance is 0.5
     assert (tmp_path / "runs" / "darker" / "report.html").exists()
     assert names["dataset"].image_shape == (16, 16, 3)
@@ -67,14 +69,14 @@ def test_ones_own_data_and_fitness_are_searched(capsys, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("page", ("cycles.md", "strategies.md"))
 def test_the_pages_on_cycles_and_strategies_show_what_runs(page, capsys):
-    run_blocks(ROOT / "docs" / page)
+    run_blocks(page)
     fitness = ast.literal_eval(capsys.readouterr().out)
     assert len(fitness) == 4 and all(0 <= value < 1 for value in fitness)
 
 
 @pytest.mark.slow
 def test_the_page_on_what_targets_carry_shows_what_runs(capsys):
-    names = run_blocks(ROOT / "docs" / "what_targets_carry.md")
+    names = run_blocks("what_targets_carry.md")
     printed = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in printed[:3]] == ["block 0", "block 1", "block 2"]
     assert names["shares"].rest > 0.5 and names["shares"].natural < 0.5
@@ -82,9 +84,9 @@ def test_the_page_on_what_targets_carry_shows_what_runs(capsys):
 
 
 @pytest.mark.slow
-def test_the_page_on_one_search_a_class_shows_what_runs(capsys, tmp_path, monkeypatch):
+def test_the_pages_on_shared_and_single_searches_show_what_runs(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    names = run_blocks(ROOT / "docs" / "shared_search.md")
+    names = run_blocks("shared_search.md", "single_images.md")
     printed = capsys.readouterr().out.splitlines()
     for line in printed[:4]:
         before, after = re.findall(r"-?\d\.\d\d", line)
@@ -96,7 +98,7 @@ def test_the_page_on_one_search_a_class_shows_what_runs(capsys, tmp_path, monkey
 
 def test_no_page_shows_python_that_no_test_runs():
     tested = {"README.md", "your_own_model.md", "your_own_data.md", "cycles.md", "strategies.md"}
-    tested |= {"what_targets_carry.md", "shared_search.md"}
+    tested |= {"what_targets_carry.md", "shared_search.md", "single_images.md"}
     assert {page.name for page in PAGES if blocks(page, "python")} <= tested
 
 
