@@ -30,8 +30,8 @@ from dsl_jax.runs.folder import RunFolder, find_targets
 from dsl_jax.runs.lock import alone
 from dsl_jax.runs.loggers import Logger
 from dsl_jax.runs.results import Result, Trained
-from dsl_jax.runs.sampled import check_sampler, sampled_targets
-from dsl_jax.runs.steps import FIRST_TARGETS, Search, Training, is_searched, steps, trainings
+from dsl_jax.runs.sampled import check_sampler, sampled_targets, sampler_learned_once
+from dsl_jax.runs.steps import FIRST_TARGETS, Search, Training, steps, trainings
 from dsl_jax.runs.untrained import make_network, make_stages, network_arguments
 from dsl_jax.runs.verify import repair_run
 from dsl_jax.targets.controls import shuffled_labels
@@ -82,8 +82,9 @@ def run(
       The results by name of training; empty after "search" and "learn".
 
     Raises:
-      ValueError: the folder holds another run, or one on other data, or what a phase needs is not
-        there, or the processes of a job cannot share a batch equally.
+      ValueError: the folder holds another run, or one on other data, or the processes of a job
+        cannot share a batch equally.
+      FileNotFoundError: the targets that a phase needs are not there.
     """
     one_of("phase", phase, PHASES)
     progress = progress and is_first()
@@ -132,10 +133,8 @@ def run(
 
 def open_targets(
     run_folder: RunFolder, seed: int, names: tuple[str, ...] = (FIRST_TARGETS,)
-) -> TargetStore | Overlay | None:
-    """The targets of a seed, later ones over earlier ones; None in a run of SGD alone."""
-    if not is_searched(run_folder.config):
-        return None
+) -> TargetStore | Overlay:
+    """The targets of a seed, later ones over earlier ones. Raises FileNotFoundError."""
     found = [find_targets(run_folder.folder, seed, name) for name in names[1:]]
     first = TargetStore.open(run_folder.folder / f"seed_{seed}" / names[0])
     later = [store for store in found if isinstance(store, TargetStore)]
@@ -147,7 +146,7 @@ def is_due(run_folder: RunFolder, seed: int, step: Search, phase: str) -> bool:
     if phase == "search":
         network = f"seed_{seed}/{step.network}"
         return step.network is None or run_folder.finished(network) is not None
-    return phase == "all" or (step.name != FIRST_TARGETS and step.shared is None)
+    return phase == "all" or step.network is not None
 
 
 def search_targets(
@@ -183,6 +182,8 @@ def search_targets(
         repair=repair,
         on_chunk=note_seconds,
     )
+    if step.first is not None:
+        sampler_learned_once(run_folder, dataset, seed, progress)
 
 
 def stages_and_images(
@@ -282,21 +283,8 @@ def _train(
     key = purpose_key(seed, TRAINING, step.cycle)
     if step.variant == "sgd":
         learned = learn_sgd(key, network, dataset, learning, **options)
-    elif step.shared is not None:
-        stages = make_stages(config, dataset, seed)
-        targets: Any = targets_per_class(config, run_folder.folder, stages, seed, step)
-        learned = learn(key, network, dataset, targets, learning, **options)
-    elif step.sampler is not None:
-        targets = sampled_targets(run_folder, dataset, seed, step, progress)
-        learned = learn(key, network, dataset, targets, learning, **options)
     else:
-        targets = open_targets(run_folder, seed, step.targets)
-        if step.kind in TARGET_CONTROLS:
-            shuffled = None
-            if step.shuffled is not None:
-                names = (*step.targets[:-1], step.shuffled)
-                shuffled = open_targets(run_folder, seed, names)
-            targets = control_of(run_folder, dataset, seed, step, targets, shuffled)
+        targets = targets_of(run_folder, dataset, seed, step, progress)
         learned = learn(key, network, dataset, targets, learning, **options)
     best = learned.best_epoch
     trained = Trained(
@@ -313,6 +301,24 @@ def _train(
     if is_first():
         run_folder.finish(name, learned.network, trained)
     wait_for_first(name)
+
+
+def targets_of(
+    run_folder: RunFolder, dataset: Dataset, seed: int, step: Training, progress: bool
+) -> Any:
+    """What a training learns: what was searched, or what a control puts in its place."""
+    if step.shared is not None:
+        stages = make_stages(run_folder.config, dataset, seed)
+        return targets_per_class(run_folder.config, run_folder.folder, stages, seed, step)
+    if step.sampler is not None:
+        return sampled_targets(run_folder, dataset, seed, step, progress)
+    targets = open_targets(run_folder, seed, step.targets)
+    if step.kind not in TARGET_CONTROLS:
+        return targets
+    shuffled = None
+    if step.shuffled is not None:
+        shuffled = open_targets(run_folder, seed, (*step.targets[:-1], step.shuffled))
+    return control_of(run_folder, dataset, seed, step, targets, shuffled)
 
 
 def shared_mesh(dataset: Dataset, config: LearnConfig) -> Mesh | None:

@@ -107,9 +107,12 @@ def table(rows: sweep_rows.Rows) -> str:
     )
 
 
+FIXED = (*POPULATION, "variants", "target_controls", "searched")
+
+
 def run_all() -> None:
     """The sweep, as the command line says."""
-    sweeps.run("accuracy_scaling", SCALES, define, fixed=(*POPULATION, "variants"))
+    sweeps.run("accuracy_scaling", SCALES, define, fixed=FIXED)
 
 
 if __name__ == "__main__":

@@ -127,6 +127,10 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
             "config.shared has no effect here: set --sweep.images_per_class, --sweep.fresh_images "
             "and --sweep.clusters; the cosines are those of the searched images"
         )
+    if settings.num_train is not None:
+        raise ValueError("sweep.num_train has no effect here: set sweep.sizes")
+    if any(name.startswith("per_class") for name in settings.methods):
+        dataclasses.replace(config, searched="per_class")  # refuses what such a search has not
     variants = [variant for variant in config.variants if variant != "sgd"]
     methods = [
         Method(name, variant)
@@ -358,8 +362,10 @@ def draw(rows: sweep_rows.Rows) -> dict[str, tuple[Figure, str]]:
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    fixed = ("num_train", "learner_groups", "sgd_groups", "target_controls")
-    sweeps.run("full_data", SCALES, define, fixed=fixed)
+    if command_line.NUM_TRAIN.value is not None:
+        raise ValueError("--num_train has no effect here: set --sweep.sizes")
+    fixed = ("num_train", "learner_groups", "sgd_groups", "target_controls", "searched")
+    sweeps.run("full_data", SCALES, define, fixed=(*fixed, "sampler.images"))
 
 
 if __name__ == "__main__":

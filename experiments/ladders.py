@@ -6,6 +6,7 @@ Each folder is one that what_targets_carry.py has filled; its rows and predictio
 nothing is computed. Of each the preset's own search is shown, first cycle, the first G.
 """
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ import what_targets_carry
 from common import command_line, plan, sweep_rows
 
 from dsl_jax.config import from_dict
+from dsl_jax.data import catalogue
 from dsl_jax.files import read_json, replacing, write_text
 from dsl_jax.reports import plots
 from dsl_jax.reports.intervals import Interval
@@ -62,8 +64,11 @@ def read_sweep(folder: Path) -> Column:
                 short_name(name, variant): one
                 for name, one in what_targets_carry.differences(ladder).items()
             }
-    images, _ = plan.image_counts(from_dict(points[0]["identity"]["config"]))
-    return Column(f"{rows[0]['dataset']}, {images:,}", accuracies, differences)
+    asked, name = from_dict(points[0]["identity"]["config"]), rows[0]["dataset"]
+    most = catalogue.facts(name).train_images  # mnist_5k may have taken mnist's place
+    config = dataclasses.replace(asked, dataset=name, num_train=min(asked.num_train or most, most))
+    images, _ = plan.image_counts(config)
+    return Column(f"{name}, {images:,}", accuracies, differences)
 
 
 def short_name(title: str, variant: str) -> str:
@@ -102,9 +107,14 @@ def draw(columns: Sequence[Column]) -> Figure:
 def run_all() -> None:
     """What the command line says."""
     command_line.takes_no("config", "sweep")
+    for name in command_line.SHARED:
+        if name != "output_dir" and flags.FLAGS[name].present:
+            raise ValueError(f"--{name} has no effect: kept sweeps are read, nothing is computed")
     if not SWEEPS.value:
         raise ValueError("sweeps is empty: give the folders, --sweeps=FOLDER,FOLDER")
     folder = command_line.output_dir("runs/ladders")
+    if (folder / "sweep.json").exists():
+        raise ValueError(f"{folder} holds a sweep, with a report of its own: choose --output_dir")
     columns = [read_sweep(Path(name)) for name in SWEEPS.value]
     titles = [column.title for column in columns]
     if alike := [title for title in titles if titles.count(title) > 1]:

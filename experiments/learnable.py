@@ -160,9 +160,12 @@ def draw(rows: sweep_rows.Rows):
     return {"learnable": (plots.plot_accuracy(dots, "validation"), caption)}
 
 
+FIXED = ("variants", "sgd_groups", "target_controls", "searched")
+
+
 def run_all() -> None:
     """The sweep, as the command line says."""
-    sweeps.run("learnable", SCALES, define, fixed=("variants", "sgd_groups"))
+    sweeps.run("learnable", SCALES, define, fixed=FIXED)
 
 
 if __name__ == "__main__":

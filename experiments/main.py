@@ -247,6 +247,8 @@ def run_all() -> None:
     one_of("phase", _PHASE.value, pipeline.PHASES)
     join_job()  # first: looking a strategy up starts the devices, and then no job can be joined
     command_line.takes_no("sweep")
+    if _REPAIR.value and (_VERIFY.value or DRY_RUN.value):
+        raise ValueError("--repair changes the folder: leave out --verify and --dry_run")
     asked = configure()
     loggers.make_loggers(_LOGGERS.value, "")  # fails now, if one is unknown or not installed
     run = resolve(asked)

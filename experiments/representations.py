@@ -60,10 +60,12 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
         )
         for seed in config.seeds
     ]
-    points.append(sweeps.Point("alignment", {"seed": None}, config, seconds=10.0))
+    name = f"alignment-{config.seed}-{config.num_seeds}"  # more seeds come with another one
+    after = tuple(point.name for point in points)
+    points.append(sweeps.Point(name, {"seed": None}, config, seconds=10.0, after=after))
 
     def measure(point, dataset, folder):
-        if point.name == "alignment":
+        if point.columns["seed"] is None:
             return alignment_rows(point.config, dataset, folder.parent)
         return epoch_rows(point.config, dataset, folder)
 

@@ -151,7 +151,7 @@ def draw(rows: sweep_rows.Rows):
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    sweeps.run("starts", SCALES, define, fixed=("variants",))
+    sweeps.run("starts", SCALES, define, fixed=("variants", "learn", "sgd", "searched"))
 
 
 if __name__ == "__main__":

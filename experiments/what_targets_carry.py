@@ -141,10 +141,9 @@ def shares_of(run_folder: RunFolder, dataset: Dataset, seed: int) -> dict[str, d
     found: dict[tuple[str, ...], dict[str, float]] = {}
     methods = [step for step in trainings(run_folder.config) if step.role == "method"]
     for training in methods:
-        if training.targets in found or not (
-            targets := open_targets(run_folder, seed, training.targets)
-        ):
+        if training.targets in found:
             continue
+        targets = open_targets(run_folder, seed, training.targets)
         naturals, labels = searched_naturals(
             run_folder, dataset, seed, training.targets[-1], targets
         )
@@ -211,10 +210,11 @@ def ladders(rows: sweep_rows.Rows) -> Iterator[Ladder]:
         chosen = sweep_rows.select(rows, **dict(zip(columns, place, strict=True)))
         as_long = "sgd" if cycle == 1 else "long_sgd"
         sgd = sweep_rows.select(rows, search=search, learner_groups=groups, kind=as_long)
-        methods = [
-            sweep_rows.select(chosen, kind=kind) for kind in sweep_rows.values_of(chosen, "kind")
-        ]
-        searched, *controls = methods
+        searched = sweep_rows.select(chosen, kind="cycle")
+        if not searched:  # they diverged: there is nothing to compare with
+            continue
+        kinds = [kind for kind in sweep_rows.values_of(chosen, "kind") if kind != "cycle"]
+        controls = [sweep_rows.select(chosen, kind=kind) for kind in kinds]
         others = {one[0]["title"]: one for one in [*controls, sgd] if one}
         others |= {BEST_SGD: best} if best else {}
         yield Ladder(title, searched, others, sgd, best)
@@ -293,7 +293,7 @@ def draw(rows: sweep_rows.Rows) -> dict[str, tuple[Figure, str]]:
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    fixed = ("learner_groups", "sgd_groups", "num_seeds", "target_controls")
+    fixed = ("learner_groups", "sgd_groups", "num_seeds", "target_controls", "searched")
     sweeps.run("what_targets_carry", SCALES, define, fixed=fixed, has_cycles=True)
 
 

@@ -20,12 +20,11 @@ from dsl_jax.evolution.shared import (
 from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.keys import SEARCH, purpose_key
 from dsl_jax.runs.class_files import class_file, open_classes, save_class
-from dsl_jax.runs.controlled import control_key
+from dsl_jax.runs.controlled import with_code_of
 from dsl_jax.runs.folder import RunFolder
 from dsl_jax.runs.lock import LOCK, alone, if_free
 from dsl_jax.runs.steps import Search, Training
 from dsl_jax.runs.untrained import make_stages
-from dsl_jax.targets import controls
 
 
 def search_per_class(
@@ -41,7 +40,8 @@ def search_per_class(
     on_class: called when this process has kept one.
     """
     config, folder = run_folder.config, run_folder.folder / f"seed_{seed}" / step.name
-    shared = step.shared or config.shared
+    shared = step.shared
+    assert shared is not None
     files = [class_file(folder, n) for n in range(dataset.num_classes * shared.clusters)]
     if all(path.exists() for path in files):
         return
@@ -93,9 +93,10 @@ def targets_per_class(
       step: the training.
 
     Raises:
-      ValueError: the search was interrupted.
+      ValueError, FileNotFoundError: the search was interrupted.
     """
-    shared = step.shared or config.shared
+    shared = step.shared
+    assert shared is not None
     kept = open_classes(path := folder / f"seed_{seed}" / step.targets[0])
     wanted = kept.classes[0].representations[-1].size * shared.clusters
     if len(kept.classes) != wanted:
@@ -104,8 +105,4 @@ def targets_per_class(
             "interrupted; go on with it"
         )
     found = join_classes(stages, kept.classes, config.search, shared).targets
-    if step.kind == "cycle":
-        return found
-    return controls.with_code(
-        control_key(seed, step.kind, 1), found, step.kind.removesuffix("_code")
-    )
+    return found if step.kind == "cycle" else with_code_of(seed, step.kind, found)

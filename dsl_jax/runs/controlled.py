@@ -6,6 +6,7 @@ import numpy as np
 from dsl_jax.config import TARGET_CONTROLS
 from dsl_jax.data.dataset import Dataset, rows_of
 from dsl_jax.evolution.fitness import Stages
+from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.keys import CONTROL, purpose_key
 from dsl_jax.networks.frozen import frozen_stages
 from dsl_jax.runs.folder import RunFolder
@@ -56,6 +57,11 @@ def searched_naturals(
     """`naturals_of` the network that the search of this name searched."""
     search = next(step for step in searches(run_folder.config) if step.name == name)
     return naturals_of(stages_of(run_folder, dataset, seed, search), dataset, targets)
+
+
+def with_code_of(seed: int, kind: str, shared: SharedTargets) -> SharedTargets:
+    """The control of a search for many images: a random code in the place of what was found."""
+    return controls.with_code(control_key(seed, kind, 1), shared, kind.removesuffix("_code"))
 
 
 def control_of(

@@ -1,6 +1,7 @@
 """One process at a time: what two must not do at once in a run's folder."""
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -29,10 +30,10 @@ def alone(folder: Path, doing: str) -> Iterator[None]:
     path = make_folder(folder) / LOCK
     with writing(path):
         path.touch()
-    with open(path) as file:
-        other = file.read().strip() or "another process"
+    with contextlib.ExitStack() as files:
+        other = path.read_text().strip() or "another process"
         try:
-            _wait(file.fileno(), f"{folder}: waiting for {other}, which {doing}")
+            _wait(files, path, f"{folder}: waiting for {other}, which {doing}")
         except OSError as error:
             logger.warning(
                 "%s cannot be locked (%s): see that no other process %s", folder, error, doing
@@ -55,9 +56,9 @@ def if_free(path: Path) -> Iterator[bool]:
     make_folder(path.parent)
     with writing(path):
         path.touch()
-    with open(path) as file:
+    with contextlib.ExitStack() as files:
         try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(files, path, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
             return
@@ -66,9 +67,27 @@ def if_free(path: Path) -> Iterator[bool]:
         yield True
 
 
-def _wait(descriptor: int, notice: str) -> None:
+def _wait(files: contextlib.ExitStack, path: Path, notice: str) -> None:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(files, path, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         logger.warning(notice)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        _lock(files, path, fcntl.LOCK_EX)
+
+
+def _lock(files: contextlib.ExitStack, path: Path, operation: int) -> None:
+    """Locks a file until `files` are closed.
+
+    NFS locks only what is open for writing. Elsewhere it is opened for reading, as what is open for
+    writing keeps a disk from being made read-only.
+    """
+    for mode in (os.O_RDONLY, os.O_RDWR):
+        descriptor = os.open(path, mode)
+        files.callback(os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, operation)
+        except OSError as error:
+            if error.errno != errno.EBADF or mode == os.O_RDWR:
+                raise
+        else:
+            return

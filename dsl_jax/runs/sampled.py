@@ -11,12 +11,11 @@ from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.files import read_json, write_json
 from dsl_jax.keys import SAMPLER, purpose_key
 from dsl_jax.networks.sampler import Sampler
-from dsl_jax.runs.controlled import control_key, training_rows
+from dsl_jax.runs.controlled import training_rows, with_code_of
 from dsl_jax.runs.folder import RunFolder
 from dsl_jax.runs.lock import alone
-from dsl_jax.runs.steps import Training
+from dsl_jax.runs.steps import FIRST_TARGETS, Training
 from dsl_jax.runs.untrained import make_stages
-from dsl_jax.targets import controls
 from dsl_jax.targets.sampling import learn_sampler, split_rows
 from dsl_jax.targets.store import TargetStore
 
@@ -26,13 +25,41 @@ def sampled_targets(
 ) -> Sampler | SharedTargets:
     """What a training learns: what the sampler proposes, or for a control what is common to a
     class, or a random code in its place."""
-    sampler = _learned_once(run_folder, dataset, seed, step, progress)
+    sampler = sampler_learned_once(run_folder, dataset, seed, progress)
     if step.kind == "cycle":
         return sampler
     if step.kind == "class_part":
         return sampler.shared
-    key = control_key(seed, step.kind, 1)
-    return controls.with_code(key, sampler.shared, step.kind.removesuffix("_code"))
+    return with_code_of(seed, step.kind, sampler.shared)
+
+
+def sampler_learned_once(
+    run_folder: RunFolder, dataset: Dataset, seed: int, progress: bool
+) -> Sampler:
+    """A seed's sampler: learned from what was searched, unless it is kept already."""
+    folder = run_folder.folder
+    path, stages = sampler_file(folder, seed), make_stages(run_folder.config, dataset, seed)
+    with alone(path.parent, "learns the sampler"):
+        if not path.exists():
+            started = time.monotonic()
+            found = TargetStore.open(path.parent / FIRST_TARGETS)
+            rows = training_rows(dataset, found)
+            learned = learn_sampler(
+                purpose_key(seed, SAMPLER),
+                stages,
+                found,
+                dataset.normalize(dataset.train.images[rows]),
+                dataset.train.labels[rows],
+                dataset.num_classes,
+                run_folder.config.sampler,
+                progress=progress,
+            )
+            shares = [errors.tolist() for errors in learned.unexplained]
+            write_json(_errors_file(folder, seed), {"unexplained": shares})
+            learned.targets.save(path)
+            seconds = time.monotonic() - started
+            run_folder.note_search(seed, FIRST_TARGETS, "sampler", seconds)
+    return Sampler.load(path, stages)
 
 
 def check_sampler(dataset: Dataset, seed: int, count: int, config: SamplerConfig) -> None:
@@ -57,31 +84,3 @@ def unexplained(folder: Path, seed: int) -> list[list[float]]:
 
 def _errors_file(folder: Path, seed: int) -> Path:
     return sampler_file(folder, seed).with_suffix(".json")
-
-
-def _learned_once(
-    run_folder: RunFolder, dataset: Dataset, seed: int, step: Training, progress: bool
-) -> Sampler:
-    folder = run_folder.folder
-    path, stages = sampler_file(folder, seed), make_stages(run_folder.config, dataset, seed)
-    with alone(path.parent, "learns the sampler"):
-        if not path.exists():
-            started = time.monotonic()
-            found = TargetStore.open(path.parent / step.targets[0])
-            rows = training_rows(dataset, found)
-            learned = learn_sampler(
-                purpose_key(seed, SAMPLER),
-                stages,
-                found,
-                dataset.normalize(dataset.train.images[rows]),
-                dataset.train.labels[rows],
-                dataset.num_classes,
-                step.sampler,
-                progress=progress,
-            )
-            shares = [errors.tolist() for errors in learned.unexplained]
-            write_json(_errors_file(folder, seed), {"unexplained": shares})
-            learned.targets.save(path)
-            seconds = time.monotonic() - started
-            run_folder.note_search(seed, step.targets[0], "sampler", seconds)
-    return Sampler.load(path, stages)

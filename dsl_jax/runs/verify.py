@@ -191,6 +191,7 @@ def _verify_training(folder: Path) -> Iterator[Damage]:
 
     def train_again() -> None:
         (folder / "result.json").unlink(missing_ok=True)
+        (folder.parents[1] / "results.json").unlink(missing_ok=True)
         shutil.rmtree(folder / "model", ignore_errors=True)
 
     try:

@@ -122,7 +122,8 @@ def search_cost(config: RunConfig, images: int, step: Search | None = None) -> t
 
 def shared_search_cost(config: RunConfig, images: int, step: Search) -> tuple[int, float]:
     """`search_cost` of a search per class, whose candidates are tried on a few images each."""
-    shared = step.shared or config.shared
+    shared = step.shared
+    assert shared is not None
     count = shared.clusters * catalogue.facts(config.dataset).num_classes
     searched = min(images, count * shared.images_of_a_fitness)
     return count * candidates_per_class(config.search, shared), search_cost(config, searched)[1]

@@ -52,7 +52,8 @@ class Settings:
 
 
 class Point(NamedTuple):
-    """One setting: its name, the columns that say where it stands, what is run, what it costs."""
+    """One setting: its name, the columns that say where it stands, what is run, what it costs, and
+    the names of the points that it needs."""
 
     name: str
     columns: dict[str, Any]
@@ -60,6 +61,7 @@ class Point(NamedTuple):
     candidates: int = 0
     seconds: float = 0.0
     disk_bytes: int = 0
+    after: tuple[str, ...] = ()
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for its rows to be; plain data."""
@@ -142,10 +144,10 @@ def _given() -> list[str]:
 
 
 def refuse_overrides(*beginnings: str) -> None:
-    """Raises ValueError for a --config.FIELD that would be undone: the sweep itself sets it."""
+    """Raises ValueError for a --config.FIELD that a sweep sets itself, or does without."""
     for path in command_line.assigned("config"):
         if path.startswith(beginnings):
-            raise ValueError(f"config.{path} has no effect here: the sweep sets it")
+            raise ValueError(f"config.{path} has no effect here: the sweep sets it, or needs none")
 
 
 def configure(
@@ -160,7 +162,8 @@ def configure(
     scale = {f.name: getattr(settings, f.name) for f in dataclasses.fields(Settings)}
     scale = {name: value for name, value in scale.items() if value is not None}
     if "num_train" in scale:
-        available = catalogue.facts(dataset or command_line.DATASET.value).train_images
+        name = command_line.assigned("config").get("dataset", command_line.DATASET.value)
+        available = catalogue.facts(dataset or name).train_images
         scale["num_train"] = min(scale["num_train"], available)
     given = {name: scale[name] for name in scale if name in command_line.assigned("sweep")}
     return command_line.configure(
@@ -243,7 +246,7 @@ def missing(sweep: Sweep, folder: Path) -> list[Point]:
     """
     absent = []
     for point in sweep.points:
-        done = read_json(_file(folder, point))
+        done = read_json(_file(folder, point.name))
         if done is None:
             absent.append(point)
         elif changed := differences(_what_counts(point.identity()), _what_counts(done["identity"])):
@@ -276,14 +279,16 @@ def compute_free(sweep: Sweep, folder: Path, todo: Sequence[Point]) -> bool:
     """
     absent = {point.name for point in todo}
     before = {
-        point.config.dataset: read_json(_file(folder, point))["dataset"]
+        point.config.dataset: read_json(_file(folder, point.name))["dataset"]
         for point in sweep.points
         if point.name not in absent
     }
     last, found_one = None, False
     for number, point in enumerate(todo):
         with if_free(folder / "points" / ".locks" / point.name) as is_ours:
-            if not is_ours or _file(folder, point).exists():
+            if not is_ours or _file(folder, point.name).exists():
+                continue
+            if not all(_file(folder, name).exists() for name in point.after):
                 continue
             if last not in (None, point.config):
                 jax.clear_caches()  # a long sweep's programs would use up the process's memory maps
@@ -296,7 +301,7 @@ def compute_free(sweep: Sweep, folder: Path, todo: Sequence[Point]) -> bool:
                 )
             print(f"[{number + 1} of {len(todo)}] {point.name}", flush=True)
             result = {"notice": notice} | measure(sweep, point, config, dataset, folder)
-            write_text(_file(folder, point), json.dumps(result, indent=1))
+            write_text(_file(folder, point.name), json.dumps(result, indent=1))
             for path in (folder / "points" / point.name).glob("checkpoints-*"):
                 shutil.rmtree(path, ignore_errors=True)
             found_one = True
@@ -349,7 +354,7 @@ def _load_once(name, preset, num_train, validation_size):
 
 def write_results(sweep: Sweep, folder: Path, name: str) -> Path:
     """Writes rows.csv, the pictures and report.md from the points' files; returns the report."""
-    points = {point.name: read_json(_file(folder, point)) for point in sweep.points}
+    points = {point.name: read_json(_file(folder, point.name)) for point in sweep.points}
     rows = [row for point in points.values() for row in point["rows"]]
     if not sweep_rows.ended(rows):
         raise ValueError(f"no point of {folder} has a result; the points' files say why")
@@ -386,8 +391,8 @@ def _failures(name: str, point: dict[str, Any]) -> list[str]:
     ]
 
 
-def _file(folder: Path, point: Point) -> Path:
-    return folder / "points" / f"{point.name}.json"
+def _file(folder: Path, point: str) -> Path:
+    return folder / "points" / f"{point}.json"
 
 
 def _csv(rows: sweep_rows.Rows) -> str:

@@ -1,5 +1,8 @@
 """One process at a time."""
 
+import errno
+import fcntl
+import os
 import subprocess
 import sys
 import threading
@@ -53,6 +56,24 @@ def test_a_file_system_without_locks_is_warned_of(tmp_path, caplog, monkeypatch)
     with alone(tmp_path, "evaluates it"):
         pass
     assert "cannot be locked" in caplog.text and "see that no other process" in caplog.text
+
+
+def test_a_disk_that_locks_only_what_is_open_for_writing(tmp_path, caplog, monkeypatch):
+    """As NFS does, on which the nodes of a cluster share a folder."""
+    flock = fcntl.flock
+
+    def over_nfs(file, operation):
+        if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        return flock(file, operation)
+
+    monkeypatch.setattr(lock.fcntl, "flock", over_nfs)
+    path = tmp_path / "folder" / lock.LOCK
+    with alone(path.parent, "trains it"), if_free(path) as free:
+        assert not free
+    with if_free(path) as free:
+        assert free
+    assert not caplog.text
 
 
 def test_a_file_is_free_unless_another_holds_it(tmp_path, caplog, monkeypatch):
