@@ -172,9 +172,12 @@ def join(parts: Any, mesh: Mesh) -> Any:
 
 def on_one_device(tree: Any) -> Any:
     """Arrays that `replicate` made, on the first device alone; others as they are."""
-    return jax.tree.map(
-        lambda x: x.addressable_data(0) if len(x.sharding.device_set) > 1 else x, tree
-    )
+
+    def alone(x: Any) -> Any:
+        is_spread = isinstance(x, jax.Array) and len(x.sharding.device_set) > 1
+        return x.addressable_data(0) if is_spread else x
+
+    return jax.tree.map(alone, tree)
 
 
 def sharding(mesh: Mesh, *axes: str) -> NamedSharding:

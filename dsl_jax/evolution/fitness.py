@@ -60,6 +60,11 @@ def resolve(name: str) -> Fitness:
     return find("fitness", name)
 
 
+def ranked(fitness: jax.Array) -> jax.Array:
+    """Fitness by which to choose the best: what is not a number is worse than all else."""
+    return jnp.nan_to_num(fitness, nan=-jnp.inf)
+
+
 def as_cost(fitness: jax.Array) -> jax.Array:
     """Fitness as evosax has it, which minimises; and back again. The sign turns here alone."""
     return -fitness

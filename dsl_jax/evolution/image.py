@@ -16,7 +16,14 @@ import jax.numpy as jnp
 from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.devices import Array, largest_divisor
 from dsl_jax.evolution import fitness, strategies
-from dsl_jax.evolution.fitness import Fitness, Population, Stages, as_cost, evaluate_candidates
+from dsl_jax.evolution.fitness import (
+    Fitness,
+    Population,
+    Stages,
+    as_cost,
+    evaluate_candidates,
+    ranked,
+)
 from dsl_jax.evolution.operators import (
     Near,
     brought_near,
@@ -170,7 +177,7 @@ def _search_once(
         layer_key = computed_once(jax.random.fold_in(key, index))
         evaluate = partial(evaluate_candidates, stages[index + 1 :], label, fitness=rules.fitness)
         if start is not None and index > 0:
-            fitter = jnp.argmax(jnp.nan_to_num(evaluate(candidates), nan=-jnp.inf))
+            fitter = jnp.argmax(ranked(evaluate(candidates)))
             candidates = candidates[fitter][None]
         if len(candidates) == 1 and layer.generations:
             copies_key = computed_once(jax.random.fold_in(layer_key, 0))
@@ -220,9 +227,13 @@ def _under_noise(
     )
 
     def mean_fitness(candidates: jax.Array) -> jax.Array:
+        def disturbed_one(h: jax.Array, noise: jax.Array) -> jax.Array:
+            whole = h.astype(jnp.float32)  # what comes from a stage is not normalised
+            moved = normalize(normalize(whole) + config.fitness_noise * noise)
+            return (jnp.mean(whole) + jnp.std(whole) * moved).astype(h.dtype)
+
         def disturbed(noise: jax.Array) -> jax.Array:
-            moved = jax.vmap(normalize)(candidates + config.fitness_noise * noise[None])
-            return evaluate(moved.astype(candidates.dtype))
+            return evaluate(jax.vmap(disturbed_one, (0, None))(candidates, noise))
 
         return jnp.mean(jax.lax.map(disturbed, noises), axis=0)
 
@@ -282,7 +293,7 @@ def evolve_layer(
     """
     population = Population(candidates, evaluate(candidates))
     if not layer.generations:
-        best = jnp.argmax(jnp.nan_to_num(population.fitness, nan=-jnp.inf))
+        best = jnp.argmax(ranked(population.fitness))
         return candidates[best][None], population.fitness[best][None]
     if rules.strategy is not None:  # evosax computes in float32
         population = population._replace(candidates=candidates.astype(jnp.float32))

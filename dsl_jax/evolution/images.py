@@ -42,13 +42,15 @@ def search(
 
     Image i uses the random numbers of `fold_in(key, ids[i])` alone, and every chunk is padded to
     one shape: a result does not depend on the order of the images, their neighbours, their number
-    or the number of devices, bit for bit. On a CPU as many threads as there are cores search an
+    or the number of devices, bit for bit (of one `chunk_size`: give it on an accelerator, where the
+    default depends on the memory). On a CPU as many threads as there are cores search an
     image each; they see JAX's global configuration, not that of a context such as
     `with jax.default_matmul_precision(...)`.
 
     Args:
       key: a `jax.random` key.
-      stages: L functions, see `search_image`; with weights: `jax.tree_util.Partial`.
+      stages: L functions, see `search_image`; with weights: `jax.tree_util.Partial`. What another
+        function takes from around it is compiled into the search: if that changes, make a new one.
       images: [N, H, W, C] normalised float32.
       labels: [N] integers.
       config: a `SearchConfig` with L layers.

@@ -44,7 +44,7 @@ class SharedSearch(NamedTuple):
       targets: a `SharedTargets`, which `learn` takes.
       fitness: for each layer float32 [C * K, generations + 1], the best mean log-likelihood of a
         class's images in every generation, the initial population's first.
-      candidates: how many were tried, each on all images of its class.
+      candidates: how many were tried, each on the images of a fitness.
     """
 
     targets: SharedTargets
@@ -67,8 +67,10 @@ def search_shared(
     A layer's candidates are directions. They start as smoothed noise, and are recombined, mutated
     and selected by the paper's operators, or the strategy that config names. Their fitness is the
     mean over the class's images, each of which is moved by the candidate and given to the rest of
-    the network. The next layer sees the images as the best direction has moved them. The logits
-    are evolved as in `search`, from the mean of the class's. A class has random numbers of its own:
+    the network. A block of 0 generations takes the best of the first ones. The next layer sees the
+    images as the direction that is kept has moved them: the best, or with the target "parent_mean"
+    the mean of the parents. The logits are evolved as in `search`, from the mean of the class's. A
+    class has random numbers of its own:
     what is found for it does not depend on the other classes. On a CPU as many threads as there are
     cores search a class each.
 
@@ -128,10 +130,20 @@ def class_searches(
             f"fresh_images is {fresh}: with the strategy {config.strategy!r}, which keeps the "
             "fitness of earlier generations, it must be None"
         )
+    if fresh is not None and config.stop_probability < 1:
+        raise ValueError(
+            f"fresh_images is {fresh}: with a stop_probability below 1, for which other images may "
+            "have been good enough, it must be None"
+        )
     stages, rules, key = as_pytrees(stages), rules_of(config), philox_key(key)
     centres, rows = None, labels
     if shared.clusters > 1:
         centres, rows = _clusters(key, stages, images, labels, num_classes, shared)
+        if len(empty := np.setdiff1d(np.arange(num_classes * shared.clusters), rows)):
+            raise ValueError(
+                f"clusters is {shared.clusters}: in class {empty[0] // shared.clusters} one has no "
+                "image; set fewer, or more images_per_class"
+            )
 
     def search_class(row: int) -> FoundForClass:
         label, cluster = divmod(row, shared.clusters)
@@ -193,7 +205,8 @@ def candidates_per_class(config: SearchConfig, shared: SharedConfig) -> int:
     *blocks, logits = (layer.generations for layer in config.layers)
     children = config.num_children * (sum(blocks) + logits)
     again = config.num_parents * sum(blocks) if shared.fresh_images else 0
-    return children + again + config.population_size * len(config.layers)
+    first = config.population_size * len(blocks) + (config.population_size if logits else 1)
+    return first + children + again
 
 
 @partial(jax.jit, static_argnames=("rules", "fresh"))
@@ -227,7 +240,9 @@ def _search_class(
         if is_last:
             evaluate = alone
             start = standardize(jnp.mean(h, axis=0), kind)[None]
-            candidates = with_copies(start_key, start, evaluate, layer, config, kind)
+            candidates = start
+            if layer.generations:
+                candidates = with_copies(start_key, start, evaluate, layer, config, kind)
         else:
             evaluate = partial(_mean_fitness, h, cosines[index], alone)
             if fresh is not None:

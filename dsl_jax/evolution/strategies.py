@@ -21,7 +21,7 @@ import numpy as np
 import optax
 
 from dsl_jax.config import PAPERS_STRATEGY, LayerSchedule, SearchConfig
-from dsl_jax.evolution.fitness import Population, as_cost
+from dsl_jax.evolution.fitness import Population, as_cost, ranked
 from dsl_jax.evolution.operators import Near, noise_basis, spread, standardize
 from dsl_jax.names import find
 
@@ -204,6 +204,5 @@ def _joined(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def _best_of(population: Population, count: int) -> Population:
     """The best `count` of at least so many, best first."""
-    ranked = jnp.nan_to_num(population.fitness, nan=-jnp.inf)
-    best, order = jax.lax.top_k(ranked, count)
+    best, order = jax.lax.top_k(ranked(population.fitness), count)
     return Population(population.candidates[order], best)

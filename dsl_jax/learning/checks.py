@@ -104,7 +104,13 @@ def _check_targets(network: nnx.Module, dataset: Dataset, arrays: Sequence[np.nd
 def check_shared_targets(network: nnx.Module, dataset: Dataset, targets: Any) -> None:
     """Raises ValueError unless `SharedTargets`, or those of a `Sampler`, are finite, of the
     network's shapes and of all classes."""
-    targets = targets if isinstance(targets, SharedTargets) else targets.shared
+    is_sampler = not isinstance(targets, SharedTargets)
+    targets = targets.shared if is_sampler else targets
+    if is_sampler and (targets.centres is not None or targets.propagates):
+        raise ValueError(
+            "the sampler's shared targets are those of clusters, or of a search that goes on from "
+            "moved images: give it what class_part_targets returns"
+        )
     _check_shapes(network, dataset, (*targets.directions, targets.logits))
     for array in (*targets.directions, targets.logits):
         clusters, rest = divmod(len(array), dataset.num_classes)

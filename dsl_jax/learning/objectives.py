@@ -95,5 +95,5 @@ def sgd_objective(
 ) -> jax.Array:
     """Cross-entropy, end to end."""
     del config
-    logits = network.head(network.representations(images)[-1])
+    logits = network.head(network.representations(images)[-1]).astype(jnp.float32)
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))

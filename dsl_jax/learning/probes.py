@@ -45,18 +45,20 @@ def linear_probe(dataset: Dataset, network: ConvNet | None = None) -> Probe:
     inputs = features(train.images)
     scale = max(float(np.sqrt(np.mean(np.square(inputs)))), 1e-12)
 
-    def score(model: Any, split: Split) -> tuple[float, float]:
+    def score(model: Any, inputs: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
         """Accuracy and mean cross-entropy; a class that was never seen has probability 1e-12."""
-        probabilities = np.full((len(split.labels), dataset.num_classes), 1e-12)
-        probabilities[:, model.classes_] = model.predict_proba(features(split.images) / scale)
-        own = probabilities[np.arange(len(split.labels)), split.labels]
-        right = probabilities.argmax(axis=1) == split.labels
+        probabilities = np.full((len(labels), dataset.num_classes), 1e-12)
+        probabilities[:, model.classes_] = model.predict_proba(inputs)
+        own = probabilities[np.arange(len(labels)), labels]
+        right = probabilities.argmax(axis=1) == labels
         return float(right.mean()), float(-np.log(np.maximum(own, 1e-12)).mean())
 
     models = [_fitted(inverse, inputs / scale, train.labels) for inverse in INVERSE_PENALTIES]
-    accuracies = [score(model, dataset.validation)[0] for model in models]
+    seen = features(dataset.validation.images) / scale
+    accuracies = [score(model, seen, dataset.validation.labels)[0] for model in models]
     best = int(np.argmax(accuracies))
-    return Probe(*score(models[best], dataset.test), accuracies[best])
+    unseen = features(dataset.test.images) / scale
+    return Probe(*score(models[best], unseen, dataset.test.labels), accuracies[best])
 
 
 def _fitted(inverse_penalty: float, inputs: np.ndarray, labels: np.ndarray) -> Any:

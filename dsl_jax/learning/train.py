@@ -118,7 +118,7 @@ def learn(
       checkpoints: where to keep and find the state of an interrupted training, which may go on
         with another number of devices.
       measure: called with the network after each validated epoch, in evaluation mode; what it
-        returns joins the epoch's record.
+        returns joins the epoch's record. The network is gone when the next step begins.
       on_epoch: given each epoch's record, before the state is kept: those of epochs that an
         interruption lost come again.
       progress: a name, to show a bar under it.

@@ -25,7 +25,7 @@ def check_learner(network: nnx.Module) -> None:
     check_network(network)
     for path, module in nnx.iter_modules(network):
         name = "rate" if isinstance(module, nnx.Dropout) else "dropout_rate"
-        if getattr(module, name, 0) > 0:
+        if (getattr(module, name, 0) or 0) > 0:
             where = ".".join(map(str, path))
             raise ValueError(f"{where} drops out at random, which learning does not do: {name}=0")
 

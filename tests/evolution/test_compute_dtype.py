@@ -13,7 +13,7 @@ from toy_search import CONFIG, KEY, STAGES, data
 import dsl_jax as dsl
 from dsl_jax.evolution.image import rules_of, search_image
 from dsl_jax.evolution.images import as_pytrees, search
-from dsl_jax.evolution.operators import reproduce, smoothed_noise
+from dsl_jax.evolution.operators import noise_basis, reproduce, smoothed_noise
 
 NARROW = dataclasses.replace(CONFIG, compute_dtype="bfloat16")
 WIDE, BRAIN = jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)
@@ -35,8 +35,9 @@ def test_candidates_and_noise_are_bfloat16_logits_and_fitness_are_not():
     # What a generation hands to the next, layer by layer: parents [k, ...].
     for shape, dtype in (("4,4,3", "bf16"), ("7", "bf16"), ("5", "f32")):
         assert f"{dtype}[{CONFIG.num_parents},{shape}]" in narrow
+    few = noise_basis((4, 4), CONFIG.layers[0].smoothing_passes, truncation=1e-3).shape[1]
     for count in children:
-        assert f"bf16[{count},7]" in narrow  # noise of vectors
+        assert f"bf16[{few},{3 * count}]" in narrow  # what smoothing turns into noise
         assert f"bf16[{count},5]" not in narrow  # logits
 
 

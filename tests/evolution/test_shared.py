@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from toy_search import CONFIG, KEY, STAGES, data, logits_stage, vector_stage
+from toy_search import CONFIG, KEY, STAGES, data, image_stage, logits_stage, vector_stage
 
 from dsl_jax.config import SharedConfig
 from dsl_jax.evolution.image import SearchResult
@@ -67,6 +67,24 @@ def test_fitness_rises_and_is_the_mean_over_the_images_as_the_direction_moves_th
             np.testing.assert_allclose(result.fitness[block][label, -1], expected, atol=1e-5)
         last = likelihood(result.targets.logits[[label]], label)[0]
         np.testing.assert_allclose(result.fitness[-1][label, -1], last, atol=1e-5)
+
+
+def test_the_next_layer_sees_the_images_as_the_kept_direction_has_moved_them():
+    """With the parents' mean, the best of a first population alone, and the logits as they came."""
+    layers = (CONFIG.layers[0], *(dataclasses.replace(x, generations=0) for x in CONFIG.layers[1:]))
+    result = found(dataclasses.replace(CONFIG, target="parent_mean", layers=layers))
+    for label in range(5):
+        h = np.asarray(image_stage(IMAGES[label == LABELS][:4]))
+        first, second = (directions[label] for directions in result.targets.directions)
+        h = np.stack([moved(n, first, COSINES[0]) for n in h]).astype(np.float32)
+        h = np.stack([moved(n, second, COSINES[1]) for n in np.asarray(vector_stage(h))])
+        logits = np.asarray(logits_stage(h.astype(np.float32)))
+        expected = likelihood(logits, label).mean()
+        np.testing.assert_allclose(result.fitness[1][label], [expected], atol=1e-5)
+        mean = logits.mean(axis=0)
+        assert abs(np.corrcoef(result.targets.logits[label], mean)[0, 1] - 1) < 1e-5
+    # 18 directions in each block's first population, 14 children in each of 8 generations.
+    assert result.candidates == 5 * (2 * 18 + 8 * 14 + 1)
 
 
 def test_a_class_has_its_own_random_numbers_and_no_neighbours(result):
@@ -143,9 +161,12 @@ def test_each_generation_is_judged_by_images_of_its_own():
 
 
 def test_fresh_images_are_for_the_papers_strategy():
-    config = dataclasses.replace(CONFIG, strategy="SimulatedAnnealing")
-    with pytest.raises(ValueError, match="fresh_images is 2: with the strategy"):
-        found(config, fresh_images=2)
+    for change, message in (
+        ({"strategy": "SimulatedAnnealing"}, "fresh_images is 2: with the strategy"),
+        ({"stop_probability": 0.9}, "fresh_images is 2: with a stop_probability below 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            found(dataclasses.replace(CONFIG, **change), fresh_images=2)
 
 
 def test_each_cluster_of_a_class_has_a_direction_of_its_own_for_its_own_images():

@@ -276,6 +276,19 @@ def test_a_training_goes_on_with_another_number_of_devices(first, then, tmp_path
 # ---- evaluation
 
 
+def test_a_network_may_hold_an_array_of_numpys():
+    class Scaled(Network):
+        def __init__(self):
+            super().__init__()
+            self.scale = nnx.Variable(np.array(2, np.float32))
+
+        def representations(self, images):
+            return super().representations(images * self.scale[...])
+
+    result = learn_sgd(KEY, Scaled(), DATASET, CONFIG)
+    assert result.network.scale[...] == 2
+
+
 def test_a_network_may_hold_random_keys():
     state = nnx.state(nnx.Dropout(0.5, rngs=nnx.Rngs(0)))
     there = on_one_device(replicate(state, mesh_of(4)))

@@ -94,3 +94,9 @@ def test_what_does_not_fit_the_network_is_refused(changes, message):
     targets = SHARED.replace(**changes)
     with pytest.raises(ValueError, match=message):
         learn(KEY, make(), DATASET, targets, CONFIG)
+
+
+def test_a_sampler_takes_no_targets_of_clusters_or_of_moved_images():
+    sampler = Sampler(SHARED, SAMPLER.weights)  # SHARED propagates
+    with pytest.raises(ValueError, match="give it what class_part_targets returns"):
+        learn(KEY, make(), DATASET, sampler, CONFIG)

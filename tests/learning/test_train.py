@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from drawn_keys import recording_key
 from flax import nnx
 from stripes import DATASET, leaves, make, targets
 
@@ -185,11 +186,12 @@ def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_checkpoint(
     assert checkpoints.saved is None
 
 
-def test_no_key_is_used_twice():
-    with jax.debug_key_reuse(True):
-        learn_sgd(
-            jax.random.key(3), make(), DATASET, dataclasses.replace(CONFIG, epochs=1, augment=True)
-        )
+def test_no_two_draws_have_the_same_key():
+    key = recording_key(3, drawn := [], name="it tells")
+    config = dataclasses.replace(CONFIG, epochs=2, augment=True)
+    result = learn_sgd(key, make(), DATASET, config)
+    jax.effects_barrier()
+    assert len(set(drawn)) == len(drawn) >= len(result.history)
 
 
 def test_steps_in_one_program_are_those_taken_one_by_one(monkeypatch):
