@@ -49,7 +49,7 @@ class LearnConfig:
       validate_every: epochs between two validations; the last epoch is always validated.
       compute_dtype: "float32", or "bfloat16": what the network's `nnx.Conv`s take and return in a
           step of training, their gradients too, so also what follows one, up to a BatchNorm. The
-          stem, parameters, statistics, losses, evaluation and the head are float32.
+          stem, parameters, statistics, losses and evaluation are float32, and a `ConvNet`'s head.
     """
 
     epochs: int = 90

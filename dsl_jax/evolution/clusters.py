@@ -9,7 +9,7 @@ import numpy as np
 
 from dsl_jax.devices import Array
 
-GRID = 4  # features are means over so many rows and columns of parts of an image
+GRID = 4  # features are an image's smoothed values at so many rows and columns
 
 
 def features(h: jax.Array) -> jax.Array:

@@ -137,7 +137,8 @@ def representations_of(
     """What a network, with the statistics that it holds, makes of a split's images.
 
     Returns:
-      Its representations and, last, its logits: a float32 [N, ...] each, on the host.
+      Its representations and, last, its logits: [N, ...] each, on the host, of the dtypes that the
+      network computes.
     """
     return in_batches(_still(network, dataset), split.images, batch_size)
 
@@ -146,7 +147,7 @@ def logits_of(network: nnx.Module, dataset: Dataset, split: Split) -> np.ndarray
     """What a network, with the statistics that it holds, says of a split's images.
 
     Returns:
-      float32 [N, classes], on the host.
+      [N, classes], on the host, of the dtype that the network computes.
     """
     outputs = _still(network, dataset)
     return in_batches(lambda images: outputs(images)[-1], split.images)
