@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -15,6 +16,7 @@ from dsl_jax import measures
 from dsl_jax.files import read_json
 from dsl_jax.keys import SEARCH, purpose_key
 from dsl_jax.presets import get_preset
+from dsl_jax.runs.lock import if_free
 from dsl_jax.runs.untrained import make_stages
 
 SCRIPTS = (
@@ -118,6 +120,45 @@ def test_a_dry_run_of_a_sweep_refuses_what_the_sweep_would(experiment, tmp_path,
         assert experiment("fitness_scaling")(*tiny, *flags, "--dry_run") == 2
         assert message in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("name", "flag", "message"),
+    [
+        ("accuracy_scaling", "--config.target_controls=permuted", "target_controls has no effect"),
+        ("learnable", "--config.searched=per_class", "config.searched has no effect here"),
+        ("what_targets_carry", "--config.searched=per_class", "config.searched has no effect here"),
+        ("starts", "--config.learn.epochs=3", "config.learn.epochs has no effect here"),
+        ("full_data", "--num_train=90", "--num_train has no effect here: set --sweep.sizes"),
+        ("full_data", "--sweep.num_train=90", "sweep.num_train has no effect here"),
+        ("full_data", "--config.search.num_searches=2", "a search per_class has only one"),
+        ("ladders", "--seed=3", "--seed has no effect: kept sweeps are read"),
+    ],
+)
+def test_a_flag_without_effect_is_refused(name, flag, message, experiment, tmp_path, capsys):
+    flags = [] if name == "ladders" else ["--dataset=digits", "--preset=smoke", "--dry_run"]
+    assert experiment(name)(*flags, flag, f"--output_dir={tmp_path / 'new'}") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_dataset_set_as_a_field_has_its_own_number_of_images(experiment, tmp_path, capsys):
+    flags = ["--config.dataset=digits", "--dry_run", f"--output_dir={tmp_path / 'new'}"]
+    assert experiment("choices")(*flags) == 0
+    assert "digits" in capsys.readouterr().out
+
+
+def test_what_needs_other_points_waits_for_those_of_other_processes(tmp_path, monkeypatch):
+    from common import sweeps
+
+    config, data = get_preset("smoke", "digits"), SimpleNamespace(name="digits")
+    monkeypatch.setattr(sweeps, "_load", lambda config: (data, config, None))
+    points = [sweeps.Point(name, {}, config) for name in ("one", "other")]
+    points.append(sweeps.Point("both", {}, config, after=("one", "other")))
+    sweep = sweeps.Sweep(points, lambda point, *_: [{"found": point.name}], None, None)
+    with if_free(tmp_path / "points/.locks/one") as theirs:
+        assert theirs
+        assert [point.name for point in sweeps.compute(sweep, tmp_path)] == ["one", "both"]
+    assert sweeps.compute(sweep, tmp_path) == []
 
 
 # ---- fitness

@@ -154,6 +154,16 @@ def test_ladders_stand_side_by_side(experiment, tmp_path, capsys):
     assert (folder / "ladders.png").stat().st_size > 10_000
 
 
+def test_where_the_searched_targets_diverged_there_is_no_ladder():
+    """None of the controls may take their place."""
+    module = importlib.import_module("what_targets_carry")
+    folder = Path(__file__).parents[2] / "results" / "carry-cifar10_map"
+    points = [json.loads(path.read_text()) for path in sorted(folder.glob("points/*.json"))]
+    rows = module.with_predictions([row for point in points for row in point["rows"]], folder)
+    assert all(ladder.searched for ladder in module.ladders(rows))
+    assert not list(module.ladders([row for row in rows if row["kind"] != "cycle"]))
+
+
 @pytest.mark.parametrize(
     ("sweeps", "message"),
     [
