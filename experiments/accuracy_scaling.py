@@ -107,12 +107,10 @@ def table(rows: sweep_rows.Rows) -> str:
     )
 
 
-FIXED = (*POPULATION, "variants", "target_controls", "searched")
-
-
 def run_all() -> None:
     """The sweep, as the command line says."""
-    sweeps.run("accuracy_scaling", SCALES, define, fixed=FIXED)
+    fixed = (*POPULATION, "variants", "target_controls", "searched")
+    sweeps.run("accuracy_scaling", SCALES, define, fixed=fixed)
 
 
 if __name__ == "__main__":

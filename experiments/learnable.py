@@ -160,12 +160,10 @@ def draw(rows: sweep_rows.Rows):
     return {"learnable": (plots.plot_accuracy(dots, "validation"), caption)}
 
 
-FIXED = ("variants", "sgd_groups", "target_controls", "searched")
-
-
 def run_all() -> None:
     """The sweep, as the command line says."""
-    sweeps.run("learnable", SCALES, define, fixed=FIXED)
+    fixed = ("variants", "sgd_groups", "target_controls", "searched")
+    sweeps.run("learnable", SCALES, define, fixed=fixed)
 
 
 if __name__ == "__main__":

@@ -70,9 +70,8 @@ def search_shared(
     the network. A block of 0 generations takes the best of the first ones. The next layer sees the
     images as the direction that is kept has moved them: the best, or with the target "parent_mean"
     the mean of the parents. The logits are evolved as in `search`, from the mean of the class's. A
-    class has random numbers of its own:
-    what is found for it does not depend on the other classes. On a CPU as many threads as there are
-    cores search a class each.
+    class has random numbers of its own: what is found for it does not depend on the other classes.
+    On a CPU as many threads as there are cores search a class each.
 
     Args:
       key: a `jax.random` key.

@@ -1,5 +1,7 @@
 """The rows of a sweep: how they are chosen, named, and made into curves and tables."""
 
+import csv
+import io
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -137,3 +139,13 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A Markdown table; floats with four significant digits."""
     text = [[f"{x + 0.0:.4g}" if isinstance(x, float) else str(x) for x in row] for row in rows]
     return markdown_table(list(header), text)
+
+
+def as_csv(rows: Rows) -> str:
+    """A line a row, with the columns of all."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -10,10 +10,8 @@ A later call may add points to a folder, but not change one. Several calls at a 
 points; each is computed by one of them.
 """
 
-import csv
 import dataclasses
 import functools
-import io
 import json
 import shutil
 import time
@@ -358,7 +356,7 @@ def write_results(sweep: Sweep, folder: Path, name: str) -> Path:
     rows = [row for point in points.values() for row in point["rows"]]
     if not sweep_rows.ended(rows):
         raise ValueError(f"no point of {folder} has a result; the points' files say why")
-    write_text(folder / "rows.csv", _csv(rows))
+    write_text(folder / "rows.csv", sweep_rows.as_csv(rows))
     rows = sweep.complete(rows, folder)
     minutes = sum(point["seconds"] for point in points.values()) / 60
     hardware = dict.fromkeys(
@@ -393,12 +391,3 @@ def _failures(name: str, point: dict[str, Any]) -> list[str]:
 
 def _file(folder: Path, point: str) -> Path:
     return folder / "points" / f"{point}.json"
-
-
-def _csv(rows: sweep_rows.Rows) -> str:
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

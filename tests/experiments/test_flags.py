@@ -1,0 +1,28 @@
+"""Flags of the sweeps that have no effect, or one on another."""
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("name", "flag", "message"),
+    [
+        ("accuracy_scaling", "--config.target_controls=permuted", "target_controls has no effect"),
+        ("learnable", "--config.searched=per_class", "config.searched has no effect here"),
+        ("what_targets_carry", "--config.searched=per_class", "config.searched has no effect here"),
+        ("starts", "--config.learn.epochs=3", "config.learn.epochs has no effect here"),
+        ("full_data", "--num_train=90", "--num_train has no effect here: set --sweep.sizes"),
+        ("full_data", "--sweep.num_train=90", "sweep.num_train has no effect here"),
+        ("full_data", "--config.search.num_searches=2", "a search per_class has only one"),
+        ("ladders", "--seed=3", "--seed has no effect: kept sweeps are read"),
+    ],
+)
+def test_a_flag_without_effect_is_refused(name, flag, message, experiment, tmp_path, capsys):
+    flags = [] if name == "ladders" else ["--dataset=digits", "--preset=smoke", "--dry_run"]
+    assert experiment(name)(*flags, flag, f"--output_dir={tmp_path / 'new'}") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_dataset_set_as_a_field_has_its_own_number_of_images(experiment, tmp_path, capsys):
+    flags = ["--config.dataset=digits", "--dry_run", f"--output_dir={tmp_path / 'new'}"]
+    assert experiment("choices")(*flags) == 0
+    assert "digits" in capsys.readouterr().out
