@@ -30,7 +30,7 @@ from dsl_jax.runs.folder import RunFolder, find_targets
 from dsl_jax.runs.lock import alone
 from dsl_jax.runs.loggers import Logger
 from dsl_jax.runs.results import Result, Trained
-from dsl_jax.runs.sampled import check_sampler, sampled_targets, sampler_learned_once
+from dsl_jax.runs.sampled import check_sampler, learn_sampler_once, sampled_targets
 from dsl_jax.runs.steps import FIRST_TARGETS, Search, Training, steps, trainings
 from dsl_jax.runs.untrained import make_network, make_stages, network_arguments
 from dsl_jax.runs.verify import repair_run
@@ -183,7 +183,7 @@ def search_targets(
         on_chunk=note_seconds,
     )
     if step.first is not None:
-        sampler_learned_once(run_folder, dataset, seed, progress)
+        learn_sampler_once(run_folder, dataset, seed, stages, progress)
 
 
 def stages_and_images(

@@ -6,7 +6,6 @@ Each folder is one that what_targets_carry.py has filled; its rows and predictio
 nothing is computed. Of each the preset's own search is shown, first cycle, the first G.
 """
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,6 @@ import what_targets_carry
 from common import command_line, plan, sweep_rows
 
 from dsl_jax.config import from_dict
-from dsl_jax.data import catalogue
 from dsl_jax.files import read_json, replacing, write_text
 from dsl_jax.reports import plots
 from dsl_jax.reports.intervals import Interval
@@ -64,9 +62,8 @@ def read_sweep(folder: Path) -> Column:
                 short_name(name, variant): one
                 for name, one in what_targets_carry.differences(ladder).items()
             }
-    asked, name = from_dict(points[0]["identity"]["config"]), rows[0]["dataset"]
-    most = catalogue.facts(name).train_images  # mnist_5k may have taken mnist's place
-    config = dataclasses.replace(asked, dataset=name, num_train=min(asked.num_train or most, most))
+    name = rows[0]["dataset"]
+    config = plan.for_dataset(from_dict(points[0]["identity"]["config"]), name)
     images, _ = plan.image_counts(config)
     return Column(f"{name}, {images:,}", accuracies, differences)
 

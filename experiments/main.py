@@ -27,7 +27,6 @@ from common.refusals import absent, check_data, take_away, try_folder
 import dsl_jax
 from dsl_jax import config as configs
 from dsl_jax import pipeline, presets
-from dsl_jax.data import catalogue
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.data.load import foresee, load_or_substitute
 from dsl_jax.jobs import is_first, wait_for_first
@@ -188,11 +187,7 @@ def on_data(
     notice: str | None = None,
 ) -> Resolved:
     """The settings asked for on the data of a name, which may have taken others' place."""
-    config = asked
-    if name != asked.dataset:
-        available = catalogue.facts(name).train_images
-        size = min(asked.num_train or available, available)
-        config = dataclasses.replace(asked, dataset=name, num_train=size)
+    config = plan.for_dataset(asked, name)
     folder = choose_folder(asked, name)
     report = None if _REPAIR.value else finished_report(folder, config, asked.dataset)
     return Resolved(asked, config, folder, report, dataset, notice)

@@ -7,6 +7,7 @@ import numpy as np
 
 from dsl_jax.config import SamplerConfig
 from dsl_jax.data.dataset import Dataset
+from dsl_jax.evolution.fitness import Stages
 from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.files import read_json, write_json
 from dsl_jax.keys import SAMPLER, purpose_key
@@ -25,7 +26,9 @@ def sampled_targets(
 ) -> Sampler | SharedTargets:
     """What a training learns: what the sampler proposes, or for a control what is common to a
     class, or a random code in its place."""
-    sampler = sampler_learned_once(run_folder, dataset, seed, progress)
+    stages = make_stages(run_folder.config, dataset, seed)
+    learn_sampler_once(run_folder, dataset, seed, stages, progress)
+    sampler = Sampler.load(sampler_file(run_folder.folder, seed), stages)
     if step.kind == "cycle":
         return sampler
     if step.kind == "class_part":
@@ -33,12 +36,12 @@ def sampled_targets(
     return with_code_of(seed, step.kind, sampler.shared)
 
 
-def sampler_learned_once(
-    run_folder: RunFolder, dataset: Dataset, seed: int, progress: bool
-) -> Sampler:
-    """A seed's sampler: learned from what was searched, unless it is kept already."""
+def learn_sampler_once(
+    run_folder: RunFolder, dataset: Dataset, seed: int, stages: Stages, progress: bool
+) -> None:
+    """Learns a seed's sampler from what was searched in these stages, unless it is kept already."""
     folder = run_folder.folder
-    path, stages = sampler_file(folder, seed), make_stages(run_folder.config, dataset, seed)
+    path = sampler_file(folder, seed)
     with alone(path.parent, "learns the sampler"):
         if not path.exists():
             started = time.monotonic()
@@ -59,7 +62,6 @@ def sampler_learned_once(
             learned.targets.save(path)
             seconds = time.monotonic() - started
             run_folder.note_search(seed, FIRST_TARGETS, "sampler", seconds)
-    return Sampler.load(path, stages)
 
 
 def check_sampler(dataset: Dataset, seed: int, count: int, config: SamplerConfig) -> None:

@@ -4,6 +4,7 @@ The time is an estimate: a model of the work, with factors measured once on a CP
 scaled by how fast this machine does a short piece of the same kind of work now.
 """
 
+import dataclasses
 import functools
 import math
 import time
@@ -54,6 +55,15 @@ def image_counts(config: RunConfig) -> tuple[int, int]:
     name, available = config.dataset, catalogue.facts(config.dataset).train_images
     taken, validation = split_sizes(name, available, config.num_train, config.validation_size)
     return taken - validation, validation
+
+
+def for_dataset(config: RunConfig, name: str) -> RunConfig:
+    """The settings on the data of a name, which may have taken others' place and be fewer."""
+    if name == config.dataset:
+        return config
+    available = catalogue.facts(name).train_images
+    size = min(config.num_train or available, available)
+    return dataclasses.replace(config, dataset=name, num_train=size)
 
 
 def make_plan(config: RunConfig, *, is_searched: bool = True) -> Plan:
