@@ -11,14 +11,18 @@ moved in a direction that is searched for the class) and "channel_code" (natural
 of the class). These share the cosines to the natural representation that searched targets have, and
 but for "per_class" the logits. "per_class_code" is "per_class" with the random code in place of the
 direction, and the same logits. "sampler" is "class_part", and what a small network, which has
-learned from the few searches, makes of the image besides. Settings, each --sweep.NAME=VALUE
+learned from the few searches, makes of the image besides. "again" are the searched targets,
+searched once more in a network that has learned from them, with --config.later_cycles[0];
+"cross_fitted" likewise, each image in a network that has not learned from it; "again_permuted" and
+"cross_fitted_permuted" are those of another image of its class. Settings, each --sweep.NAME=VALUE
 (laptop's): sizes, of training images, validation not counted (2000, 5000); methods (sgd_g1, sgd_g2,
 class_part, per_class, channel_code); searched_images, the few (1000); images_per_class, of a
 class's search (32); fresh_images, of these drawn anew in each generation (0: all, always);
-clusters, of a class (1); validation_size (1000); num_seeds (1); changes, what is set for a size, a
-method, or both, such as "2000:learn.learning_rate=2|2000-sgd_g1:sgd.learning_rate=0.1" (none);
-probes, whether to measure how well the training images are learned, and how well a new linear head
-does on the trained body (False).
+clusters, of a class (1); folds, among which images are dealt out to be cross-fitted (4);
+validation_size (1000); num_seeds (1); changes, what is set for a size, a method, or both, such as
+"2000:learn.learning_rate=2|2000-sgd_g1:sgd.learning_rate=0.1" (none); probes, whether to measure
+how well the training images are learned, and how well a new linear head does on the trained body
+(False).
 """
 
 import dataclasses
@@ -33,22 +37,19 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, curves, few_searches, plan, sweep_points, sweep_rows, sweeps
+from common import whole_searches as whole
 from common.overrides import override, parse_options
 from what_targets_carry import in_text, keep_predictions, less, with_predictions
 
-from dsl_jax import pipeline
 from dsl_jax.config import RunConfig, SharedConfig
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.learning.evaluation import logits_of
 from dsl_jax.learning.probes import MOST_IMAGES, linear_probe
-from dsl_jax.runs.controlled import control_key
-from dsl_jax.runs.folder import RunFolder
-from dsl_jax.runs.steps import FIRST_TARGETS, Search
-from dsl_jax.targets import controls
 from dsl_jax.values import one_of
 
 SGD = ("sgd_g1", "sgd_g2", "sgd_g3")
-STORED = ("searched", "permuted")  # these need a search of every image
+AGAIN = ("again", "again_permuted", "cross_fitted", "cross_fitted_permuted")
+STORED = ("searched", "permuted", *AGAIN)  # these need a search of every image
 SHARED = ("class_part", "per_class", "channel_code", "per_class_code", "sampler")
 # What a method is compared with: the first of these that was trained.
 CONTROLS = {
@@ -56,6 +57,8 @@ CONTROLS = {
     "class_part": ("channel_code",),
     "per_class": ("per_class_code", "channel_code"),  # the first with a method's own logits
     "sampler": ("class_part",),
+    "again": ("again_permuted",),
+    "cross_fitted": ("cross_fitted_permuted",),
 }
 
 
@@ -69,6 +72,7 @@ class Settings(sweeps.Settings):
     images_per_class: int = 32
     fresh_images: int = 0
     clusters: int = 1
+    folds: int = 4
     changes: str = ""
     probes: bool = False
 
@@ -78,6 +82,12 @@ class Settings(sweeps.Settings):
         found = {"images_per_class": self.images_per_class}
         found |= {"fresh_images": self.fresh_images} if self.fresh_images else {}
         return found | ({"clusters": self.clusters} if self.clusters > 1 else {})
+
+    def networks(self, method: str) -> int:
+        """In how many trained networks a method searches the images once more."""
+        if method not in AGAIN:
+            return 0
+        return self.folds if method.startswith("cross_fitted") else 1
 
 
 SCALES = {
@@ -131,6 +141,10 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
         raise ValueError("sweep.num_train has no effect here: set sweep.sizes")
     if any(name.startswith("per_class") for name in settings.methods):
         dataclasses.replace(config, searched="per_class")  # refuses what such a search has not
+    if {*settings.methods} & {*AGAIN}:
+        whole.check(config, settings.folds)
+    elif any(path.startswith("later_cycles") for path in command_line.assigned("config")):
+        raise ValueError(f"config.later_cycles is for the methods {', '.join(AGAIN)} alone")
     variants = [variant for variant in config.variants if variant != "sgd"]
     methods = [
         Method(name, variant)
@@ -148,8 +162,13 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
         changed = changed_config(config, changes, size, method, seed)
         search = method.name in STORED, sweep_points.search_digest(changed), seed
         is_new = method.name not in SGD and search not in searched
-        points.append(make_point(changed, settings, size, method, is_new))
+        point = make_point(changed, settings, size, method, is_new)
         searched |= {search} if is_new else set()
+        if networks := settings.networks(method.name):
+            again = networks, sweep_points.again_digest(changed), seed
+            point = whole.as_second_cycle(point, networks, again not in searched)
+            searched.add(again)
+        points.append(point)
 
     def measure(point, dataset, folder):
         return measure_training(point, dataset, folder, settings)
@@ -213,8 +232,10 @@ def make_point(
         columns["searched_images"] = settings.searched_images
     if method.name.startswith("per_class"):
         columns |= settings.of_a_class
-    whole = is_searched and method.name in STORED
-    point = sweep_points.run_point(name, columns, config, is_searched=whole)
+    if networks := settings.networks(method.name):
+        columns["networks"] = networks
+    each = is_searched and method.name in STORED
+    point = sweep_points.run_point(name, columns, config, is_searched=each)
     if method.name not in SHARED or not is_searched:
         return point
     candidates, seconds = plan.search_cost(config, settings.searched_images)
@@ -267,22 +288,11 @@ def targets_of(point: sweeps.Point, dataset: Dataset, folder: Path, settings: Se
     if point.columns["method"] in SGD:
         return None
     if point.columns["method"] in STORED:
-        return stored_targets(point, dataset, folder)
+        networks = settings.networks(point.columns["method"])
+        return whole.targets_of(point, dataset, folder, networks)
     return few_searches.targets_of(
         point, dataset, folder.parent, settings.searched_images, settings.of_a_class
     )
-
-
-def stored_targets(point: sweeps.Point, dataset: Dataset, folder: Path) -> Any:
-    """A searched target for each image: its own, or another's of its class."""
-    seed = point.config.seed
-    run_folder: RunFolder = sweep_points.open_run(point, folder)
-    step = Search(FIRST_TARGETS, point.config.search)
-    pipeline.search_targets(run_folder, dataset, seed, step, False, True)
-    found = pipeline.open_targets(run_folder, seed)
-    if point.columns["method"] == "searched":
-        return found
-    return controls.permuted(control_key(seed, "permuted", 1), found, dataset.train.labels)
 
 
 # --------------------------------------------------------------------------------------------
@@ -365,7 +375,8 @@ def run_all() -> None:
     if command_line.NUM_TRAIN.value is not None:
         raise ValueError("--num_train has no effect here: set --sweep.sizes")
     fixed = ("num_train", "learner_groups", "sgd_groups", "target_controls", "searched")
-    sweeps.run("full_data", SCALES, define, fixed=(*fixed, "sampler.images"))
+    fixed += ("sampler.images", "cycles", "controls")
+    sweeps.run("full_data", SCALES, define, fixed=fixed, has_cycles=True)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,13 @@ only the strengths of a search are its leaves, so that others do not compile aga
 checks its values; a bad one raises `ValueError` that names it.
 """
 
-from dsl_jax.config.learning import EVALUATION_STATISTICS, MATCHINGS, VARIANTS, LearnConfig
+from dsl_jax.config.learning import (
+    EVALUATION_STATISTICS,
+    MATCHINGS,
+    RELATIONS,
+    VARIANTS,
+    LearnConfig,
+)
 from dsl_jax.config.plain import from_dict, search_from_dict, to_dict
 from dsl_jax.config.run import (
     CONTROLS,
@@ -40,6 +46,7 @@ __all__ = [
     "PAPERS_STRATEGY",
     "PAPER_LAYERS",
     "PRESETS",
+    "RELATIONS",
     "REPRESENTATIONS",
     "SEARCHES",
     "SMOOTHINGS",

@@ -9,6 +9,7 @@ from dsl_jax.config.search import COMPUTE_DTYPES
 from dsl_jax.values import at_least, check_types, one_of
 
 MATCHINGS = ("raw", "normalized")
+RELATIONS = ("targets", "labels")
 EVALUATION_STATISTICS = ("train", "batch")
 VARIANTS = ("all_layers", "skip_block_0", "sgd")
 
@@ -42,6 +43,10 @@ class LearnConfig:
           paper's are "all_layers" and "skip_block_0". Without its target the last block does not
           learn, as the head's loss does not reach it.
       matching: compare targets with "raw" activations, or with "normalized" ones.
+      relational_weight: of a further loss for each block that has a target: how far the images of a
+          batch are as alike as their targets are (see `relational_loss`; searched targets only).
+      relations: whether they are to be as alike as "targets", or as "labels", as the targets'
+          logits say them: the same, or not at all.
       augment, flip, crop_padding: random crops after padding, mirror images where flip is True.
       evaluation_statistics: BatchNorm in evaluation: "train", re-estimated over the training
           images, or "batch", those of the evaluation batch (the paper's).
@@ -66,6 +71,8 @@ class LearnConfig:
     head_weight: float = 0.03
     variant: str = "all_layers"
     matching: str = "raw"
+    relational_weight: float = 0.0
+    relations: str = "targets"
     augment: bool = False
     flip: bool = False
     crop_padding: int = 2
@@ -80,7 +87,7 @@ class LearnConfig:
         at_least(1, self, "statistics_images", "validate_every")
         at_least(0, self, "learning_rate", "momentum", "weight_decay", "bias_rate_factor")
         at_least(0, self, "initial_rate_fraction", "warmup_fraction", "final_rate_fraction")
-        at_least(0, self, "stem_bias_epochs", "head_weight", "crop_padding")
+        at_least(0, self, "stem_bias_epochs", "head_weight", "relational_weight", "crop_padding")
         if self.warmup_fraction > 1 or self.final_rate_fraction > 1 or self.momentum >= 1:
             raise ValueError(
                 f"warmup_fraction {self.warmup_fraction} and final_rate_fraction "
@@ -88,5 +95,6 @@ class LearnConfig:
             )
         skipped_block(self.variant)
         one_of("matching", self.matching, MATCHINGS)
+        one_of("relations", self.relations, RELATIONS)
         one_of("compute_dtype", self.compute_dtype, COMPUTE_DTYPES)
         one_of("evaluation_statistics", self.evaluation_statistics, EVALUATION_STATISTICS)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dsl_jax.config import MATCHINGS, LearnConfig
+from dsl_jax.config import MATCHINGS, RELATIONS, LearnConfig
 from dsl_jax.config.learning import skipped_block
 from dsl_jax.evolution.operators import normalize
 from dsl_jax.evolution.shared_targets import SharedTargets
@@ -49,6 +49,51 @@ def regression_loss(
     return total / len(representations)
 
 
+def relational_loss(
+    representations: Sequence[jax.Array],
+    targets: Sequence[jax.Array],
+    supervised_layers: Sequence[int],
+    *,
+    relations: str = "targets",
+) -> jax.Array:
+    """(1/L) * sum over supervised layers of how far images are as alike as they ought to be.
+
+    Two images are as alike as the cosine of their channels' means says.
+
+    Args:
+      representations, targets, supervised_layers: as for `regression_loss`; the logits are there.
+      relations: "targets": as their targets; "labels": 1 where the targets' logits say the same
+        class, else 0.
+
+    Returns:
+      A float32 scalar, for each layer the mean over all pairs of the batch of the squared
+      difference.
+
+    Raises:
+      ValueError: `relations` is unknown.
+    """
+    one_of("relations", relations, RELATIONS)
+    labels = jnp.argmax(targets[-1], axis=-1)
+    total = jnp.float32(0)
+    for layer in supervised_layers:
+        if relations == "labels":
+            wanted = (labels[:, None] == labels[None, :]).astype(jnp.float32)
+        else:
+            wanted = likeness(targets[layer])
+        total += jnp.mean(jnp.square(likeness(representations[layer]) - wanted))
+    return total / len(representations)
+
+
+def likeness(h: jax.Array) -> jax.Array:
+    """Cosines between the channels' means of each two of a batch's images: [B, ..., C] -> [B, B].
+
+    0 for an image whose means are all 0.
+    """
+    means = jnp.mean(h.astype(jnp.float32), axis=tuple(range(1, h.ndim - 1)))
+    means *= jax.lax.rsqrt(jnp.maximum(jnp.sum(means * means, axis=-1, keepdims=True), 1e-12))
+    return jnp.matmul(means, means.T, precision="highest")
+
+
 def head_loss(logits: jax.Array, target_logits: jax.Array) -> jax.Array:
     """Mean KL(softmax(target_logits) || softmax(logits)), both [B, classes] (paper 4.2)."""
     ours = jax.nn.log_softmax(logits.astype(jnp.float32))
@@ -76,7 +121,11 @@ def target_objective(
     logits = network.head(jax.lax.stop_gradient(representations[-1]))
     layers = supervised_layers(config.variant, len(representations))
     regression = regression_loss(representations, targets, layers, matching=config.matching)
-    return regression + config.head_weight * head_loss(logits, targets[-1])
+    loss = regression + config.head_weight * head_loss(logits, targets[-1])
+    if config.relational_weight:
+        alike = relational_loss(representations, targets, layers, relations=config.relations)
+        loss += config.relational_weight * alike
+    return loss
 
 
 def shared_objective(

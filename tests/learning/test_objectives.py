@@ -12,7 +12,7 @@ from stripes import DATASET, make, targets
 from dsl_jax import get_preset
 from dsl_jax.config import LearnConfig
 from dsl_jax.learning import objectives
-from dsl_jax.learning.objectives import head_loss, regression_loss
+from dsl_jax.learning.objectives import head_loss, regression_loss, relational_loss
 from dsl_jax.networks.convnet import ConvNet
 
 KEY = jax.random.key(0)
@@ -39,6 +39,36 @@ def test_normalized_matching_normalises_each_sample():
     normal = (h - h.mean((1, 2, 3), keepdims=True)) / h.std((1, 2, 3), keepdims=True)
     assert float(regression_loss([h], [normal], (0,), matching="normalized")) < 1e-6
     assert float(regression_loss([h], [normal], (0,))) > 1
+
+
+@pytest.mark.parametrize("relations", ["targets", "labels"])
+def test_images_are_to_be_as_alike_as_their_targets_or_labels(relations):
+    random = np.random.default_rng(1)
+    ours = [random.normal(size=(6, *s)) for s in ((4, 4, 5), (2, 2, 3), (7,))]
+    theirs = [random.normal(size=h.shape) for h in ours]
+    logits = random.normal(size=(6, 3))
+    labels = logits.argmax(axis=1)
+    assert len({*labels}) == 3
+
+    def cosine(a, b):
+        a, b = (h.reshape(-1, h.shape[-1]).mean(axis=0) for h in (a, b))
+        return a @ b / (np.linalg.norm(a) * np.linalg.norm(b))
+
+    terms = []
+    for x, y in zip(ours, theirs, strict=True):
+        wanted = {
+            "targets": lambda i, j, y=y: cosine(y[i], y[j]),
+            "labels": lambda i, j: float(labels[i] == labels[j]),
+        }[relations]
+        pairs = [(i, j) for i in range(6) for j in range(6)]
+        terms.append(np.mean([(cosine(x[i], x[j]) - wanted(i, j)) ** 2 for i, j in pairs]))
+    as_jax = [jnp.asarray(h, jnp.float32) for h in (*theirs, logits)]
+    ours = [jnp.asarray(h, jnp.float32) for h in ours]
+    found = relational_loss(ours, as_jax, (0, 2), relations=relations)
+    assert float(found) == pytest.approx((terms[0] + terms[2]) / 3, rel=1e-5)
+    # Also where an image's means are 0.
+    slope = jax.grad(lambda h: relational_loss([h], as_jax, (0,), relations=relations))
+    assert np.isfinite(slope(jnp.zeros_like(ours[0]))).all()
 
 
 def test_the_heads_loss_is_a_divergence_from_the_target():
@@ -125,3 +155,16 @@ def test_sgd_sends_the_cross_entropy_everywhere():
     labels = DATASET.train.labels[:16]
     gradients = gradient(CONFIG, objectives.sgd_objective, labels)
     assert all((g != 0).any() for g in gradients.values())
+
+
+@pytest.mark.slow
+def test_the_relational_loss_is_added_with_its_weight_and_never_reaches_the_head():
+    without, one, three = (
+        gradient(dataclasses.replace(CONFIG, relational_weight=weight))
+        for weight in (0.0, 1.0, 3.0)
+    )
+    for a, b in zip(of(without, "linear"), of(three, "linear"), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for a, b, c in zip(*(of(g, "blocks") for g in (without, one, three)), strict=True):
+        np.testing.assert_allclose(c - a, 3 * (b - a), atol=1e-5)
+        assert (a != b).any()
