@@ -39,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, curves, few_searches, plan, sweep_points, sweep_rows, sweeps
 from common import whole_searches as whole
 from common.overrides import override, parse_options
-from what_targets_carry import in_text, keep_predictions, less, with_predictions
+from common.predictions import in_text, keep_predictions, less, with_predictions
 
 from dsl_jax.config import RunConfig, SharedConfig
 from dsl_jax.data.dataset import Dataset

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 import what_targets_carry
 from common import command_line, plan, sweep_rows
+from common.predictions import in_text, with_predictions
 
 from dsl_jax.config import from_dict
 from dsl_jax.files import read_json, replacing, write_text
@@ -48,7 +49,7 @@ def read_sweep(folder: Path) -> Column:
     points = [read_json(path) for path in sorted(folder.glob("points/*.json"))]
     if not points:
         raise ValueError(f"{folder} has no finished point: its command goes on where it stopped")
-    rows = what_targets_carry.with_predictions([r for p in points for r in p["rows"]], folder)
+    rows = with_predictions([r for p in points for r in p["rows"]], folder)
     groups = min((row["learner_groups"] for row in rows if row["search"] == "preset"), default=0)
     if not groups:
         raise ValueError(f"{folder} has no finished ladder yet: its command goes on")
@@ -82,7 +83,7 @@ def table(columns: Sequence[Column]) -> str:
         lines = [["searched targets", *(column.accuracies[variant] for column in with_it)]]
         for name in names:
             found = (column.differences[variant].get(name) for column in with_it)
-            lines.append([name, *map(what_targets_carry.in_text, found)])
+            lines.append([name, *map(in_text, found)])
         header = [variant, *(column.title for column in with_it)]
         parts.append(sweep_rows.markdown(header, lines))
     return "\n\n".join(parts)

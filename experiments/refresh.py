@@ -26,8 +26,8 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, curves, plan, sweep_points, sweep_rows, sweeps
+from common.predictions import in_text, keep_predictions, less, with_predictions
 from common.refreshing import Targets
-from what_targets_carry import in_text, keep_predictions, less, with_predictions
 
 from dsl_jax.config import RunConfig, SearchConfig
 from dsl_jax.data.dataset import Dataset

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -25,11 +25,11 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, sweep_points, sweep_rows, sweeps
 from common.overrides import override, parse_assignments, parse_options
+from common.predictions import in_text, keep_predictions, less, with_predictions
 from common.sweep_failures import run_to_the_end
 
 from dsl_jax.config import TARGET_CONTROLS, RunConfig
 from dsl_jax.data.dataset import Dataset
-from dsl_jax.files import replacing
 from dsl_jax.pipeline import open_targets
 from dsl_jax.reports import intervals, plots
 from dsl_jax.reports.carried import HEADER
@@ -128,14 +128,6 @@ def measure(point: sweeps.Point, dataset: Dataset, folder: Path) -> sweep_rows.R
     return rows
 
 
-def keep_predictions(folder: Path, dataset: Dataset, said: dict[str, np.ndarray]) -> None:
-    """Keeps the classes [N] that trainings give the test images, and theirs, beside a folder."""
-    small = np.min_scalar_type(dataset.num_classes - 1)
-    kept = {"labels": dataset.test.labels} | said
-    with replacing(folder.with_name(f"{folder.name}.npz")) as file:
-        np.savez_compressed(file, **{name: x.astype(small) for name, x in kept.items()})
-
-
 def shares_of(run_folder: RunFolder, dataset: Dataset, seed: int) -> dict[str, dict[str, float]]:
     """What the targets of each of the method's trainings are made of: columns, by training."""
     found: dict[tuple[str, ...], dict[str, float]] = {}
@@ -155,32 +147,9 @@ def shares_of(run_folder: RunFolder, dataset: Dataset, seed: int) -> dict[str, d
     return {training.name: found.get(training.targets, {}) for training in methods}
 
 
-def with_predictions(rows: sweep_rows.Rows, folder: Path) -> sweep_rows.Rows:
-    """The rows, each with `right`: whether each test image is classified right, bool [N]."""
-    files: dict[str, Any] = {}
-
-    def right(row: dict[str, Any]) -> np.ndarray:
-        if row["predictions"] not in files:
-            with np.load(folder / row["predictions"]) as arrays:
-                files[row["predictions"]] = dict(arrays)
-        kept = files[row["predictions"]]
-        return kept[row["training"]] == kept["labels"]
-
-    return [row | {"right": right(row)} if row.get("predictions") else row for row in rows]
-
-
 # --------------------------------------------------------------------------------------------
 # What is drawn
 # --------------------------------------------------------------------------------------------
-
-
-def less(ours: sweep_rows.Rows, theirs: sweep_rows.Rows) -> intervals.Interval | None:
-    """The difference in test accuracy, over the seeds that both have and the test images."""
-    other = {row["seed"]: row["right"] for row in sweep_rows.ended(theirs)}
-    pairs = [(r["right"], other[r["seed"]]) for r in sweep_rows.ended(ours) if r["seed"] in other]
-    if not pairs:
-        return None
-    return intervals.of_paired_seeds_and_images(*map(np.stack, zip(*pairs, strict=True)))
 
 
 class Ladder(NamedTuple):
@@ -224,11 +193,6 @@ def differences(ladder: Ladder) -> dict[str, intervals.Interval]:
     """How far all else is from the searched targets, by name, where there are pairs."""
     found = {name: less(rows, ladder.searched) for name, rows in ladder.others.items()}
     return {name: one for name, one in found.items() if one is not None}
-
-
-def in_text(interval: intervals.Interval | None) -> str:
-    """An interval in points; nothing where there is none."""
-    return intervals.in_percent(interval, sign=True) if interval else ""
 
 
 def table(rows: sweep_rows.Rows) -> str:

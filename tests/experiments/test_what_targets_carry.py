@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from common.predictions import with_predictions
 from sweep_results import rows_of
 from tiny_search import TINY_RUN as TINY
 
@@ -110,7 +111,7 @@ def test_differences_are_of_pairs_and_sgd_at_its_best_stands_beside_all(tmp_path
                     "predictions": f"points/{seed}.npz",
                 }
             )
-    rows = ladder.with_predictions(rows, tmp_path)
+    rows = with_predictions(rows, tmp_path)
     lines = [line.split(" | ") for line in ladder.table(rows).splitlines() if " | " in line]
     by_title = {line[0].removeprefix("| "): line[1:] for line in lines}
 
@@ -159,7 +160,7 @@ def test_where_the_searched_targets_diverged_there_is_no_ladder():
     module = importlib.import_module("what_targets_carry")
     folder = Path(__file__).parents[2] / "results" / "carry-cifar10_map"
     points = [json.loads(path.read_text()) for path in sorted(folder.glob("points/*.json"))]
-    rows = module.with_predictions([row for point in points for row in point["rows"]], folder)
+    rows = with_predictions([row for point in points for row in point["rows"]], folder)
     assert all(ladder.searched for ladder in module.ladders(rows))
     assert not list(module.ladders([row for row in rows if row["kind"] != "cycle"]))
 

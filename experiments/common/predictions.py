@@ -1,0 +1,47 @@
+"""What networks say of each test image: kept beside a point's rows, and compared."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common import sweep_rows
+from dsl_jax.data.dataset import Dataset
+from dsl_jax.files import replacing
+from dsl_jax.reports import intervals
+
+
+def keep_predictions(folder: Path, dataset: Dataset, said: dict[str, np.ndarray]) -> None:
+    """Keeps the classes [N] that trainings give the test images, and theirs, beside a folder."""
+    small = np.min_scalar_type(dataset.num_classes - 1)
+    kept = {"labels": dataset.test.labels} | said
+    with replacing(folder.with_name(f"{folder.name}.npz")) as file:
+        np.savez_compressed(file, **{name: x.astype(small) for name, x in kept.items()})
+
+
+def with_predictions(rows: sweep_rows.Rows, folder: Path) -> sweep_rows.Rows:
+    """The rows, each with `right`: whether each test image is classified right, bool [N]."""
+    files: dict[str, Any] = {}
+
+    def right(row: dict[str, Any]) -> np.ndarray:
+        if row["predictions"] not in files:
+            with np.load(folder / row["predictions"]) as arrays:
+                files[row["predictions"]] = dict(arrays)
+        kept = files[row["predictions"]]
+        return kept[row["training"]] == kept["labels"]
+
+    return [row | {"right": right(row)} if row.get("predictions") else row for row in rows]
+
+
+def less(ours: sweep_rows.Rows, theirs: sweep_rows.Rows) -> intervals.Interval | None:
+    """The difference in test accuracy, over the seeds that both have and the test images."""
+    other = {row["seed"]: row["right"] for row in sweep_rows.ended(theirs)}
+    pairs = [(r["right"], other[r["seed"]]) for r in sweep_rows.ended(ours) if r["seed"] in other]
+    if not pairs:
+        return None
+    return intervals.of_paired_seeds_and_images(*map(np.stack, zip(*pairs, strict=True)))
+
+
+def in_text(interval: intervals.Interval | None) -> str:
+    """An interval in points; nothing where there is none."""
+    return intervals.in_percent(interval, sign=True) if interval else ""
