@@ -52,11 +52,12 @@ def number_of_lines(sweep, rows):
         return len({(r.get("option"), r.get("size"), r.get("title", r["training"])) for r in rows})
     best = any(r["search"] == "SGD at its best" for r in rows)
     ours = [r for r in rows if r["variant"] != "sgd"]
-    sgd = {r["search"] for r in rows if r["variant"] == "sgd"}
-    ladders = {(r["search"], r["variant"]) for r in ours}
+    sgd = {(r["search"], r["kind"] == "long_sgd") for r in rows if r["variant"] == "sgd"}
+    ladders = {(r["search"], r["variant"], r["cycle"]) for r in ours}
     trained = {(r["search"], r["training"]) for r in ours}
-    blocks = 3 * len({r["search"] for r in ours})
-    return len(trained) + sum(best + (search in sgd) for search, _ in ladders) + blocks
+    blocks = 3 * len({(r["search"], r["cycle"]) for r in ours})
+    beside = sum(best + ((search, cycle > 1) in sgd) for search, _, cycle in ladders)
+    return len(trained) + beside + blocks
 
 
 @pytest.mark.parametrize("kept", sorted((ROOT / "results").glob("*/")), ids=lambda f: f.name)
