@@ -18,7 +18,7 @@ searched once more in a network that has learned from them, with --config.later_
 (laptop's): sizes, of training images, validation not counted (2000, 5000); methods (sgd_g1, sgd_g2,
 class_part, per_class, channel_code); searched_images, the few (1000); images_per_class, of a
 class's search (32); fresh_images, of these drawn anew in each generation (0: all, always);
-clusters, of a class (1); folds, among which images are dealt out to be cross-fitted (4);
+clusters, of a class (1); folds, among which images are dealt out to be cross-fitted (5);
 validation_size (1000); num_seeds (1); changes, what is set for a size, a method, or both, such as
 "2000:learn.learning_rate=2|2000-sgd_g1:sgd.learning_rate=0.1" (none); probes, whether to measure
 how well the training images are learned, and how well a new linear head does on the trained body
@@ -45,6 +45,7 @@ from dsl_jax.config import RunConfig, SharedConfig
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.learning.evaluation import logits_of
 from dsl_jax.learning.probes import MOST_IMAGES, linear_probe
+from dsl_jax.presets import get_preset
 from dsl_jax.values import one_of
 
 SGD = ("sgd_g1", "sgd_g2", "sgd_g3")
@@ -72,7 +73,7 @@ class Settings(sweeps.Settings):
     images_per_class: int = 32
     fresh_images: int = 0
     clusters: int = 1
-    folds: int = 4
+    folds: int = 5
     changes: str = ""
     probes: bool = False
 
@@ -142,9 +143,13 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     if any(name.startswith("per_class") for name in settings.methods):
         dataclasses.replace(config, searched="per_class")  # refuses what such a search has not
     if {*settings.methods} & {*AGAIN}:
-        whole.check(config, settings.folds)
-    elif any(path.startswith("later_cycles") for path in command_line.assigned("config")):
+        whole.check_later_cycles(config)
+    elif config.later_cycles != get_preset(config.name, config.dataset).later_cycles:
         raise ValueError(f"config.later_cycles is for the methods {', '.join(AGAIN)} alone")
+    if not 2 <= settings.folds <= min(settings.sizes):
+        raise ValueError(
+            f"sweep.folds is {settings.folds}: it must be at least 2, and at most as many as images"
+        )
     variants = [variant for variant in config.variants if variant != "sgd"]
     methods = [
         Method(name, variant)
@@ -157,7 +162,7 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
             f"sweep.searched_images is {settings.searched_images}, but the smallest of sweep.sizes "
             f"has {smallest}"
         )
-    points, searched = [], set()
+    points, searched, searched_again = [], set(), set()
     for size, seed, method in itertools.product(settings.sizes, config.seeds, methods):
         changed = changed_config(config, changes, size, method, seed)
         search = method.name in STORED, sweep_points.search_digest(changed), seed
@@ -165,9 +170,9 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
         point = make_point(changed, settings, size, method, is_new)
         searched |= {search} if is_new else set()
         if networks := settings.networks(method.name):
-            again = networks, sweep_points.again_digest(changed), seed
-            point = whole.as_second_cycle(point, networks, again not in searched)
-            searched.add(again)
+            again = networks, point.config
+            point = whole.as_second_cycle(point, networks, again not in searched_again)
+            searched_again.add(again)
         points.append(point)
 
     def measure(point, dataset, folder):
@@ -189,6 +194,11 @@ def check_change(place: str, field: str) -> None:
     unused: tuple[str, ...] = ("learn", "search") if method in SGD else ("sgd",)
     if method.isdigit():  # a size alone, for all methods
         unused = ()
+    if method in AGAIN:
+        raise ValueError(
+            f"sweep.changes: {field} of {place} would be that of the networks that are searched, "
+            "too, and its control would be searched in others: set it for the size, or by --config"
+        )
     if part in unused or field == "learn.variant":
         raise ValueError(f"sweep.changes: {field} has no effect on {place}")
 
@@ -343,9 +353,10 @@ def table(rows: sweep_rows.Rows) -> str:
     return (
         "Accuracies in percent, mean ± standard deviation over seeds. Differences of test accuracy "
         "in points, with their 95 % interval over seeds and test images; from a method's control "
-        "with the same layers (searched targets: permuted ones; class part and per class: the "
-        "random code; sampler: class part), and from SGD with the G that is best by validation at "
-        "that size.\n\n" + sweep_rows.markdown(header, lines)
+        "with the same layers (searched targets: permuted ones; again, cross fitted: theirs, "
+        "permuted; class part and per class: the random code; sampler: class part), and from SGD "
+        "with the G that is best by validation at that size.\n\n"
+        + sweep_rows.markdown(header, lines)
     )
 
 

@@ -43,10 +43,11 @@ class LearnConfig:
           paper's are "all_layers" and "skip_block_0". Without its target the last block does not
           learn, as the head's loss does not reach it.
       matching: compare targets with "raw" activations, or with "normalized" ones.
-      relational_weight: of a further loss for each block that has a target: how far the images of a
-          batch are as alike as their targets are (see `relational_loss`; searched targets only).
-      relations: whether they are to be as alike as "targets", or as "labels", as the targets'
-          logits say them: the same, or not at all.
+      relational_weight: of a further loss for each block that has a target: how far two images of
+          a batch are from being as alike as they ought to be (see `relational_loss`; searched
+          targets only).
+      relations: how alike they ought to be: as their "targets", or as their "labels", which the
+          targets' logits tell: 1 for images of one class, else 0.
       augment, flip, crop_padding: random crops after padding, mirror images where flip is True.
       evaluation_statistics: BatchNorm in evaluation: "train", re-estimated over the training
           images, or "batch", those of the evaluation batch (the paper's).

@@ -39,12 +39,9 @@ def regression_loss(
     Raises:
       ValueError: `matching` is unknown.
     """
-    one_of("matching", matching, MATCHINGS)
     total = jnp.float32(0)
     for layer in supervised_layers:
-        ours = representations[layer].astype(jnp.float32)
-        if matching == "normalized":
-            ours = jax.vmap(normalize)(ours)
+        ours = as_compared(representations[layer], matching)
         total += jnp.mean(jnp.square(ours - targets[layer].astype(jnp.float32)))
     return total / len(representations)
 
@@ -54,34 +51,46 @@ def relational_loss(
     targets: Sequence[jax.Array],
     supervised_layers: Sequence[int],
     *,
+    matching: str = "raw",
     relations: str = "targets",
 ) -> jax.Array:
-    """(1/L) * sum over supervised layers of how far images are as alike as they ought to be.
+    """(1/L) * sum over supervised layers of how far images are from being as alike as they ought.
 
-    Two images are as alike as the cosine of their channels' means says.
+    How alike two images are is the cosine of their channels' means, `likeness`.
 
     Args:
-      representations, targets, supervised_layers: as for `regression_loss`; the logits are there.
-      relations: "targets": as their targets; "labels": 1 where the targets' logits say the same
-        class, else 0.
+      representations, targets, supervised_layers, matching: as for `regression_loss`; the targets'
+        last are the logits.
+      relations: "targets": they ought to be as alike as their targets; "labels": 1 where the
+        targets' logits say the same class, else 0.
 
     Returns:
       A float32 scalar, for each layer the mean over all pairs of the batch of the squared
       difference.
 
     Raises:
-      ValueError: `relations` is unknown.
+      ValueError: `matching` or `relations` is unknown.
     """
     one_of("relations", relations, RELATIONS)
     labels = jnp.argmax(targets[-1], axis=-1)
+    same = (labels[:, None] == labels[None, :]).astype(jnp.float32)
     total = jnp.float32(0)
     for layer in supervised_layers:
-        if relations == "labels":
-            wanted = (labels[:, None] == labels[None, :]).astype(jnp.float32)
-        else:
-            wanted = likeness(targets[layer])
-        total += jnp.mean(jnp.square(likeness(representations[layer]) - wanted))
+        ours = likeness(as_compared(representations[layer], matching))
+        wanted = same if relations == "labels" else likeness(targets[layer])
+        total += jnp.mean(jnp.square(ours - wanted))
     return total / len(representations)
+
+
+def as_compared(h: jax.Array, matching: str) -> jax.Array:
+    """A block's activations [B, ...] as targets are compared with them, float32.
+
+    Raises:
+      ValueError: `matching` is unknown.
+    """
+    one_of("matching", matching, MATCHINGS)
+    h = h.astype(jnp.float32)
+    return jax.vmap(normalize)(h) if matching == "normalized" else h
 
 
 def likeness(h: jax.Array) -> jax.Array:
@@ -123,8 +132,13 @@ def target_objective(
     regression = regression_loss(representations, targets, layers, matching=config.matching)
     loss = regression + config.head_weight * head_loss(logits, targets[-1])
     if config.relational_weight:
-        alike = relational_loss(representations, targets, layers, relations=config.relations)
-        loss += config.relational_weight * alike
+        loss += config.relational_weight * relational_loss(
+            representations,
+            targets,
+            layers,
+            matching=config.matching,
+            relations=config.relations,
+        )
     return loss
 
 

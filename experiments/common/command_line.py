@@ -122,8 +122,8 @@ def configure(
         raise ValueError(
             "config.learn.variant has no effect here: set --variants or --config.variants instead"
         )
-    for path in ("sgd.variant", "sgd.matching", "sgd.head_weight"):
-        if path in given:
+    for name in ("variant", "matching", "head_weight", "relational_weight", "relations"):
+        if (path := f"sgd.{name}") in given:
             raise ValueError(f"config.{path} has no effect: SGD learns from no targets")
     return config
 

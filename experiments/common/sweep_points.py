@@ -128,31 +128,19 @@ def train(
     Returns:
       The training, and the class that its network gives each test image, read once: [N].
     """
-    checkpoints = folder / f"checkpoints-{point_digest(point)}"
-    learned = train_network(point, dataset, targets, learning, checkpoints, progress=point.name)
-    return learned, np.argmax(logits_of(learned.network, dataset, dataset.test), axis=-1)
-
-
-def train_network(
-    point: sweeps.Point,
-    dataset: Dataset,
-    targets: Any,
-    learning: LearnConfig,
-    checkpoints: Path,
-    progress: str,
-) -> LearnResult:
-    """`train`, on these data, with its checkpoints in this folder; no test image is read."""
     config, seed = point.config, point.config.seed
     network = untrained.make_network(config, dataset, seed, config.learner_groups)
     options: dict[str, Any] = {
         "mesh": pipeline.shared_mesh(dataset, learning),
-        "checkpoints": Checkpoints(checkpoints),
-        "progress": progress,
+        "checkpoints": Checkpoints(folder / f"checkpoints-{point_digest(point)}"),
+        "progress": point.name,
     }
     key = keys.purpose_key(seed, keys.TRAINING)
     if targets is None:
-        return learn_sgd(key, network, dataset, learning, **options)
-    return learn(key, network, dataset, targets, learning, **options)
+        learned = learn_sgd(key, network, dataset, learning, **options)
+    else:
+        learned = learn(key, network, dataset, targets, learning, **options)
+    return learned, np.argmax(logits_of(learned.network, dataset, dataset.test), axis=-1)
 
 
 # --------------------------------------------------------------------------------------------
@@ -160,26 +148,20 @@ def train_network(
 # --------------------------------------------------------------------------------------------
 
 
-SEARCHED = (  # what every search depends on
-    "dataset", "num_train", "validation_size", "widths", "normalize_blocks", "representation",
-    "norm_epsilon", "search", "chunk_size",
-)  # fmt: skip
-
-
 def search_digest(config: RunConfig) -> str:
     """Names all of a configuration that a search depends on, but for the seed."""
     parts = to_dict(config)
-    kept = SEARCHED + {"per_class": ("searched", "shared"), "sampler": ("searched", "sampler")}.get(
+    kept = ("dataset", "num_train", "validation_size", "widths", "normalize_blocks")
+    kept += ("representation", "norm_epsilon", "search", "chunk_size")
+    kept += {"per_class": ("searched", "shared"), "sampler": ("searched", "sampler")}.get(
         config.searched, ()
     )
     return _digest({name: parts[name] for name in kept})
 
 
-def again_digest(config: RunConfig) -> str:
-    """Names all that a search in a trained network depends on, but for the seed."""
-    parts = to_dict(config)
-    kept = (*SEARCHED, "learner_groups", "learn", "variants", "later_cycles")
-    return _digest({name: parts[name] for name in kept})
+def config_digest(config: RunConfig) -> str:
+    """Names all of a configuration."""
+    return _digest(to_dict(config))
 
 
 def point_digest(point: sweeps.Point) -> str:

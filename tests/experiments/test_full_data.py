@@ -11,6 +11,8 @@ from sweep_results import rows_of
 from tiny_search import TINY_SEARCH
 
 import dsl_jax
+from dsl_jax import pipeline
+from dsl_jax.keys import SEARCH, purpose_key
 from dsl_jax.learning.evaluation import with_training_statistics
 from dsl_jax.learning.train import LearnResult
 from dsl_jax.networks.interface import in_mode
@@ -247,58 +249,58 @@ def test_probes_measure_the_training_images_and_a_new_head(experiment, tmp_path,
 def test_cross_fitted_each_image_is_searched_in_a_network_that_has_not_learned_from_it(
     experiment, tmp_path, monkeypatch
 ):
-    whole, trained, searched = importlib.import_module("common.whole_searches"), [], []
+    trained, searched = [], []
 
     def recorded(network, dataset, targets, config):
         network = with_training_statistics(network, dataset, np.arange(len(dataset.train.images)))
         kernel = network.linear.kernel
-        mark = dataset.train.ids.mean()  # the same for the same images
+        mark = dataset.train.ids.mean()
         kernel.set_value(jax.numpy.full_like(kernel[...], mark))
-        trained.append((network, dataset, targets))
+        trained.append((dataset, targets, mark * len(kernel)))
         record = {"best_so_far": True, "epoch": 1, "seconds": 0.0, "train_loss": 0.0}
-        return LearnResult(network, [record | {"validation_accuracy": 0.5}])
+        return LearnResult(network, [record | {"validation_accuracy": 0.5, "images": 1}])
 
     def search(path, key, stages, images, labels, config, **rest):
         found = search_to_store(path, key, stages, images, labels, config, **rest)
-        searched.append((stages, found, labels))
+        if config.layers[0].mutation_strength == 0.25:
+            searched.append((key, stages, found, labels))
         return found
 
     record_trainings(monkeypatch, recorded)
-    monkeypatch.setattr(whole, "search_to_store", search)
+    monkeypatch.setattr(pipeline, "learn", lambda key, *arguments, **options: recorded(*arguments))
+    monkeypatch.setattr(pipeline, "search_to_store", search)
     flags = [flag for flag in FLAGS if "methods" not in flag]
     methods = "--sweep.methods=again,cross_fitted_permuted,cross_fitted"
     strength = "--config.later_cycles[0].search.layers[0].mutation_strength=0.25"
     flags += [methods, strength, "--sweep.folds=3", f"--output_dir={tmp_path / 'sweep'}"]
     assert experiment("full_data")(*flags) == 0
 
-    # A network that learns, one that learns its targets; then three and one, twice.
-    networks = [0, 2, 3, 4, 6, 7, 8]
-    assert len(trained) == 10 and len(searched) == 7
-    for number, (stages, *_) in zip(networks, searched, strict=True):
-        network, its_dataset, _ = trained[number]
-        mark = its_dataset.train.ids.mean() * network.linear.kernel.shape[0]
-        h = jax.numpy.ones((1, *searched[0][1].read([0]).representations[-2].shape[1:]))
-        np.testing.assert_allclose(stages[-1](h), [[mark] * 10], rtol=1e-5)
-    assert len({trained[number][1].train.ids.mean() for number in networks[1:4]}) == 3
-    dataset, again = trained[0][1], trained[1][2]
-    places = {number: row for row, number in enumerate(dataset.train.ids)}
-    np.testing.assert_array_equal(searched[0][1].ids, dataset.train.ids)
-    seen = [trained[number][1].train.ids for number in networks[4:]]
-    for ids, (_, found, labels) in zip(seen, searched[4:], strict=True):
-        assert not {*ids} & {*found.ids} and {*ids} | {*found.ids} == {*dataset.train.ids}
-        assert len(found.ids) == 20
-        rows = np.array([places[number] for number in found.ids])
-        np.testing.assert_array_equal(labels, dataset.train.labels[rows])
-        expected = found.read().representations[1]
-        np.testing.assert_array_equal(trained[9][2].read(rows).representations[1], expected)
-    own, others = (targets.read().representations[1] for _, _, targets in (trained[9], trained[5]))
+    # A network that is searched, one that learns; three and one; and one, of the same searches.
+    assert len(trained) == 7 and len(searched) == 1 + 3 + 3
+    again, others, own = (trained[number][1] for number in (1, 5, 6))
+    dataset = trained[1][0]
+    labels, places = dataset.train.labels, {n: i for i, n in enumerate(dataset.train.ids)}
+    assert {*trained[0][0].train.ids} == {*searched[0][2].ids} == {*places}
+    last = jax.numpy.ones((1, *own.read([0]).representations[-2].shape[1:]))
+    for number, (key, stages, found, of_them) in enumerate([*searched[:1], *searched[4:]]):
+        learned, _, logit = trained[[0, 2, 3, 4][number]]
+        assert key == purpose_key(0, SEARCH, 2)
+        np.testing.assert_allclose(stages[-1](last), [[logit] * 10], rtol=1e-5)
+        rows = np.array([places[n] for n in found.ids])
+        np.testing.assert_array_equal(of_them, labels[rows])
+        if number:
+            seen = {*learned.train.ids}
+            assert not seen & {*found.ids} and seen | {*found.ids} == {*places} and len(rows) == 20
+        targets = (own if number else again).read(rows).representations[1]
+        np.testing.assert_array_equal(targets, found.read().representations[1])
+    own, others = (targets.read().representations[1] for targets in (own, others))
     assert not np.array_equal(own, again.read().representations[1])
     for image, target in enumerate(others):
         (source,) = np.flatnonzero([(target == mine).all() for mine in own])
-        assert dataset.train.labels[source] == dataset.train.labels[image]
+        assert labels[source] == labels[image]
+        assert source != image or (labels == labels[image]).sum() == 1
 
-    rows = rows_of(tmp_path / "sweep")
-    assert [row["networks"] for row in rows] == [1, 3, 3]
+    assert [row["networks"] for row in rows_of(tmp_path / "sweep")] == [1, 3, 3]
 
 
 def test_a_second_search_is_of_all_images_and_counted_once():
@@ -312,8 +314,17 @@ def test_a_second_search_is_of_all_images_and_counted_once():
     assert counted == {"again": 1000, "cross_fitted": 1000, "cross_fitted_permuted": 0}
     assert points["cross_fitted"].disk_bytes and not points["cross_fitted_permuted"].disk_bytes
     assert points["searched"].config.cycles == 1 and points["again"].config.cycles == 2
-    with pytest.raises(ValueError, match="folds is 1: it must be at least 2"):
-        script.define(config, dataclasses.replace(settings, folds=1))
-    wrong = dataclasses.replace(config.later_cycles[0], images="wrong")
-    with pytest.raises(ValueError, match=r"has images='wrong', share=1\.0: here all images"):
-        script.define(dataclasses.replace(config, later_cycles=(wrong,)), settings)
+    for folds in (1, 1001):
+        with pytest.raises(ValueError, match=f"folds is {folds}: it must be at least 2, and at"):
+            script.define(config, dataclasses.replace(settings, folds=folds))
+    unfair = dataclasses.replace(settings, changes="again:learn.learning_rate=1")
+    with pytest.raises(ValueError, match="its control would be searched in others"):
+        script.define(config, unfair)
+    later = config.later_cycles[0]
+    changed = [(dataclasses.replace(later, images="wrong"),), (later, later)]
+    for cycles in changed:
+        with pytest.raises(ValueError, match="give one cycle, and leave its images"):
+            script.define(dataclasses.replace(config, later_cycles=cycles), settings)
+    plain = dataclasses.replace(settings, methods=("searched",))
+    with pytest.raises(ValueError, match="later_cycles is for the methods again, again_permuted"):
+        script.define(dataclasses.replace(config, later_cycles=changed[0]), plain)

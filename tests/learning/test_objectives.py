@@ -159,12 +159,20 @@ def test_sgd_sends_the_cross_entropy_everywhere():
 
 @pytest.mark.slow
 def test_the_relational_loss_is_added_with_its_weight_and_never_reaches_the_head():
-    without, one, three = (
-        gradient(dataclasses.replace(CONFIG, relational_weight=weight))
-        for weight in (0.0, 1.0, 3.0)
+    settings = ({}, {"relational_weight": 1.0}, {"relational_weight": 3.0})
+    settings += ({"relational_weight": 1.0, "relations": "labels"},)
+    without, one, three, labels = (
+        gradient(dataclasses.replace(CONFIG, **fields)) for fields in settings
     )
     for a, b in zip(of(without, "linear"), of(three, "linear"), strict=True):
         np.testing.assert_array_equal(a, b)
-    for a, b, c in zip(*(of(g, "blocks") for g in (without, one, three)), strict=True):
+    for a, b, c, d in zip(*(of(g, "blocks") for g in (without, one, three, labels)), strict=True):
         np.testing.assert_allclose(c - a, 3 * (b - a), atol=1e-5)
-        assert (a != b).any()
+        assert (a != b).any() and (b != d).any()
+
+
+def test_activations_are_compared_with_normalised_targets_normalised():
+    h = jnp.asarray(GENERATOR.normal(2, 5, size=(4, 3, 3, 2)), jnp.float32)
+    targets = [(h - h.mean((1, 2, 3), keepdims=True)) / h.std((1, 2, 3), keepdims=True), h[:, 0, 0]]
+    assert float(relational_loss([h], targets, (0,), matching="normalized")) < 1e-9
+    assert float(relational_loss([h], targets, (0,))) > 1e-3
