@@ -304,6 +304,10 @@ def test_sgd_alone_needs_no_search_before_it_learns(main, tmp_path):
         (["--config.seed"], "write --config.seed=VALUE"),
         (["--config.name=paper"], "set --preset"),
         (["--config.sgd.variant=skip_block_0"], "SGD learns from no targets"),
+        (
+            ["--config.sgd.relational_weight=1"],
+            "config.sgd.relational_weight has no effect: SGD learns",
+        ),
         (["--sweep.num_train=100"], "--sweep.num_train has no effect"),
         (
             ["--config.shared.clusters=2"],
