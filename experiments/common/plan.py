@@ -29,6 +29,7 @@ from dsl_jax.targets.layout import estimated_bytes
 SECONDS_PER_CANDIDATE = 1.5e-6
 SECONDS_PER_CANDIDATE_ELEMENT = 3.1e-9
 SECONDS_PER_FLOP = 1 / 44e9
+NOISY_SHARE = 0.5  # of that, to evaluate a candidate once more with noise
 COMPILE_SECONDS_PER_SEARCH = 20.0
 COMPILE_SECONDS_PER_TRAINING = 12.0
 NORMALS_PROBE_SECONDS = 3.5e-3
@@ -118,9 +119,11 @@ def search_cost(config: RunConfig, images: int, step: Search | None = None) -> t
         if number and not layer.generations:
             continue
         candidates = search.population_size + search.num_children * layer.generations
-        per_image += candidates * (SECONDS_PER_CANDIDATE + SECONDS_PER_CANDIDATE_ELEMENT * size)
+        each = SECONDS_PER_CANDIDATE + SECONDS_PER_CANDIDATE_ELEMENT * size
+        per_image += candidates * each
         if search.fitness_noise and number < len(sizes) - 1:  # how often each is evaluated
             candidates *= search.noisy_evaluations
+            per_image += candidates * each * NOISY_SHARE
         products += candidates * sum(flops[number + 1 :]) * SECONDS_PER_FLOP
     products += search.population_size * flops[0] * SECONDS_PER_FLOP
     if jax.default_backend() == "cpu":  # an image a core; the factors are of one core

@@ -28,6 +28,9 @@ def test_a_plan_grows_with_what_it_plans():
     assert large.disk_bytes > 9 * small.disk_bytes
     text = plan.describe(large, config, "somewhere")
     assert "somewhere" in text and f"{large.candidates:,}" in text
+    noisy = dataclasses.replace(config.search, fitness_noise=0.5)  # each is evaluated four times
+    _, longer = plan.search_cost(dataclasses.replace(config, search=noisy), 10_000)
+    assert 2 < longer / large.search_seconds < 4
 
 
 def test_every_cycle_adds_its_search_and_its_trainings():
