@@ -179,7 +179,8 @@ def only_one_seed(config: RunConfig, name: str) -> None:
 
 
 def describe(sweep: Sweep, config: RunConfig, folder: Path) -> str:
-    """The plan of a sweep and what it costs."""
+    """The plan of a sweep, and what it still costs. Raises as `missing`."""
+    absent = missing(sweep, folder)
     names = dict.fromkeys(point.config.dataset for point in sweep.points)
     lines = [
         *(f"dataset     {x}, {foresee(x, config.name, DATA_DIR.value).text}" for x in names),
@@ -187,16 +188,15 @@ def describe(sweep: Sweep, config: RunConfig, folder: Path) -> str:
         f"points      {len(sweep.points)}",
     ]
     for point in sweep.points:
-        lines.append(
-            f"            {point.name}: {point.candidates:,} candidates, "
-            f"about {plan.duration(point.seconds)}"
-        )
+        cost = f"{point.candidates:,} candidates, about {plan.duration(point.seconds)}"
+        lines.append(f"            {point.name}: {cost if point in absent else 'computed already'}")
     candidates, seconds, disk = (
-        sum(getattr(point, name) for point in sweep.points)
+        sum(getattr(point, name) for point in absent)
         for name in ("candidates", "seconds", "disk_bytes")
     )
+    whole = "in all" if len(absent) == len(sweep.points) else "left  "
     lines += [
-        f"in all      {candidates:,} candidates, about {plan.duration(seconds)}",
+        f"{whole}      {candidates:,} candidates, about {plan.duration(seconds)}",
         f"disk        {disk / 1e6:,.0f} MB of targets",
         f"folder      {folder}",
     ]

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 from types import SimpleNamespace
 
 import jax
@@ -73,6 +74,12 @@ def test_a_sweep_is_resumed_and_drawn_again_without_data(experiment, tmp_path, m
 
     monkeypatch.setattr(sweep_points, "search", stop_at_third)
     assert run(*arguments) == 130
+    capsys.readouterr()
+    assert run(*arguments, "--dry_run") == 0
+    text = capsys.readouterr().out
+    assert text.count("candidates, about") == 2 + 1 and text.count("computed already") == 2
+    left = [int(n.replace(",", "")) for n in re.findall(r"([\d,]+) candidates, about", text)]
+    assert left[2] == left[0] + left[1] and "left  " in text
     assert run(*arguments) == 0
     assert len(calls) == 5  # four points, one of them begun twice
 
