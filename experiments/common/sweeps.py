@@ -109,14 +109,15 @@ def run(
     folder = command_line.output_dir(default + command_line.folder_suffix(_given()))
     sweep = define(config, settings)
     if DRY_RUN.value:
-        print(describe(sweep, config, folder))
+        absent = missing(sweep, folder)
+        print(describe(sweep, absent, config, folder))
         try_folder(folder, lambda folder: make_folder(folder, name))
-        for point in missing(sweep, folder):
+        for point in absent:
             check_data(point.config.dataset, point.config.name)
         return
     prepare_folder(folder, name)
-    if missing(sweep, folder):
-        print(describe(sweep, config, folder), flush=True)
+    if absent := missing(sweep, folder):
+        print(describe(sweep, absent, config, folder), flush=True)
         if theirs := compute(sweep, folder):
             print(
                 f"Other processes are computing {', '.join(point.name for point in theirs)}; when "
@@ -178,9 +179,8 @@ def only_one_seed(config: RunConfig, name: str) -> None:
         )
 
 
-def describe(sweep: Sweep, config: RunConfig, folder: Path) -> str:
-    """The plan of a sweep, and what it still costs. Raises as `missing`."""
-    absent = missing(sweep, folder)
+def describe(sweep: Sweep, absent: Sequence[Point], config: RunConfig, folder: Path) -> str:
+    """The plan of a sweep, and what the points cost that are absent."""
     names = dict.fromkeys(point.config.dataset for point in sweep.points)
     lines = [
         *(f"dataset     {x}, {foresee(x, config.name, DATA_DIR.value).text}" for x in names),
