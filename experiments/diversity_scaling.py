@@ -259,7 +259,7 @@ def _mean_and_error(values: list[float]) -> str:
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    fixed = ("search.target", "variants")
+    fixed = ("search.target", *sweeps.LEARNING_FIELDS)
     sweeps.run("diversity_scaling", SCALES, define, fixed)
 
 

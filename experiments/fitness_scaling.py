@@ -189,7 +189,7 @@ def table(rows: sweep_rows.Rows) -> str:
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    fixed = ("search.num_", "search.layers", "search.smoothing", "variants")
+    fixed = ("search.num_", "search.layers", "search.smoothing", *sweeps.LEARNING_FIELDS)
     sweeps.run("fitness_scaling", SCALES, define, fixed)
 
 

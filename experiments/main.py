@@ -122,6 +122,10 @@ def check_used(config: configs.RunConfig) -> None:
         used, how = has.get(re.split(r"[.\[]", path)[0], (True, ""))
         if not used:
             raise ValueError(f"config.{path} has no effect on this run: {how}, or leave it out")
+    if "learn.relations" in command_line.assigned("config") and not config.learn.relational_weight:
+        raise ValueError(
+            "config.learn.relations has no effect without --config.learn.relational_weight=1"
+        )
 
 
 def join_job() -> None:

@@ -38,6 +38,10 @@ from dsl_jax.runs.lock import if_free
 from dsl_jax.values import one_of
 
 CYCLE_FIELDS = ("cycles", "later_cycles", "controls")
+# What plays no part in a sweep that searches images, one by one, and trains nothing.
+LEARNING_FIELDS = (
+    "variants", "learn", "sgd", "target_controls", "searched", "shared", "sampler"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ import pytest
         ("learnable", "--config.searched=per_class", "config.searched has no effect here"),
         ("what_targets_carry", "--config.searched=per_class", "config.searched has no effect here"),
         ("starts", "--config.learn.epochs=3", "config.learn.epochs has no effect here"),
+        ("fitness_scaling", "--config.learn.epochs=3", "config.learn.epochs has no effect here"),
+        ("diversity_scaling", "--config.sgd_groups=1", "config.sgd_groups has no effect here"),
         ("full_data", "--num_train=90", "--num_train has no effect here: set --sweep.sizes"),
         ("full_data", "--sweep.num_train=90", "sweep.num_train has no effect here"),
         ("full_data", "--config.search.num_searches=2", "a search per_class has only one"),
