@@ -118,6 +118,17 @@ def check_mesh(mesh: Mesh | None) -> None:
         raise ValueError(f"mesh has the axes {mesh.axis_names}: it must have one; give {example}")
 
 
+def check_own_mesh(mesh: Mesh | None) -> None:
+    """`check_mesh`. Raises ValueError, too, for a mesh with devices of other processes."""
+    check_mesh(mesh)
+    others = [] if mesh is None else [d for d in mesh.devices.flat if d not in jax.local_devices()]
+    if others:
+        raise ValueError(
+            f"mesh has devices of other processes, such as {others[0]}: give one of this process's "
+            "own, such as dsl_jax.devices.device_mesh(); the processes share the work by the store"
+        )
+
+
 def sharing(mesh: Mesh | None) -> contextlib.AbstractContextManager:
     """Tells what is compiled inside that the devices of `mesh` share a batch."""
     return contextlib.nullcontext() if mesh is None else jax.set_mesh(_automatic(mesh))

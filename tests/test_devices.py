@@ -3,9 +3,12 @@
 import os
 import subprocess
 import sys
+from unittest import mock
 
 import jax
+import numpy as np
 import pytest
+from jax.sharding import Mesh
 
 from dsl_jax import devices
 
@@ -97,3 +100,14 @@ def test_the_processes_of_a_job_share_a_batch_with_as_many_devices_each(
 def test_a_batch_that_the_processes_of_a_job_cannot_share_is_refused(several_processes):
     with pytest.raises(ValueError, match="39 images, which 2 processes cannot share equally"):
         devices.device_mesh(39)
+
+
+def test_devices_of_other_processes_are_not_searched_on():
+    class Elsewhere:
+        def __repr__(self):
+            return "TpuDevice(id=5)"
+
+    mesh = mock.Mock(spec=Mesh, axis_names=("images",), devices=np.array([Elsewhere()]))
+    with pytest.raises(ValueError, match=r"other processes, such as TpuDevice\(id=5\)"):
+        devices.check_own_mesh(mesh)
+    devices.check_own_mesh(Mesh(np.array(jax.local_devices()), ("images",)))

@@ -167,7 +167,8 @@ class SearchConfig:
 
     @property
     def candidates_per_image(self) -> int:
-        """Candidates that are evaluated for one image, over all layers."""
+        """Candidates that are tried for one image, over all layers; each counts once, also where
+        it is judged several times (`fitness_noise`)."""
         first, *rest = (layer.generations for layer in self.layers)
         initial = self.population_size * (1 + sum(1 for g in rest if g))
         return self.num_searches * (initial + self.num_children * (first + sum(rest)))

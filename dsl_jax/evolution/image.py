@@ -7,11 +7,12 @@ stages, n candidates of a population, k parents.
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.devices import Array, largest_divisor
@@ -34,6 +35,7 @@ from dsl_jax.evolution.operators import (
     smoothed_noise,
     standardize,
 )
+from dsl_jax.inputs import check_labels
 from dsl_jax.keys import computed_once, philox_key
 from dsl_jax.values import instance_of
 
@@ -97,11 +99,16 @@ def search_image(
       A `SearchResult` without the leading axis.
 
     Raises:
-      ValueError: the numbers of stages and of layer schedules differ.
+      ValueError: the numbers of stages and of layer schedules differ, the label is of no class
+        (looked at unless JAX traces it), or what the config names is not there.
+      TypeError: stages that are no functions, or no `SearchConfig`.
     """
     check_schedules(stages, config)
     rules = rules_of(config) if rules is None else rules
     key, stages = philox_key(key), in_dtype(stages, image, config.compute_dtype)
+    if not isinstance(label, jax.core.Tracer):
+        logits = jax.eval_shape(lambda h: reduce(lambda h, stage: stage(h), stages, h), image[None])
+        check_labels(np.reshape(label, 1), 1, logits.shape[-1], what="label")
     if config.num_searches == 1:
         return _search_once(key, stages, image, label, config, rules, start)
     keys = jax.random.split(jax.random.fold_in(key, len(stages) + 1), config.num_searches)
@@ -110,8 +117,8 @@ def search_image(
     )
     means = jax.tree.map(lambda runs: jnp.mean(runs, axis=0), found)
     targets = [
-        standardize(h, kind_of(h.shape, last=index == len(stages) - 1))
-        for index, h in enumerate(means.representations)
+        standardize(h, kind_of(h.shape, last=index == len(stages) - 1)) if layer.generations else h
+        for index, (h, layer) in enumerate(zip(means.representations, config.layers, strict=True))
     ]
     return SearchResult(tuple(targets), means.fitness)
 
@@ -190,15 +197,21 @@ def _search_once(
         parents, trace = evolve_layer(
             layer_key, candidates, evaluate, layer, config, kind, rules, renewed, near
         )
-        if config.target == "parent_mean" and layer.generations:
-            mean = jnp.mean(parents.astype(jnp.float32), axis=0)
-            targets.append(standardize(mean, kind))
-        else:
-            targets.append(parents[0].astype(jnp.float32))
+        targets.append(target_of(parents, layer, config, kind))
         traces.append(trace)
         if index + 1 < len(stages):
             candidates = stages[index + 1](parents[:1])
     return SearchResult(tuple(targets), tuple(traces))
+
+
+def target_of(
+    parents: jax.Array, layer: LayerSchedule, config: SearchConfig, kind: str
+) -> jax.Array:
+    """What is kept of a layer's last parents [k, ...], best first: the best, or their mean."""
+    parents = parents.astype(jnp.float32)
+    if config.target == "parent_mean" and layer.generations:
+        return standardize(jnp.mean(parents, axis=0), kind)
+    return parents[0]
 
 
 def _near(natural: jax.Array, least_cosine: float) -> Near:

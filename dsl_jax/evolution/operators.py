@@ -160,9 +160,19 @@ def brought_near(h: jax.Array, natural: jax.Array, least_cosine: float) -> jax.A
 
 @functools.cache
 def smoothing_matrix(size: int, passes: int) -> np.ndarray:
-    """[size, size] float64: `passes` of zero-padded averaging of 3 along an axis."""
+    """[size, size] float64: `passes` of zero-padded averaging of 3 along an axis.
+
+    Raises:
+      ValueError: a negative number of passes.
+    """
+    _check_passes(passes)
     one = (np.eye(size) + np.eye(size, k=1) + np.eye(size, k=-1)) / 3
     return np.linalg.matrix_power(one, passes)
+
+
+def _check_passes(passes: int) -> None:
+    if passes < 0:
+        raise ValueError(f"smoothing_passes is {passes}: it must be at least 0")
 
 
 @functools.cache
@@ -184,7 +194,13 @@ def noise_basis(
 
     Returns:
       [positions, m] float32, positions = product of `spatial`, m at most that.
+
+    Raises:
+      ValueError: a negative number of passes, or a truncation that is not from 0 to below 1.
     """
+    _check_passes(passes)
+    if not 0 <= truncation < 1:
+        raise ValueError(f"truncation is {truncation}: it must be at least 0 and below 1")
     vectors: np.ndarray = np.ones((1, 1))
     values: np.ndarray = np.ones(1)
     for n in spatial:

@@ -24,6 +24,7 @@ from dsl_jax.evolution.image import (
     evolve_layer,
     in_dtype,
     rules_of,
+    target_of,
     with_copies,
 )
 from dsl_jax.evolution.images import as_pytrees, check_task, output_shapes
@@ -42,8 +43,8 @@ class SharedSearch(NamedTuple):
 
     Attributes:
       targets: a `SharedTargets`, which `learn` takes.
-      fitness: for each layer float32 [C * K, generations + 1], the best mean log-likelihood of a
-        class's images in every generation, the initial population's first.
+      fitness: for each layer float32 [C * K, generations + 1], the best mean fitness of a class's
+        images in every generation, the initial population's first.
       candidates: how many were tried, each on the images of a fitness.
     """
 
@@ -87,6 +88,7 @@ def search_shared(
 
     Raises:
       ValueError: what `search` refuses, a class without images, or cosines that do not fit.
+      FloatingPointError: what was found for a class has no finite fitness.
     """
     shared = SharedConfig() if shared is None else shared
     searches = class_searches(key, stages, images, labels, config, shared)
@@ -148,9 +150,17 @@ def class_searches(
         label, cluster = divmod(row, shared.clusters)
         some = jnp.asarray(images[np.resize(np.flatnonzero(rows == row), size)], jnp.float32)
         number = jnp.uint32(cluster * num_classes + label)
-        label = jnp.uint32(label)
-        found = _search_class(key, stages, some, label, number, config, cosines, rules, fresh)
-        return jax.device_get(found)._replace(centre=None if centres is None else centres[row])
+        label = jnp.int32(label)
+        found = jax.device_get(
+            _search_class(key, stages, some, label, number, config, cosines, rules, fresh)
+        )
+        if not np.isfinite(found.fitness[-1][-1]):
+            raise FloatingPointError(
+                f"nothing that was found for class {row // shared.clusters} has a fitness that is "
+                "finite: see its images, the fitness function, and dsl_jax.check_stages for the "
+                "stages"
+            )
+        return found._replace(centre=None if centres is None else centres[row])
 
     return [partial(search_class, row) for row in range(num_classes * shared.clusters)]
 
@@ -254,10 +264,7 @@ def _search_class(
         parents, trace = evolve_layer(
             layer_key, candidates, evaluate, layer, config, kind, rules, renewed
         )
-        if config.target == "parent_mean" and layer.generations:
-            best = standardize(jnp.mean(parents, axis=0), kind)
-        else:
-            best = parents[0]
+        best = target_of(parents, layer, config, kind)
         found.append(best)
         traces.append(trace)
         h = jax.vmap(moved, (0, None, None))(h, best, cosines[index]) if rest else h

@@ -204,5 +204,5 @@ def _joined(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def _best_of(population: Population, count: int) -> Population:
     """The best `count` of at least so many, best first."""
-    best, order = jax.lax.top_k(ranked(population.fitness), count)
-    return Population(population.candidates[order], best)
+    order = jax.lax.top_k(ranked(population.fitness), count)[1]
+    return jax.tree.map(lambda x: x[order], population)

@@ -37,11 +37,12 @@ def regression_loss(
       A float32 scalar; a squared distance is averaged over a tensor's elements.
 
     Raises:
-      ValueError: `matching` is unknown.
+      ValueError: `matching` is unknown, or shapes differ.
     """
     total = jnp.float32(0)
     for layer in supervised_layers:
         ours = as_compared(representations[layer], matching)
+        _check_shapes(f"representation {layer}", ours, targets[layer])
         total += jnp.mean(jnp.square(ours - targets[layer].astype(jnp.float32)))
     return total / len(representations)
 
@@ -104,10 +105,23 @@ def likeness(h: jax.Array) -> jax.Array:
 
 
 def head_loss(logits: jax.Array, target_logits: jax.Array) -> jax.Array:
-    """Mean KL(softmax(target_logits) || softmax(logits)), both [B, classes] (paper 4.2)."""
+    """Mean KL(softmax(target_logits) || softmax(logits)), both [B, classes] (paper 4.2).
+
+    Raises:
+      ValueError: shapes differ.
+    """
+    _check_shapes("logits", logits, target_logits)
     ours = jax.nn.log_softmax(logits.astype(jnp.float32))
     theirs = jax.nn.log_softmax(target_logits.astype(jnp.float32))
     return jnp.mean(optax.losses.kl_divergence_with_log_targets(ours, theirs))
+
+
+def _check_shapes(name: str, ours: jax.Array, target: jax.Array) -> None:
+    """Raises ValueError where a difference would be broadcast."""
+    if ours.shape != target.shape:
+        raise ValueError(
+            f"{name} {list(ours.shape)} has a target {list(target.shape)}: need the same"
+        )
 
 
 def supervised_layers(variant: str, num_layers: int) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from dsl_jax.batching import in_batches
 from dsl_jax.config import SearchConfig
 from dsl_jax.data.dataset import Dataset
+from dsl_jax.devices import check_own_mesh
 from dsl_jax.evolution.fitness import Stages, log_probability
 from dsl_jax.evolution.image import SearchResult
 from dsl_jax.evolution.images import search
@@ -57,8 +58,9 @@ def refreshed(
       dataset: its training images are searched.
       config: a `SearchConfig` for the network's stages; a few generations and little noise. Its
         `initial_noise` and the generations of the logits are not used.
-      chunk_size, mesh, progress: as in `search`. On an accelerator give a chunk size; else it
-        follows the memory that is free before each epoch.
+      chunk_size, progress: as in `search`. On an accelerator give a chunk size; else it follows the
+        memory that is free before each epoch.
+      mesh: as in `search`, of this process's devices.
 
     Returns:
       A `SearchResult` of N images, on the host.
@@ -68,6 +70,7 @@ def refreshed(
     """
     instance_of(SearchConfig, "config", config)
     instance_of(Dataset, "dataset", dataset)
+    check_own_mesh(mesh)
     *blocks, logits = config.layers
     layers = (*blocks, dataclasses.replace(logits, generations=0))
     split = dataset.train

@@ -220,9 +220,14 @@ class ConvNet(nnx.Module):
         """Sets the stem from the first 5,000 images [N, H, W, C], normalised floats.
 
         Raises:
-          ValueError: images that are not floating or not finite.
+          ValueError: no images, of another number of channels, not floating or not finite.
         """
         first = np.asarray(images[:WHITENING_IMAGES])
+        channels = self.stem_kernel[...].shape[2]
+        if first.ndim != 4 or not len(first) or first.shape[-1] != channels:
+            raise ValueError(
+                f"images are {list(first.shape)}: need some [N, H, W, C] of {channels} channels"
+            )
         check_images(first)
         kernel = whitening_kernel(first)
         self.stem_kernel[...] = jnp.asarray(kernel)

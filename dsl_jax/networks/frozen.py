@@ -57,14 +57,16 @@ def frozen_stages(
       UserWarning: no images, and a BatchNorm of an untrained network.
 
     Raises:
-      ValueError: a config without a key or images, or with another number of layers; a `ConvNet`
-        that is not whitened; images that are not finite, or that the network does not take; or a
-        layer that the search could not change (see `evolution.dead`).
+      ValueError: a config without a key or images, or with another number of layers; a key without
+        a config; a `ConvNet` that is not whitened; images that are not finite, or that the network
+        does not take; or a layer that the search could not change (see `evolution.dead`).
     """
     check_whitened(network)
     parts = _parts(network)
     if config is not None:
         instance_of(SearchConfig, "config", config)
+    elif key is not None:
+        raise ValueError("a key needs a config: without one no candidates are drawn")
     if images is config is None and any(_is_untouched(norm) for norm in batch_norms(network)):
         warnings.warn(
             "a BatchNorm holds the statistics that it was made with: give frozen_stages the images "

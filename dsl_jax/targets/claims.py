@@ -2,10 +2,10 @@
 
 A process claims a chunk before it searches it (`claims/`, a file a chunk), and takes those that
 nobody has claimed. A claim is advice: it saves work, and nothing rests on it. When only claimed
-chunks are absent, a process waits for them twice as long as its own slowest took, and takes over
-what is still absent then: so whatever dies, and when, every chunk is searched. A claim is taken,
-taken over and given back only if it is as it was seen, which a kvstore decides for all processes;
-no clock is compared with another machine's.
+chunks are absent, a process waits for them twice as long as its own slowest took, not at all if it
+has searched none, and takes over what is still absent then: so whatever dies, and when, every chunk
+is searched. A claim is taken, taken over and given back only if it is as it was seen, which a
+kvstore decides for all processes; no clock is compared with another machine's.
 """
 
 import json

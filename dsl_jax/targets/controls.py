@@ -72,12 +72,12 @@ class ClassStatistics(NamedTuple):
 
 
 def class_statistics(
-    targets: Targets, naturals: Naturals, labels: np.ndarray, num_classes: int
+    targets: Given, naturals: Naturals, labels: np.ndarray, num_classes: int
 ) -> ClassStatistics:
     """Means over the images of each class, read in parts.
 
     Args:
-      targets: of N images.
+      targets: of N images, or a `SearchResult`.
       naturals: those of the same images, in the same order.
       labels: integers [N], likewise.
       num_classes: C. The means of a class without images are 0.
@@ -85,6 +85,7 @@ def class_statistics(
     Raises:
       ValueError: other numbers of images, or labels out of range.
     """
+    targets = as_targets(targets)
     labels = check_aligned(targets, naturals, labels, num_classes)
     counts = np.bincount(labels, minlength=num_classes)
     sums: list[np.ndarray] = []

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dsl_jax.config import SearchConfig
-from dsl_jax.devices import check_mesh
+from dsl_jax.devices import check_own_mesh
 from dsl_jax.evolution.image import Stages, check_schedules
 from dsl_jax.evolution.images import check_task, choose_chunk_size, search
 from dsl_jax.files import writing
@@ -57,7 +57,8 @@ def search_to_store(
 
     Args:
       path: a local folder, a bucket URL, or a tensorstore kvstore spec; see `TargetStore.open`.
-      key, stages, config, mesh: as in `search`.
+      key, stages, config: as in `search`.
+      mesh: as in `search`, of this process's devices.
       images: [N, H, W, C], normalised float32, or what `preprocess` takes; anything that has a
         length and can be sliced, such as a `numpy.memmap`.
       labels: [N] integers.
@@ -83,7 +84,7 @@ def search_to_store(
     """
     check_schedules(stages, config)
     check_key(key)
-    check_mesh(mesh)
+    check_own_mesh(mesh)
     kvstore = layout.open_kvstore(path)
     there = layout.read_manifest(kvstore, path)
     ids = check_ids(ids, len(images))

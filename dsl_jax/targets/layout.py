@@ -139,8 +139,8 @@ def open_arrays(
             arrays[name] = future.result()
         except ValueError as error:
             raise ValueError(
-                f"{path}: the description of array {name} ({name}/zarr.json) is absent or "
-                f"damaged; {REPAIR}"
+                f"{path}: the description of array {name} ({name}/zarr.json) is absent, "
+                f"damaged, or that of another search; {REPAIR}"
             ) from error
     return arrays
 

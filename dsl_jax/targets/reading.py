@@ -81,7 +81,13 @@ class Naturals:
         return len(self._images)
 
     def read(self, rows: np.ndarray) -> Blocks:
-        """Of each block float32 [M, ...], normalised as targets are."""
+        """Of each block float32 [M, ...], normalised as targets are.
+
+        Raises:
+          ValueError: no rows.
+        """
+        if not len(rows):
+            raise ValueError("no rows are asked for: natural representations need at least one")
         return in_batches(
             lambda images: _natural(self._stages, jnp.asarray(self._prepare(images), jnp.float32)),
             self._images[rows],

@@ -108,6 +108,23 @@ def test_no_generations_keep_the_propagated_tensor():
     assert 0 < float(jnp.abs(first - clean).max()) < 1.5
 
 
+def test_the_mean_of_searches_without_generations_is_the_propagated_tensor():
+    images, labels = data(2)
+    layers = tuple(dataclasses.replace(layer, generations=0) for layer in CONFIG.layers)
+    once = dataclasses.replace(CONFIG, layers=layers, initial_noise=0)
+    twice = dataclasses.replace(once, num_searches=2)
+    ours, theirs = (search(KEY, STAGES, images, labels, c) for c in (twice, once))
+    for mean, only in zip(ours.representations, theirs.representations, strict=True):
+        np.testing.assert_allclose(mean, only, rtol=1e-6)
+
+
+@pytest.mark.parametrize("label", [5, -1])
+def test_one_image_needs_the_label_of_a_class(label):
+    images, _ = data(1)
+    with pytest.raises(ValueError, match=f"label go from {label}"):
+        search_image(KEY, STAGES, images[0], label, CONFIG)
+
+
 def test_the_mean_of_the_parents_is_normalised_again_and_the_search_is_the_same():
     images, labels = data(4)
     best = search(KEY, STAGES, images, labels, CONFIG, chunk_size=4)
@@ -136,11 +153,13 @@ def test_a_stage_that_fails_for_some_candidates_does_no_harm():
 
 
 @pytest.mark.slow
-def test_stages_that_make_every_fitness_nan_are_told():
+@pytest.mark.parametrize("strategy", ["representation_ga", "SNES"])
+def test_stages_that_make_every_fitness_nan_are_told(strategy):
     images = jax.random.normal(KEY, (3, 4, 4, 3))
     stages = (image_stage, lambda h: vector_stage(h) * jnp.nan, lambda h: h[:, :5])
+    config = dataclasses.replace(CONFIG, strategy=strategy)
     with pytest.raises(FloatingPointError, match="none of the first 3 images has"):
-        search(KEY, stages, images, np.zeros(3, int), CONFIG)
+        search(KEY, stages, images, np.zeros(3, int), config)
 
 
 @pytest.mark.slow

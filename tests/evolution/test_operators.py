@@ -208,6 +208,15 @@ def test_an_unknown_smoothing_is_refused():
         operators.reproduce(KEY, jnp.ones((2, 3, 3, 1)), 4, 0.1, smoothing="rescaled")
 
 
+def test_passes_and_truncation_that_are_none_are_refused():
+    with pytest.raises(ValueError, match="smoothing_passes is -1"):
+        operators.smooth(jnp.ones((4, 4, 1)), -1)
+    with pytest.raises(ValueError, match="smoothing_passes is -2"):
+        operators.mutate(KEY, jnp.ones((4, 4, 1)), jnp.ones((1, 1, 1)), 0.1, -2)
+    with pytest.raises(ValueError, match=r"truncation is 1\.0"):
+        operators.noise_basis((5, 5), 1, truncation=1.0)
+
+
 def test_an_unknown_kind_is_refused():
     with pytest.raises(ValueError, match="'tokens' is unknown"):
         operators.reproduce(KEY, jnp.ones((2, 3)), 2, 0.1, kind="tokens")

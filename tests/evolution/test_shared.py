@@ -11,6 +11,8 @@ from dsl_jax.config import SharedConfig
 from dsl_jax.evolution.image import SearchResult
 from dsl_jax.evolution.shared import search_shared
 from dsl_jax.evolution.shared_targets import SharedTargets
+from dsl_jax.files import DamagedFile
+from dsl_jax.networks.sampler import Sampler
 from dsl_jax.targets import controls
 
 COSINES = (0.3, 0.6)
@@ -138,6 +140,28 @@ def test_they_are_kept_whole(result, tmp_path):
     again = SharedTargets.load(tmp_path / "shared.npz", STAGES)
     assert again.propagates
     jax.tree.map(np.testing.assert_array_equal, again, result.targets)
+
+
+def test_a_class_without_a_finite_fitness_is_named():
+    images = IMAGES.copy()
+    images[LABELS == 3] *= 1e30  # what comes of these overflows
+    stages = (lambda h: h * h, *STAGES[1:])
+    shared = SharedConfig(cosines=COSINES, images_per_class=4)
+    with pytest.raises(FloatingPointError, match="nothing that was found for class 3"):
+        search_shared(KEY, stages, images, LABELS, CONFIG, shared)
+
+
+def test_a_samplers_file_or_anothers_is_not_taken_for_it(result, tmp_path):
+    nothing = Sampler(result.targets, ({"first": np.ones(1)}, {}))
+    nothing.save(tmp_path / "sampler.npz")
+    with pytest.raises(ValueError, match=r"holds a Sampler: load it by dsl_jax\.Sampler"):
+        SharedTargets.load(tmp_path / "sampler.npz", STAGES)
+    result.targets.save(tmp_path / "shared.npz")
+    with pytest.raises(DamagedFile, match="it has no 'sampler_0_first'"):
+        Sampler.load(tmp_path / "shared.npz", STAGES)
+    np.savez(tmp_path / "other.npz", a=np.ones(2))
+    with pytest.raises(DamagedFile, match="it has no 'cosines'"):
+        SharedTargets.load(tmp_path / "other.npz", STAGES)
 
 
 def test_fresh_images_of_all_are_the_same_images_in_another_order(result):

@@ -309,6 +309,7 @@ def test_sgd_alone_needs_no_search_before_it_learns(main, tmp_path):
             "config.sgd.relational_weight has no effect: SGD learns",
         ),
         (["--config.learn.relations=labels"], "learn.relations has no effect without"),
+        (["--config.learn.flip=True"], "learn.flip has no effect without config.learn.augment"),
         (["--sweep.num_train=100"], "--sweep.num_train has no effect"),
         (
             ["--config.shared.clusters=2"],

@@ -34,6 +34,13 @@ def test_regression_is_a_third_of_the_sum_of_mean_squares():
     assert float(skipped) == pytest.approx((terms[1] + terms[2]) / 3, rel=1e-5)
 
 
+def test_a_target_of_another_shape_is_not_broadcast():
+    with pytest.raises(ValueError, match=r"representation 0 \[4, 3, 3, 2\] has a target \[4, 1"):
+        regression_loss([jnp.ones((4, 3, 3, 2))], [jnp.ones((4, 1, 1, 2))], (0,))
+    with pytest.raises(ValueError, match=r"logits \[4, 5\] has a target \[1, 5\]"):
+        head_loss(jnp.ones((4, 5)), jnp.ones((1, 5)))
+
+
 def test_normalized_matching_normalises_each_sample():
     h = jnp.asarray(GENERATOR.normal(3, 5, size=(4, 3, 3, 2)), jnp.float32)
     normal = (h - h.mean((1, 2, 3), keepdims=True)) / h.std((1, 2, 3), keepdims=True)

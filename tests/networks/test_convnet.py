@@ -198,3 +198,9 @@ def test_pre_gelu_is_the_same_network_seen_before_the_last_gelu():
 def test_wrong_arguments_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         make(**options)
+
+
+@pytest.mark.parametrize("shape", [(0, 12, 12, 3), (4, 12, 12, 1), (12, 12, 3)])
+def test_images_of_another_shape_do_not_whiten(shape):
+    with pytest.raises(ValueError, match=r"need some \[N, H, W, C\] of 3 channels"):
+        make(image_shape=(12, 12, 3)).whiten(np.zeros(shape, np.float32))

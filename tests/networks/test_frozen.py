@@ -71,6 +71,8 @@ def test_a_network_given_alone_keeps_the_statistics_of_its_evaluation(normalize_
         np.testing.assert_allclose(mine, theirs, atol=2e-4)
     with pytest.raises(ValueError, match="needs images"):
         frozen_stages(network, None, CONFIG, key=KEY)
+    with pytest.raises(ValueError, match="a key needs a config"):
+        frozen_stages(network, IMAGES, key=KEY)
 
 
 def test_identities_are_left_out_and_change_nothing(monkeypatch):

@@ -98,7 +98,7 @@ def test_a_class_part_is_what_the_targets_of_a_class_share_besides_the_natural()
         parts.append((left / left.std(axis=1, keepdims=True)).reshape(2, *n.shape[1:]))
     blocks = [0.6 * n + 0.8 * part[labels] for n, part in zip(natural, parts, strict=True)]
     targets = SearchResult((*blocks, np.zeros((4, 3), np.float32)), ())
-    found = class_statistics(reading.as_targets(targets), naturals, labels, 3)
+    found = class_statistics(targets, naturals, labels, 3)
     np.testing.assert_allclose(found.cosines, 0.6, atol=1e-4)
     for ours, theirs in zip(found.parts, parts, strict=True):
         np.testing.assert_allclose(ours[:2], 0.8 * theirs, atol=1e-3)
@@ -190,6 +190,8 @@ def test_what_does_not_fit_is_named(store, naturals, statistics):
         class_statistics(store, Naturals(toy.STAGES, toy.IMAGES[:8]), LABELS, 3)
     with pytest.raises(ValueError, match="labels go from 0 to 2"):
         class_statistics(store, naturals, LABELS, 2)
+    with pytest.raises(ValueError, match="no rows are asked for"):
+        naturals.read(np.arange(0))
     with pytest.raises(ValueError, match="2 directions but 1 cosines"):
         controls.natural_plus(statistics.displacements, [0.5], store, naturals, LABELS)
     with pytest.raises(ValueError, match=r"cosine 1\.5 is none"):
