@@ -12,6 +12,7 @@ and a whole laptop run of --dataset. On a machine without an accelerator it all 
 import dataclasses
 import subprocess
 import sys
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -290,7 +291,7 @@ def learning(case: Case) -> list[dict[str, Any]]:
 def whole_run() -> dict[str, Any]:
     """`main.py` as a user types it."""
     root = Path(__file__).parents[1]
-    folder = f"/tmp/on_device-{int(time.time())}"
+    folder = Path(tempfile.mkdtemp(prefix="on_device-")) / "run"
     command = [sys.executable, "experiments/main.py", f"--dataset={_DATASET.value}"]
     command += ["--preset=smoke"] if _SMALL.value else []
     started = time.perf_counter()

@@ -111,21 +111,40 @@ def configure() -> configs.RunConfig:
 
 
 def check_used(config: configs.RunConfig) -> None:
-    """Raises ValueError for a --config. of a search or of cycles that the run does not have."""
-    has = {
-        "shared": (config.searched == "per_class", "set --search=per_class"),
-        "sampler": (config.searched == "sampler", "set --search=sampler"),
-        "later_cycles": (config.cycles > 1, "set --cycles to 2 or more"),
-        "controls": (config.cycles > 1, "set --cycles to 2 or more"),
-    }
+    """Raises ValueError for a --config. of something that the run does not have."""
+    is_taught = any(variant != "sgd" for variant in config.variants)
+    has_sgd = "sgd" in config.variants
+    needs = [
+        ("shared", config.searched == "per_class", "--search=per_class"),
+        ("sampler", config.searched == "sampler", "--search=sampler"),
+        ("later_cycles", config.cycles > 1, "--cycles, 2 or more"),
+        ("controls", config.cycles > 1, "--cycles, 2 or more"),
+        ("search", is_taught, "another variant than sgd"),
+        ("learn", is_taught, "another variant than sgd"),
+        ("sgd", has_sgd, "the variant sgd"),
+        ("sgd_groups", has_sgd, "the variant sgd"),
+        (
+            "search.noisy_evaluations",
+            bool(config.search.fitness_noise),
+            "--config.search.fitness_noise",
+        ),
+        (
+            "learn.relations",
+            bool(config.learn.relational_weight),
+            "--config.learn.relational_weight",
+        ),
+        *(
+            (f"{group}.{name}", getattr(config, group).augment, "--augment")
+            for group in ("learn", "sgd")
+            for name in ("flip", "crop_padding")
+        ),
+    ]
     for path in command_line.assigned("config"):
-        used, how = has.get(re.split(r"[.\[]", path)[0], (True, ""))
-        if not used:
-            raise ValueError(f"config.{path} has no effect on this run: {how}, or leave it out")
-    if "learn.relations" in command_line.assigned("config") and not config.learn.relational_weight:
-        raise ValueError(
-            "config.learn.relations has no effect without --config.learn.relational_weight=1"
-        )
+        for field, there, need in needs:
+            if re.match(rf"{re.escape(field)}(?![^.\[])", path) and not there:
+                raise ValueError(
+                    f"config.{path} has no effect on this run: it needs {need}; leave it out"
+                )
 
 
 def join_job() -> None:

@@ -144,7 +144,7 @@ def draw(rows: sweep_rows.Rows):
             for start, trace in mean_traces(rows, layer).items()
         }
         title, label = sweep_rows.layer_name(layer), "best cross-entropy, nats"
-        panels.append(curves.Panel(lines, "generation", label, title))
+        panels.append(curves.Panel(lines, "generation", label, title, y_scale="log"))
     caption = f"Best fitness by where the search begins, {rows[0]['dataset']}."
     return {"starts": (curves.plot_curves(panels, legend="start"), caption)}
 

@@ -93,7 +93,9 @@ def best_sgd(config: RunConfig, settings: Settings, seed: int) -> sweeps.Point:
     config = dataclasses.replace(
         config, seed=seed, num_seeds=1, variants=("sgd",), target_controls=(), cycles=1
     )
-    config = override(config, parse_assignments(settings.best_sgd, "sweep.best_sgd"))
+    config = override(
+        config, parse_assignments(settings.best_sgd, "sweep.best_sgd"), "sweep.best_sgd"
+    )
     config = dataclasses.replace(config, sgd_groups=(config.learner_groups,))
     columns = {"search": BEST_SGD, "learner_groups": config.learner_groups, "seed": seed}
     return sweep_points.run_point(f"best_sgd-seed_{seed}", columns, config)

@@ -105,6 +105,7 @@ def test_any_field_can_be_set_by_name():
         ("learn.momentum", "1.0", "momentum 1.0 below 1"),
         ("widths", "()", "must not be empty"),
         ("widths", "(8, 'a', 8)", "expected elements such as 32"),
+        ("target_controls", "(1, 2)", "expected elements of the type str"),
         ("widths", "(8, 8)", "search.layers has 4 schedules: 2 widths need 3"),
         ("num_train", "0", "num_train is 0"),
         ("variants", "('all',)", "variant 'all' is unknown"),

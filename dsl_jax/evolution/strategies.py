@@ -67,8 +67,8 @@ def check(algorithm: type | None, config: SearchConfig) -> None:
         _make(algorithm, config, (8,))
     except (AssertionError, TypeError) as error:
         raise ValueError(
-            f"strategy {config.strategy!r} cannot be made with {config.num_children} candidates "
-            f"a generation: {error}"
+            f"strategy {config.strategy!r} cannot be made from {config.num_children} candidates a "
+            f"generation and a solution alone ({error}): change their number, or choose another"
         ) from error
 
 

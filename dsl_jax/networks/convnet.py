@@ -185,7 +185,7 @@ class ConvNet(nnx.Module):
         if min(height, width) < smallest:
             raise ValueError(
                 f"images of {height}x{width} are too small for {len(widths)} blocks: "
-                f"each side needs at least {smallest} pixels"
+                f"each side needs at least {smallest} pixels, to be searched {2 * smallest - 1}"
             )
         self.representation = representation
         self.normalize_blocks = normalize_blocks

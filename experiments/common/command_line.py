@@ -122,9 +122,6 @@ def configure(
         raise ValueError(
             "config.learn.variant has no effect here: set --variants or --config.variants instead"
         )
-    for group in ("learn", "sgd"):
-        if f"{group}.flip" in given and not getattr(config, group).augment:
-            raise ValueError(f"config.{group}.flip has no effect without config.{group}.augment")
     for name in ("variant", "matching", "head_weight", "relational_weight", "relations"):
         if (path := f"sgd.{name}") in given:
             raise ValueError(f"config.{path} has no effect: SGD learns from no targets")

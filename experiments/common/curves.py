@@ -110,9 +110,12 @@ def _set_apart(figure: Figure, axes: Axes, curves: Sequence[ErrorbarContainer]) 
 
 
 def _scale_y(axes: Axes, panel: Panel) -> None:
-    """A logarithmic axis has a few ticks even where it spans less than a power of ten."""
+    """A logarithmic axis has a few ticks, however many powers of ten it spans."""
     if panel.y_scale == "log":
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        lowest, highest = axes.get_ylim()
+        powers = np.log10(highest / lowest)
+        subs = (1, 1.5, 2, 3, 5, 7) if powers < 1.5 else (1, 3) if powers < 3 else (1,)
+        axes.yaxis.set_major_locator(LogLocator(subs=subs))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_formatter(NullFormatter())
 

@@ -96,14 +96,13 @@ def _parse(old: Any, text: str, path: str, kind: Any) -> Any:
     expected = typing.get_args(kind) if isinstance(kind, types.UnionType) else (type(old),)
     if expected[0] is float and type(new) is int:
         new = float(new)
-    if isinstance(old, tuple) and isinstance(new, tuple) and old:
-        if isinstance(old[0], float):
+    if isinstance(old, tuple) and isinstance(new, tuple):
+        of = type(old[0]) if old else (typing.get_args(kind) or (None,))[0]
+        if of is float:
             new = tuple(float(x) if type(x) is int else x for x in new)
-        for element in new:
-            if type(element) is not type(old[0]):
-                raise ValueError(
-                    f"{path}={text}: expected elements such as {old[0]!r}, got {element!r}"
-                )
+        if isinstance(of, type) and any(type(element) is not of for element in new):
+            such = f"such as {old[0]!r}" if old else f"of the type {of.__name__}"
+            raise ValueError(f"{path}={text}: expected elements {such}")
     if type(new) not in expected:
         raise ValueError(
             f"{path}={text}: expected {expected[0].__name__}, such as {old!r}, "

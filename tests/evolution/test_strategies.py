@@ -127,7 +127,7 @@ def test_unknown_strategies_are_refused_before_anything_is_searched():
         search(KEY, STAGES, IMAGES, LABELS, with_strategy("cma"))
     with pytest.raises(ValueError, match="'SNES' smooths noise"):
         search(KEY, STAGES, IMAGES, LABELS, with_strategy("SNES", smoothing="child"))
-    with pytest.raises(ValueError, match="cannot be made with 13 candidates"):
+    with pytest.raises(ValueError, match="cannot be made from 13 candidates"):
         search(KEY, STAGES, IMAGES, LABELS, with_strategy("Open_ES", num_refiners=7))
     for name in ("no_such_module:X", "own_strategy:Run"):
         with pytest.raises(ValueError, match=f"{name}' cannot be imported"):
