@@ -146,7 +146,10 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
         whole.check_later_cycles(config)
     elif config.later_cycles != get_preset(config.name, config.dataset).later_cycles:
         raise ValueError(f"config.later_cycles is for the methods {', '.join(AGAIN)} alone")
-    if not 2 <= settings.folds <= min(settings.sizes):
+    if not any(name.startswith("cross_fitted") for name in settings.methods):
+        if settings.folds != Settings.folds:
+            raise ValueError("sweep.folds has no effect without the method cross_fitted")
+    elif not 2 <= settings.folds <= min(settings.sizes):
         raise ValueError(
             f"sweep.folds is {settings.folds}: it must be at least 2, and at most as many as images"
         )

@@ -43,6 +43,8 @@ SCALES = {
 
 def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     """A point for every dataset, plain or augmented."""
+    if settings.datasets and command_line.DATASET.present:
+        raise ValueError("--dataset has no effect beside --sweep.datasets: leave one of them out")
     points = []
     for dataset in settings.datasets or (config.dataset,):
         for augment in settings.augment:

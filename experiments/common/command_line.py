@@ -38,9 +38,11 @@ OUTPUT_DIR = flags.DEFINE_string(
     "output_dir", None, "The folder (default: one in runs/, named after the settings)."
 )
 SEED = flags.DEFINE_integer("seed", 0, "The first seed.")
-NUM_SEEDS = flags.DEFINE_integer("num_seeds", None, "Number of seeds (default: the preset's).")
+NUM_SEEDS = flags.DEFINE_integer(
+    "num_seeds", None, "Number of seeds (default: the preset's or the program's)."
+)
 NUM_TRAIN = flags.DEFINE_integer(
-    "num_train", None, "Training images, validation among them (default: the preset's)."
+    "num_train", None, "Training images, validation among them (default: likewise)."
 )
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "Print the plan and its cost, and stop.")
 

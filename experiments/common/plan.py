@@ -161,13 +161,14 @@ def describe(plan: Plan, config: RunConfig, folder: str, data_dir: str | None = 
     if plan.candidates:
         each = f"{config.search.candidates_per_image:,} an image{' at first' if cycles else ''}"
         if config.searched == "per_class":
-            each = f"each on {config.shared.images_of_a_fitness} images of its class"
+            each = f"each on at most {config.shared.images_of_a_fitness:,} images of its class"
         elif config.searched == "sampler":
             each += f", of {min(plan.images, config.sampler.images):,} images"
         search = (
             f"{'at most ' if cycles else ''}{plan.candidates:,} candidates, {each}; "
             f"about {duration(plan.search_seconds)}"
         )
+    controls = "".join(f", {name}" for name in config.target_controls)
     seeds = "" if config.num_seeds == 1 else f", {config.num_seeds} seeds"
     return "\n".join(
         [
@@ -177,7 +178,8 @@ def describe(plan: Plan, config: RunConfig, folder: str, data_dir: str | None = 
             f"preset      {config.name}{seeds}, on {jax.devices()[0].device_kind} "
             f"({jax.default_backend()})",
             f"search      {search}",
-            f"learning    {', '.join(config.variants)}{cycles}; "
+            f"learning    {', '.join(config.variants)}{controls and ', with the controls'}"
+            f"{controls.removeprefix(',')}{cycles}; "
             f"about {duration(plan.learning_seconds)}",
             f"disk        {plan.disk_bytes / 1e6:,.0f} MB of targets",
             f"folder      {folder}",

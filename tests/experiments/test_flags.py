@@ -12,6 +12,8 @@ import pytest
         ("starts", "--config.learn.epochs=3", "config.learn.epochs has no effect here"),
         ("fitness_scaling", "--config.learn.epochs=3", "config.learn.epochs has no effect here"),
         ("diversity_scaling", "--config.sgd_groups=1", "config.sgd_groups has no effect here"),
+        ("tables", "--sweep.datasets=mnist_5k", "--dataset has no effect beside --sweep.datasets"),
+        ("full_data", "--sweep.folds=3", "sweep.folds has no effect without"),
         ("full_data", "--num_train=90", "--num_train has no effect here: set --sweep.sizes"),
         ("full_data", "--sweep.num_train=90", "sweep.num_train has no effect here"),
         ("full_data", "--config.search.num_searches=2", "a search per_class has only one"),

@@ -28,6 +28,10 @@ def test_a_plan_grows_with_what_it_plans():
     assert large.disk_bytes > 9 * small.disk_bytes
     text = plan.describe(large, config, "somewhere")
     assert "somewhere" in text and f"{large.candidates:,}" in text
+    with_controls = dataclasses.replace(config, target_controls=("permuted", "natural"))
+    assert "sgd, with the controls permuted, natural; about" in plan.describe(
+        plan.make_plan(with_controls), with_controls, "somewhere"
+    )
     noisy = dataclasses.replace(config.search, fitness_noise=0.5)  # each is evaluated four times
     _, longer = plan.search_cost(dataclasses.replace(config, search=noisy), 10_000)
     assert 2 < longer / large.search_seconds < 4
@@ -50,11 +54,11 @@ def test_a_search_per_class_counts_every_class_cluster_and_cosine():
     # 88 candidates to begin with in each of four layers, and 76 children in each of 50 generations.
     one = plan.make_plan(config)
     assert one.candidates == 10 * (4 * 88 + 50 * 76) and one.disk_bytes == 0
-    assert "each on 32 images of its class" in plan.describe(one, config, "somewhere")
+    assert "each on at most 32 images of its class" in plan.describe(one, config, "somewhere")
     four = SharedConfig(clusters=4, choices=(0.0, 0.2), images_per_class=40)
     config = dataclasses.replace(config, shared=four)
     assert plan.make_plan(config).candidates == 2 * 4 * one.candidates
-    assert "each on 10 images of its class" in plan.describe(one, config, "somewhere")
+    assert "each on at most 10 images of its class" in plan.describe(one, config, "somewhere")
 
 
 def test_a_plan_refuses_the_sizes_that_loading_would():
