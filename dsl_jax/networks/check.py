@@ -78,6 +78,7 @@ def check_stages(
     images, *outputs = outputs
     shapes = tuple(x.shape[1:] for x in outputs)
     if config is not None:
+        _check_takes(stages, (images, *outputs), config.compute_dtype)
         check_layers_change(shapes, config)
     check_movement(stages, outputs, config)
     if learner is not None:
@@ -123,6 +124,18 @@ def _check_stage(
         raise ValueError(f"{name} gives all images the same result: no image is left in it")
     _check_apart(name, stage, h, values)
     return out
+
+
+def _check_takes(stages: Stages, inputs: Any, dtype: str) -> None:
+    """Raises ValueError for a stage but the last that does not take what a search hands it."""
+    for number, (stage, h) in enumerate(zip(stages[:-1], inputs, strict=False)):
+        try:
+            jax.eval_shape(stage, jax.ShapeDtypeStruct(h.shape, dtype))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"stage {number} does not take {dtype}, in which the search computes: let it, or "
+                f'set SearchConfig.compute_dtype to "float32" ({str(error).splitlines()[0]})'
+            ) from error
 
 
 def _check_form(name: str, out: Any, h: jax.Array, is_last: bool) -> None:

@@ -1,5 +1,7 @@
 """One's own networks: cut into stages, checked, learned, of any library."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -323,6 +325,20 @@ def test_good_stages_pass_and_the_config_must_fit():
         dsl.check_stages(careful, IMAGES)
     with pytest.raises(ValueError, match="1 images: give at least 2"):
         dsl.check_stages((good, logits), IMAGES[:1])
+
+
+def test_a_stage_that_does_not_take_the_dtype_of_the_search_is_named():
+    kernel = jnp.ones((3, 3, IMAGES.shape[-1], 2))
+
+    def stage(x):
+        return jax.lax.conv_general_dilated(
+            x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    stages = (stage, lambda h: h.mean(axis=(1, 2)) @ jnp.ones((2, 10)))
+    config = dataclasses.replace(tiny_config(2), compute_dtype="bfloat16")
+    with pytest.raises(ValueError, match="stage 0 does not take bfloat16, in which the search"):
+        dsl.check_stages(stages, IMAGES, config)
 
 
 def test_the_learner_is_checked_beside_the_stages():
