@@ -36,6 +36,7 @@ from dsl_jax.progress import progress_bar
 
 # No class's and no generation's number: what draws images, and what k-means begins with.
 FRESH = CLUSTERS = 2**32 - 2
+AT_ONCE = 32  # images of a fitness that an accelerator evaluates together
 
 
 class SharedSearch(NamedTuple):
@@ -284,11 +285,12 @@ def _mean_fitness(naturals, cosine, evaluate, directions):
     def of_an_image(natural):
         return evaluate(jax.vmap(moved, (None, 0, None))(natural, directions, cosine))
 
-    # On a CPU one by one: the candidates of an image stay in the cache.
+    # On a CPU one by one: the candidates of an image stay in the cache. Else as many as there are
+    # by default: their moved representations have to fit the memory.
     each = jax.lax.platform_dependent(
         naturals,
         cpu=lambda naturals: jax.lax.map(of_an_image, naturals),
-        default=jax.vmap(of_an_image),
+        default=lambda naturals: jax.lax.map(of_an_image, naturals, batch_size=AT_ONCE),
     )
     return jnp.mean(each, axis=0)
 
