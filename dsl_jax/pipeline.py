@@ -79,7 +79,8 @@ def run(
         the first process's alone are used.
 
     Returns:
-      The results by name of training; empty after "search" and "learn".
+      The results by name of training; empty after "search" and "learn" unless the run had ended
+      before.
 
     Raises:
       ValueError: the folder holds another run, or one on other data, or the processes of a job

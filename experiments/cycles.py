@@ -89,7 +89,7 @@ def measure(point: sweeps.Point, dataset, folder) -> sweep_rows.Rows:
         }
         if result.groups == config.learner_groups:
             rows.append(row)
-        if result.best_by_validation and len(config.sgd_groups) > 1:
+        if result.best_by_validation and len({config.learner_groups, *config.sgd_groups}) > 1:
             names = {"training": "best_sgd", "kind": "best_sgd"}
             rows.append(row | names | {"title": "SGD, the best G by validation"})
     return rows

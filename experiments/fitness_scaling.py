@@ -171,15 +171,10 @@ def table(rows: sweep_rows.Rows) -> str:
     lines = []
     for smoothing, layer in dict.fromkeys((row["smoothing"], row["layer"]) for row in rows):
         chosen = sweep_rows.select(rows, smoothing=smoothing, layer=layer)
-        before = sweep_rows.select(chosen, generation=0, population=max(populations))
-        ends = sorted(sweep_rows.select(chosen, generation=last), key=lambda row: row["population"])
-        lines.append(
-            [
-                smoothing,
-                sweep_rows.layer_name(layer),
-                *(row["cross_entropy"] for row in (*before, *ends)),
-            ]
-        )
+        known = {(row["generation"], row["population"]): row["cross_entropy"] for row in chosen}
+        cells = [(0, max(populations)), *((last, population) for population in populations)]
+        name = sweep_rows.layer_name(layer)
+        lines.append([smoothing, name, *(known.get(cell, "") for cell in cells)])
     header = ["smoothed", "evolved", "before", *(f"population {n}" for n in populations)]
     return (
         f"Mean best cross-entropy (nats) over {rows[0]['images']} images, before (largest "

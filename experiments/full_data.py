@@ -46,7 +46,7 @@ from dsl_jax.data.dataset import Dataset
 from dsl_jax.learning.evaluation import logits_of
 from dsl_jax.learning.probes import MOST_IMAGES, linear_probe
 from dsl_jax.presets import get_preset
-from dsl_jax.values import one_of
+from dsl_jax.values import at_least, one_of
 
 SGD = ("sgd_g1", "sgd_g2", "sgd_g3")
 AGAIN = ("again", "again_permuted", "cross_fitted", "cross_fitted_permuted")
@@ -124,6 +124,10 @@ def method_title(name: str) -> str:
 
 def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     """A point for each size, method and seed."""
+    if not settings.sizes or not settings.methods:
+        raise ValueError("sweep.sizes and sweep.methods must not be empty")
+    at_least(1, settings, "sizes", "searched_images", "clusters")
+    SharedConfig(**settings.of_a_class)  # refuses what does not fit
     for name in settings.methods:
         one_of("sweep.methods", name, (*SGD, *STORED, *SHARED))
     pairs = itertools.product(settings.sizes, settings.methods)

@@ -9,7 +9,7 @@ nothing is computed. Of each the preset's own search is shown, first cycle, the 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import flags
 from matplotlib.figure import Figure
@@ -18,9 +18,11 @@ sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 import what_targets_carry
 from common import command_line, plan, sweep_rows
 from common.predictions import in_text, with_predictions
+from common.sweeps import what_counts
 
 from dsl_jax.config import from_dict
 from dsl_jax.files import read_json, replacing, write_text
+from dsl_jax.plain_data import differences
 from dsl_jax.reports import plots
 from dsl_jax.reports.intervals import Interval
 
@@ -49,6 +51,7 @@ def read_sweep(folder: Path) -> Column:
     points = [read_json(path) for path in sorted(folder.glob("points/*.json"))]
     if not points:
         raise ValueError(f"{folder} has no finished point: its command goes on where it stopped")
+    check_alike(points, folder)
     rows = with_predictions([r for p in points for r in p["rows"]], folder)
     groups = min((row["learner_groups"] for row in rows if row["search"] == "preset"), default=0)
     if not groups:
@@ -67,6 +70,20 @@ def read_sweep(folder: Path) -> Column:
     config = plan.for_dataset(from_dict(points[0]["identity"]["config"]), name)
     images, _ = plan.image_counts(config)
     return Column(f"{name}, {images:,}", accuracies, differences)
+
+
+def check_alike(points: Sequence[dict[str, Any]], folder: Path) -> None:
+    """Raises ValueError unless points of one search and G differ in their seed alone."""
+    first: dict[tuple[str, int], dict[str, Any]] = {}
+    for point in points:
+        columns = point["identity"]["columns"]
+        config = what_counts(point["identity"])["config"] | {"seed": None}
+        known = first.setdefault((columns["search"], columns["learner_groups"]), config)
+        if changed := differences(config, known):
+            raise ValueError(
+                f"{folder} has points of other settings, which are no seeds of one ladder: "
+                f"{'; '.join(changed)}"
+            )
 
 
 def short_name(title: str, variant: str) -> str:

@@ -197,8 +197,9 @@ def table(rows: sweep_rows.Rows) -> str:
     epochs = [row for row in sweep_rows.ended(rows) if row["seed"] is not None]
     lines = []
     for training, layer in dict.fromkeys((row["training"], row["layer"]) for row in epochs):
-        for epoch in (0, max(row["epoch"] for row in epochs)):
-            chosen = sweep_rows.select(epochs, training=training, layer=layer, epoch=epoch)
+        of_this = sweep_rows.select(epochs, training=training, layer=layer)
+        for epoch in (0, max(row["epoch"] for row in of_this)):
+            chosen = sweep_rows.select(of_this, epoch=epoch)
             means = [float(np.mean([row[name] for row in chosen])) for name in QUANTITIES]
             name = sweep_rows.training_name(training)
             lines.append([name, sweep_rows.layer_name(layer), epoch, *means])

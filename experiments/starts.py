@@ -151,7 +151,8 @@ def draw(rows: sweep_rows.Rows):
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    sweeps.run("starts", SCALES, define, fixed=("variants", "learn", "sgd", "searched"))
+    fixed = [name for name in sweeps.LEARNING_FIELDS if name != "sampler"]
+    sweeps.run("starts", SCALES, define, fixed=fixed)
 
 
 if __name__ == "__main__":

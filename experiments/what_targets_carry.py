@@ -14,7 +14,7 @@ images, such as "learner_groups=3;sgd.learning_rate=0.1": none), more (further s
 
 import dataclasses
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -65,7 +65,12 @@ SCALES = {
 def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     """A point a search, G and seed; their searches are made once."""
     config = dataclasses.replace(config, target_controls=settings.controls)
-    options = {PRESETS_OWN: {}} | parse_options(settings.more, "sweep.more")
+    more = parse_options(settings.more, "sweep.more")
+    if PRESETS_OWN in more:
+        raise ValueError(
+            f"sweep.more: {PRESETS_OWN} is the preset's own search: choose another name"
+        )
+    options = {PRESETS_OWN: {}} | more
     points, searched = [], set()
     for seed in config.seeds:
         for option, assignments in options.items():
@@ -107,7 +112,8 @@ def measure(point: sweeps.Point, dataset: Dataset, folder: Path) -> sweep_rows.R
     run_folder = sweep_points.open_run(point, folder)
     ended = run_to_the_end(config, folder, dataset)
     rows, kept = [], {}
-    shares = shares_of(run_folder, dataset, seed)
+    trained = {name for _, name, _, result, _ in ended if result is not None}
+    shares = shares_of(run_folder, dataset, seed, trained)
     for _, name, training, result, failure in ended:
         row = {
             "training": name,
@@ -130,10 +136,16 @@ def measure(point: sweeps.Point, dataset: Dataset, folder: Path) -> sweep_rows.R
     return rows
 
 
-def shares_of(run_folder: RunFolder, dataset: Dataset, seed: int) -> dict[str, dict[str, float]]:
-    """What the targets of each of the method's trainings are made of: columns, by training."""
+def shares_of(
+    run_folder: RunFolder, dataset: Dataset, seed: int, trained: Container[str]
+) -> dict[str, dict[str, float]]:
+    """What the targets of each of the method's trainings are made of: columns, by training.
+
+    trained: those that did not diverge; what is missing of the others may be their targets.
+    """
     found: dict[tuple[str, ...], dict[str, float]] = {}
-    methods = [step for step in trainings(run_folder.config) if step.role == "method"]
+    steps = trainings(run_folder.config)
+    methods = [step for step in steps if step.role == "method" and step.name in trained]
     for training in methods:
         if training.targets in found:
             continue

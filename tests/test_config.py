@@ -102,7 +102,7 @@ def test_any_field_can_be_set_by_name():
         ("search.num_parents", "-1", "num_parents is -1"),
         ("search.layers[0].generations", "-1", "generations is -1"),
         ("learn.learning_rate", "-0.5", "learning_rate is -0.5"),
-        ("learn.momentum", "1.0", "momentum 1.0 below 1"),
+        ("learn.momentum", "1.0", "momentum is 1.0: it must be below 1"),
         ("widths", "()", "must not be empty"),
         ("widths", "(8, 'a', 8)", "expected elements such as 32"),
         ("target_controls", "(1, 2)", "expected elements of the type str"),

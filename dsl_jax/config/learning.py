@@ -89,11 +89,11 @@ class LearnConfig:
         at_least(0, self, "learning_rate", "momentum", "weight_decay", "bias_rate_factor")
         at_least(0, self, "initial_rate_fraction", "warmup_fraction", "final_rate_fraction")
         at_least(0, self, "stem_bias_epochs", "head_weight", "relational_weight", "crop_padding")
-        if self.warmup_fraction > 1 or self.final_rate_fraction > 1 or self.momentum >= 1:
-            raise ValueError(
-                f"warmup_fraction {self.warmup_fraction} and final_rate_fraction "
-                f"{self.final_rate_fraction} must be at most 1, momentum {self.momentum} below 1"
-            )
+        for name in ("initial_rate_fraction", "warmup_fraction", "final_rate_fraction"):
+            if (value := getattr(self, name)) > 1:
+                raise ValueError(f"{name} is {value}: it must be at most 1")
+        if self.momentum >= 1:
+            raise ValueError(f"momentum is {self.momentum}: it must be below 1")
         skipped_block(self.variant)
         one_of("matching", self.matching, MATCHINGS)
         one_of("relations", self.relations, RELATIONS)

@@ -132,7 +132,7 @@ class Dataset:
           num_train: images taken from `train`, validation images among them; None: all.
           seed: of the permutation. The images taken are its first num_train, so a smaller number
             gives a subset; the first validation_size of them are the validation images, so what a
-            smaller run holds out, a larger one does not train on.
+            smaller run holds out, a larger one that holds out no fewer does not train on.
 
         Raises:
           ValueError: shapes, dtypes, labels or sizes that do not fit; the message names the value.

@@ -39,9 +39,11 @@ def finding(config: RunConfig, folder: Path, dataset: Dataset, results: dict[str
     if theirs not in results:
         return f"{text}."
     mean = 100 * sum(results[theirs].test_accuracy) / config.num_seeds
-    text += (
-        f"; SGD with the same network{' and as many epochs' if is_longer else ''}: {mean:.2f} %."
-    )
+    epochs = ""
+    if is_longer:
+        is_last = results[ours].cycle == config.cycles
+        epochs = f" and {'as many epochs' if is_last else f'the epochs of {config.cycles} cycles'}"
+    text += f"; SGD with the same network{epochs}: {mean:.2f} %."
     difference, over = _difference(config, folder, dataset, results, ours, theirs)
     if not np.isnan(difference.low):
         verdict = "differs significantly" if difference.excludes_0 else "is not distinguishable"

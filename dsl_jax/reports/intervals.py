@@ -62,7 +62,8 @@ def of_paired_seeds_and_images(ours: np.ndarray, theirs: np.ndarray) -> Interval
     """Difference of two methods' accuracies: over other seeds and other images of the kind.
 
     Seeds and images are crossed random effects; the variance of the mean has a part of each, and
-    Student's t the degrees of freedom of Satterthwaite. With one seed `of_paired_images`.
+    Student's t the degrees of freedom of Satterthwaite. With one seed `of_paired_images`. With two,
+    whose effect may look small by chance, the wider of this and `of_paired_seeds`.
 
     Args:
       ours, theirs: bool [S, N], whether a prediction is right.
@@ -93,6 +94,9 @@ def of_paired_seeds_and_images(ours: np.ndarray, theirs: np.ndarray) -> Interval
     else:
         freedom = variance**2 / np.sum(squares**2 / free)
     half = stats.t.ppf((1 + CONFIDENCE) / 2, freedom) * (variance / differences.size) ** 0.5
+    if seeds == 2:
+        alone = of_paired_seeds(ours.mean(axis=1), theirs.mean(axis=1))
+        half = max(half, alone.high - alone.value)
     return Interval(float(mean), float(mean - half), float(mean + half))
 
 

@@ -34,7 +34,8 @@ def run(
       options: further arguments of `pipeline.run`, such as `progress=False`.
 
     Returns:
-      The results by name of training; empty, and no report, after the phases "search" and "learn".
+      The results by name of training; empty, and no report, after the phases "search" and "learn"
+      unless the run had ended before.
 
     Raises:
       ValueError: as `pipeline.run`.

@@ -15,6 +15,7 @@ from dsl_jax.evolution.fitness import Stages
 from dsl_jax.reports import pictures, plots
 from dsl_jax.reports.carried import carried_table
 from dsl_jax.reports.pages import Table
+from dsl_jax.reports.titles import of_first_seed
 from dsl_jax.runs.classes import targets_per_class
 from dsl_jax.runs.controlled import naturals_of
 from dsl_jax.runs.folder import find_targets
@@ -61,7 +62,8 @@ def about_search(
     figures = {
         "fitness": (
             plots.plot_fitness(kept.fitness(), unit=unit),
-            f"Search: the best candidate's fitness in each generation, layer after layer{note}.",
+            f"Search: the best candidate's fitness in each generation, layer after layer{note}"
+            f"{of_first_seed(config)}.",
         ),
         "representations": (
             _gallery(stages, dataset, rows, images, targets),
@@ -74,7 +76,10 @@ def about_search(
         naturals, labels = naturals_of(stages, dataset, kept)
         shares = decompose(kept, naturals, labels, dataset.num_classes)
         tables = (carried_table(shares),)
-        figures["shares"] = (plots.plot_shares(shares), f"{tables[0].heading}, block by block.")
+        figures["shares"] = (
+            plots.plot_shares(shares),
+            f"{tables[0].heading}, block by block{of_first_seed(config)}.",
+        )
     if step.sampler is not None:
         tables = (*tables, *_sampler_table(folder, config.seed))
     return AboutSearch(figures, tables, _summary(config, folder, kept.fitness(), step))

@@ -14,7 +14,7 @@ from dsl_jax.reports.finding import best_method, finding
 from dsl_jax.reports.intervals import of_accuracy
 from dsl_jax.reports.pages import Report, Row
 from dsl_jax.reports.searched import AboutSearch, about_search
-from dsl_jax.reports.titles import CONTROLLED, KINDS, row_of, training_title
+from dsl_jax.reports.titles import CONTROLLED, KINDS, of_first_seed, row_of, training_title
 from dsl_jax.runs.data import check_identity
 from dsl_jax.runs.folder import read_predictions, search_seconds
 from dsl_jax.runs.results import Result, read_trained
@@ -61,7 +61,7 @@ def summarize(
         "accuracy": (plots.plot_accuracy(trained_rows), "Test accuracy."),
         "learning": (
             plots.plot_learning(histories),
-            "Learning: training loss and validation accuracy.",
+            f"Learning: training loss and validation accuracy{of_first_seed(config)}.",
         ),
     }
     found = AboutSearch({}, (), ())
@@ -161,7 +161,7 @@ def _description(name: str, result: Result, config: RunConfig) -> str:
     if result.kind in (known := KINDS | CONTROLLED):
         return known[result.kind][1]
     paired = result.groups == config.learner_groups
-    best = result.best_by_validation and len(config.sgd_groups) > 1
+    best = result.best_by_validation and len({config.learner_groups, *config.sgd_groups}) > 1
     return " and ".join(
         ["the learner's own network"] * paired + ["the best G by validation"] * best
     )

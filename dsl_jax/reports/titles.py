@@ -1,5 +1,6 @@
 """What tables and figures call the trainings of a run."""
 
+from dsl_jax.config import RunConfig
 from dsl_jax.runs.results import Result
 from dsl_jax.runs.steps import COSINE, Training
 
@@ -68,3 +69,8 @@ def training_title(name: str, training: Training | Result, cycles: int) -> str:
         return title if training.cycle == 1 else f"{title}, cycle {training.cycle}"
     title = (row_of(str(training.variant)) or ("",))[0] + KINDS[training.kind][0]
     return title if training.kind == "fresh_network" else f"{title}, cycle {training.cycle}"
+
+
+def of_first_seed(config: RunConfig) -> str:
+    """What a caption says of a figure that is of the first of several seeds."""
+    return f", seed {config.seed}" if config.num_seeds > 1 else ""

@@ -21,6 +21,11 @@ class KeptClasses(NamedTuple):
     classes: tuple[FoundForClass, ...]
     candidates: int
 
+    def is_whole(self, clusters: int) -> bool:
+        """Whether no class is missing, each in so many clusters; else the last ones are."""
+        *_, logits = self.classes[0].representations
+        return len(self.classes) == clusters * len(logits)
+
     def fitness(self) -> list[Array]:
         """For each layer the best of every generation, float32 [C, generations + 1]."""
         traces = zip(*(found.fitness for found in self.classes), strict=True)

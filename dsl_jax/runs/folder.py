@@ -8,6 +8,7 @@ seed_S/targets    the searched representations; targets_*: those of later cycles
 seed_S/search-*   seconds that a process spent on them
 seed_S/NAME/      a training: checkpoints while it runs, then model/ and result.json, and at the end
                   of the run the class that it gives each test image, test_predictions.npz
+results.json      of all trainings, once the test images were read
 report.md, report.html, *.png
 """
 
@@ -168,7 +169,8 @@ class RunFolder:
             return None
 
     def keep_results(self, results: dict[str, Result]) -> None:
-        """Ends the run."""
+        """Ends the run; a report of other results is no longer one of it."""
+        (self.folder / "report.md").unlink(missing_ok=True)
         write_json(self.folder / "results.json", to_json(results))
 
 

@@ -94,5 +94,7 @@ def load_run(folder: str | os.PathLike) -> LoadedRun:
         is_first = path.name in (FIRST_TARGETS, PER_CLASS)
         name = path.parent.name if is_first else str(path.relative_to(folder))
         with contextlib.suppress(FileNotFoundError):
-            targets[name] = open_search(path)
+            found = open_search(path)
+            if not isinstance(found, KeptClasses) or found.is_whole(config.shared.clusters):
+                targets[name] = found
     return LoadedRun(config, networks, targets, history, read_identity(folder))

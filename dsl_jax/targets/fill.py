@@ -247,8 +247,9 @@ def _search_chunks(
             size = store.chunk_size
             error.add_note(
                 f"the device has too little memory left for {size} images at once: give a smaller "
-                f"chunk_size, such as {size // 2}, and begin another store (of main.py: "
-                "--config.chunk_size and another --output_dir; a sweep takes the same)"
+                f"chunk_size, such as {size // 2}, and begin another store (by --config.chunk_size "
+                "and another --output_dir; to which a sweep's finished points/*.json and *.npz may "
+                "be copied)"
                 if size > 1
                 else "the device has too little memory left for one image"
             )

@@ -7,8 +7,10 @@ import numpy as np
 
 from common import sweep_rows
 from dsl_jax.data.dataset import Dataset
-from dsl_jax.files import replacing
+from dsl_jax.files import read_arrays, replacing
 from dsl_jax.reports import intervals
+
+REMEDY = "delete it and the .json beside it, and the same command computes the point again"
 
 
 def keep_predictions(folder: Path, dataset: Dataset, said: dict[str, np.ndarray]) -> None:
@@ -25,8 +27,7 @@ def with_predictions(rows: sweep_rows.Rows, folder: Path) -> sweep_rows.Rows:
 
     def right(row: dict[str, Any]) -> np.ndarray:
         if row["predictions"] not in files:
-            with np.load(folder / row["predictions"]) as arrays:
-                files[row["predictions"]] = dict(arrays)
+            files[row["predictions"]] = read_arrays(folder / row["predictions"], REMEDY)
         kept = files[row["predictions"]]
         return kept[row["training"]] == kept["labels"]
 

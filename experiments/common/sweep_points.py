@@ -1,5 +1,6 @@
 """What the points of sweeps have in common: their cost, searches of a few images, whole runs."""
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -17,7 +18,7 @@ from dsl_jax.config import LearnConfig, RunConfig, to_dict
 from dsl_jax.data.dataset import Dataset, Split
 from dsl_jax.evolution.image import SearchResult
 from dsl_jax.evolution.images import choose_chunk_size, search
-from dsl_jax.learning.evaluation import logits_of
+from dsl_jax.learning.evaluation import evaluation_and_predictions
 from dsl_jax.learning.train import LearnResult, learn, learn_sgd
 from dsl_jax.runs import steps, untrained
 from dsl_jax.runs.folder import RunFolder, find_targets
@@ -140,7 +141,10 @@ def train(
         learned = learn_sgd(key, network, dataset, learning, **options)
     else:
         learned = learn(key, network, dataset, targets, learning, **options)
-    return learned, np.argmax(logits_of(learned.network, dataset, dataset.test), axis=-1)
+    _, predictions = evaluation_and_predictions(
+        learned.network, dataset, dataset.test, learning.evaluation_statistics
+    )
+    return learned, predictions
 
 
 # --------------------------------------------------------------------------------------------
@@ -186,7 +190,7 @@ def open_run(point: sweeps.Point, folder: Path) -> RunFolder:
         shared.mkdir(parents=True, exist_ok=True)
         own = folder / f"seed_{seed}" / name
         own.parent.mkdir(parents=True, exist_ok=True)
-        if not own.is_symlink():
+        with contextlib.suppress(FileExistsError):  # also another process's
             own.symlink_to(os.path.relpath(shared, own.parent), target_is_directory=True)
     return run_folder
 

@@ -251,7 +251,7 @@ def missing(sweep: Sweep, folder: Path) -> list[Point]:
         done = read_json(_file(folder, point.name))
         if done is None:
             absent.append(point)
-        elif changed := differences(_what_counts(point.identity()), _what_counts(done["identity"])):
+        elif changed := differences(what_counts(point.identity()), what_counts(done["identity"])):
             raise ValueError(
                 f"{folder} has {point.name} of another sweep: {'; '.join(changed)}. Choose another "
                 "--output_dir, or repeat that sweep's settings"
@@ -259,7 +259,7 @@ def missing(sweep: Sweep, folder: Path) -> list[Point]:
     return absent
 
 
-def _what_counts(identity: dict[str, Any]) -> dict[str, Any]:
+def what_counts(identity: dict[str, Any]) -> dict[str, Any]:
     """An identity less what has no effect on results; a field that is newer has its default."""
     config = json.loads(json.dumps(to_dict(from_dict(identity["config"]))))
     unused = ("chunk_size", *(("later_cycles", "controls") if config["cycles"] == 1 else ()))

@@ -317,6 +317,14 @@ def test_a_second_search_is_of_all_images_and_counted_once():
     for folds in (1, 1001):
         with pytest.raises(ValueError, match=f"folds is {folds}: it must be at least 2, and at"):
             script.define(config, dataclasses.replace(settings, folds=folds))
+    for wrong, message in (
+        ({"sizes": ()}, "must not be empty"),
+        ({"searched_images": 0}, "searched_images is 0"),
+        ({"images_per_class": 0}, "images_per_class is 0"),
+        ({"clusters": -3}, "clusters is -3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            script.define(config, dataclasses.replace(settings, **wrong))
     unfair = dataclasses.replace(settings, changes="again:learn.learning_rate=1")
     with pytest.raises(ValueError, match="its control would be searched in others"):
         script.define(config, unfair)

@@ -162,6 +162,20 @@ def test_one_layer_alone_is_the_search_with_generations_there_only():
 # ---- diversity
 
 
+def test_a_population_without_rows_leaves_its_cell_empty():
+    script = importlib.import_module("fitness_scaling")
+    same = {"smoothing": "noise", "images": 8, "standard_error": 0.1}
+    rows = [
+        same | {"layer": layer, "population": n, "generation": g, "cross_entropy": n + g}
+        for layer, populations in ((0, (12, 24, 36)), (1, (24,)))
+        for n in populations
+        for g in (0, 6)
+    ]
+    *_, first, second = script.table(rows).strip().splitlines()
+    assert first.split(" | ")[2:] == ["36", "18", "30", "42 |"]
+    assert second.split(" | ")[2:] == ["", "", "30", " |"]
+
+
 def test_diversity_counts_the_kept_candidates_of_the_first_runs():
     from diversity_scaling import measure_runs
 

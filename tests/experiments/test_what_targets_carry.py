@@ -3,7 +3,9 @@
 import dataclasses
 import importlib
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -82,6 +84,16 @@ def test_further_searches_and_depths_are_points_beside_the_presets():
     assert weak.target_controls == ladder.CONTROLS
     with pytest.raises(ValueError, match=r"sweep\.best_sgd: 'fast' should read FIELD=VALUE"):
         ladder.define(config, dataclasses.replace(settings, best_sgd="fast"))
+    with pytest.raises(ValueError, match=r"sweep\.more: preset is the preset's own search"):
+        ladder.define(config, dataclasses.replace(settings, more="preset:cycles=2"))
+
+
+def test_the_targets_of_a_training_that_diverged_are_not_asked_for():
+    """Of a second cycle there are none where the first training diverged."""
+    ladder = importlib.import_module("what_targets_carry")
+    config = dataclasses.replace(get_preset("smoke", "digits"), cycles=2)
+    nothing = SimpleNamespace(config=config)
+    assert ladder.shares_of(nothing, None, 0, {"sgd_g1"}) == {}
 
 
 def test_differences_are_of_pairs_and_sgd_at_its_best_stands_beside_all(tmp_path):
@@ -179,3 +191,14 @@ def test_what_is_no_ladder_is_named(sweeps, message, experiment, tmp_path, monke
     given = f"--sweeps={sweeps.format(tmp_path)}"
     assert experiment("ladders")(given, f"--output_dir={tmp_path / 'out'}") == 2
     assert message in capsys.readouterr().err
+
+
+def test_points_of_other_settings_are_no_seeds_of_a_ladder(experiment, tmp_path, capsys):
+    folder = tmp_path / "sweep"
+    shutil.copytree(Path(__file__).parents[2] / "results" / "carry-mnist_5k", folder)
+    path = folder / "points" / "preset-g2-seed_2.json"
+    point = json.loads(path.read_text())
+    point["identity"]["config"]["learn"]["learning_rate"] = 99.0
+    path.write_text(json.dumps(point))
+    assert experiment("ladders")(f"--sweeps={folder}", f"--output_dir={tmp_path / 'out'}") == 2
+    assert "no seeds of one ladder: learn.learning_rate: 2.0" in capsys.readouterr().err

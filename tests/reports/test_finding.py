@@ -7,6 +7,7 @@ import numpy as np
 
 from dsl_jax.presets import get_preset
 from dsl_jax.reports.finding import best_method, finding
+from dsl_jax.reports.intervals import in_percent, of_paired_seeds_and_images
 from dsl_jax.runs.folder import RunFolder
 from dsl_jax.runs.results import Result
 
@@ -68,3 +69,20 @@ def test_several_seeds_are_compared_as_pairs(tmp_path):
         keep(tmp_path / "run", "sgd_g1", range(500, 500 + theirs), seed)
     text = finding(config, tmp_path / "run", DATASET, results)
     assert "over 3 seeds and the test images), is not distinguishable from 0" in text
+    right = {}
+    for name, first in (("all_layers", 0), ("sgd_g1", 500)):
+        counts = {"all_layers": (50, 40, 30), "sgd_g1": (50, 30, 40)}[name]
+        wrong = [np.isin(np.arange(1000), range(first, first + count)) for count in counts]
+        right[name] = ~np.array(wrong)
+    exact = of_paired_seeds_and_images(right["all_layers"], right["sgd_g1"])
+    assert f"difference, {in_percent(exact, sign=True)} points" in text
+
+
+def test_as_many_epochs_are_said_of_the_last_cycle_alone(tmp_path):
+    config = dataclasses.replace(CONFIG, cycles=3)
+    results = results_of((0.95,), (0.96,))
+    results["sgd_g1_long"] = result((0.97,), "baseline", variant="sgd", kind="long_sgd")
+    for cycle, told in ((2, "the epochs of 3 cycles"), (3, "as many epochs")):
+        later = result((0.95,), "method", validation=0.99, variant="all_layers", cycle=cycle)
+        text = finding(config, tmp_path, DATASET, results | {f"all_layers_cycle_{cycle}": later})
+        assert f"SGD with the same network and {told}: 97.00 %" in text

@@ -62,6 +62,56 @@ def test_one_seed_is_over_images_alone_and_equal_images_over_seeds_alone():
     np.testing.assert_allclose(of_paired_seeds_and_images(ours, theirs), expected)
 
 
+def of_totals(differences):
+    """The two-way interval from totals of rows, columns and squares, as books have it."""
+    s, n = differences.shape
+    correction = differences.sum() ** 2 / (s * n)
+    seeds = (differences.sum(1) ** 2).sum() / n - correction
+    images = (differences.sum(0) ** 2).sum() / s - correction
+    rest = (differences**2).sum() - correction - seeds - images
+    squares = [seeds / (s - 1), images / (n - 1), rest / ((s - 1) * (n - 1))]
+    of_mean = squares[0] + squares[1] - squares[2]
+    freedom = of_mean**2 / (
+        squares[0] ** 2 / (s - 1)
+        + squares[1] ** 2 / (n - 1)
+        + squares[2] ** 2 / ((s - 1) * (n - 1))
+    )
+    return squares, stats.t.ppf(0.975, freedom) * np.sqrt(of_mean / (s * n))
+
+
+def test_seeds_and_images_are_the_two_way_analysis_of_variance():
+    ours = np.array(["1111110000", "1110000000", "1111111110"], dtype="S10")
+    ours = np.array([[letter == ord("1") for letter in row] for row in ours.tolist()])
+    theirs = np.zeros((3, 10), bool)
+    theirs[1, 9] = theirs[2, 0] = True
+    (seeds, images, rest), half = of_totals(np.subtract(ours, theirs, dtype=float))
+    assert seeds > rest and images > rest  # both effects are there
+    interval = of_paired_seeds_and_images(ours, theirs)
+    np.testing.assert_allclose(interval, (16 / 30, 16 / 30 - half, 16 / 30 + half))
+    # Pairs of seeds belong together.
+    assert of_paired_seeds_and_images(ours, theirs[::-1]) != pytest.approx(interval)
+
+
+def test_an_effect_that_is_not_there_leaves_the_other_alone():
+    images = np.arange(200) % 4 == 0  # the same in every seed: no seed differs from another
+    ours, theirs = np.tile(images, (3, 1)), np.zeros((3, 200), bool)
+    half = stats.t.ppf(0.975, 199) * images.std(ddof=1) / 200**0.5
+    found = of_paired_seeds_and_images(ours, theirs)
+    np.testing.assert_allclose(found, (0.25, 0.25 - half, 0.25 + half))
+
+
+def test_two_seeds_have_at_least_the_interval_over_seeds():
+    random = np.random.default_rng(3)
+    covered = []
+    for _ in range(400):
+        chance = 0.6 + 0.03 * random.normal(size=(2, 1))
+        ours, theirs = random.random((2, 2, 500)) < np.stack([chance, np.full((2, 1), 0.6)])
+        interval = of_paired_seeds_and_images(ours, theirs)
+        assert interval.high > of_paired_seeds(ours.mean(1), theirs.mean(1)).high - 1e-9
+        covered.append(interval.low <= 0 <= interval.high)
+    assert np.mean(covered) > 0.94
+
+
 def test_text_has_the_interval_if_there_is_one():
     assert in_percent(Interval(0.9885, 0.9862, 0.9904)) == "98.85 (98.62 to 99.04)"
     assert in_percent(Interval(0.001, np.nan, np.nan), sign=True) == "+0.10"
