@@ -169,9 +169,14 @@ class RunFolder:
             return None
 
     def keep_results(self, results: dict[str, Result]) -> None:
-        """Ends the run; a report of other results is no longer one of it."""
-        (self.folder / "report.md").unlink(missing_ok=True)
+        """Ends the run."""
         write_json(self.folder / "results.json", to_json(results))
+
+
+def forget_results(folder: Path) -> None:
+    """The run has not ended, since something of it is to be done again: no results, no report."""
+    for name in ("report.md", "results.json"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def read_results(folder: Path) -> dict[str, Result] | None:

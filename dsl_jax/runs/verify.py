@@ -25,7 +25,13 @@ from dsl_jax.plain_data import differences
 from dsl_jax.progress import progress_bar
 from dsl_jax.runs.class_files import class_files, load_class
 from dsl_jax.runs.data import read_identity
-from dsl_jax.runs.folder import PREDICTIONS, read_config, read_predictions, read_results
+from dsl_jax.runs.folder import (
+    PREDICTIONS,
+    forget_results,
+    read_config,
+    read_predictions,
+    read_results,
+)
 from dsl_jax.runs.results import read_trained, to_json
 from dsl_jax.runs.saved import damaged_checkpoints, load_network
 from dsl_jax.runs.steps import is_per_class, searches
@@ -191,7 +197,7 @@ def _verify_training(folder: Path) -> Iterator[Damage]:
 
     def train_again() -> None:
         (folder / "result.json").unlink(missing_ok=True)
-        (folder.parents[1] / "results.json").unlink(missing_ok=True)
+        forget_results(folder.parents[1])
         shutil.rmtree(folder / "model", ignore_errors=True)
 
     try:
@@ -205,7 +211,7 @@ def _verify_training(folder: Path) -> Iterator[Damage]:
 
         def evaluate_again() -> None:
             (folder / PREDICTIONS).unlink()
-            (folder.parents[1] / "results.json").unlink(missing_ok=True)
+            forget_results(folder.parents[1])
 
         yield Damage(str(error), evaluate_again)
     for path, reason in damaged_checkpoints(folder / "checkpoints").items():
@@ -225,7 +231,7 @@ def _verify_notes(folder: Path) -> Iterator[Damage]:
     try:
         read_results(folder)
     except DamagedFile as error:
-        yield Damage(str(error), (folder / "results.json").unlink)
+        yield Damage(str(error), functools.partial(forget_results, folder))
     yield from _verify_log(folder)
 
 
