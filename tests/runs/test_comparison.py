@@ -19,10 +19,10 @@ def epoch(accuracy, loss, best_so_far=True):
     return {"validation_accuracy": accuracy, "validation_loss": loss, "best_so_far": best_so_far}
 
 
-def trained_run(folder, scores):
-    run = RunFolder(folder / "run", CONFIG)
+def trained_run(folder, scores, seed=0, config=CONFIG):
+    run = RunFolder(folder / "run", config)
     for groups, score in scores.items():
-        name = f"seed_0/sgd_g{groups}"
+        name = f"seed_{seed}/sgd_g{groups}"
         history = [epoch(0.1, 0.0), epoch(*score), epoch(1.0, 0.0, best_so_far=False)]
         trained = Trained("sgd", groups, 1, {}, 2, score[0], 0, 1.0, history)
         write_json(run.folder / name / "result.json", dataclasses.asdict(trained))
@@ -43,6 +43,13 @@ def test_the_best_g_has_the_best_accuracy_or_of_equal_ones_the_lowest_loss(
     chosen = compared(trained_run(tmp_path, scores))
     assert [training.name for training, _ in chosen] == kept
     assert [training.name for training, is_best in chosen if is_best] == [best]
+
+
+def test_all_seeds_choose_the_best_g_together(tmp_path):
+    config = dataclasses.replace(CONFIG, num_seeds=2)
+    trained_run(tmp_path, {1: (0.9, 0.3), 2: (0.8, 0.3), 3: (0.7, 0.3)}, 0, config)
+    run = trained_run(tmp_path, {1: (0.5, 0.3), 2: (0.8, 0.3), 3: (0.7, 0.3)}, 1, config)
+    assert [training.name for training, is_best in compared(run) if is_best] == ["sgd_g2"]
 
 
 def test_what_did_not_end_is_not_the_best(tmp_path):
