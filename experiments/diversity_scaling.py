@@ -37,6 +37,7 @@ from dsl_jax.config import RunConfig
 from dsl_jax.keys import SEARCH, purpose_key
 from dsl_jax.progress import progress_bar
 from dsl_jax.runs.untrained import make_stages
+from dsl_jax.values import at_least
 
 KEPT_ABOVE = np.log(0.5)  # log-likelihood of the true class
 
@@ -54,9 +55,7 @@ class Settings(sweeps.Settings):
     population: int = 96
 
     def __post_init__(self):
-        for name in ("num_images", "num_runs", "images_a_point"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"sweep.{name} is {getattr(self, name)}: it must be at least 1")
+        at_least(1, self, "num_images", "num_runs", "images_a_point")
 
 
 SCALES = {

@@ -28,6 +28,7 @@ from common.sizes import PARTS, with_population
 from dsl_jax.config import RunConfig, SearchConfig
 from dsl_jax.keys import SEARCH, purpose_key
 from dsl_jax.runs.untrained import make_stages
+from dsl_jax.values import at_least
 
 PAPER_POPULATION = 240
 
@@ -47,9 +48,7 @@ class Settings(sweeps.Settings):
         for name in ("populations", "layers", "smoothings"):
             if not getattr(self, name):
                 raise ValueError(f"sweep.{name} is empty")
-        for name in ("num_images", "generations"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"sweep.{name} is {getattr(self, name)}: it must be at least 1")
+        at_least(1, self, "num_images", "generations")
 
 
 SCALES = {

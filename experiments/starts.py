@@ -24,6 +24,7 @@ from common import command_line, curves, few_searches, sweep_points, sweep_rows,
 from dsl_jax.config import RunConfig
 from dsl_jax.keys import SEARCH, purpose_key
 from dsl_jax.runs.untrained import make_stages
+from dsl_jax.values import at_least
 
 STARTS = ("noisy", "class", "sampler")
 
@@ -37,9 +38,7 @@ class Settings(sweeps.Settings):
     num_images: int = 200
 
     def __post_init__(self):
-        for name in ("searched_images", "num_images"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"sweep.{name} is {getattr(self, name)}: it must be at least 1")
+        at_least(1, self, "searched_images", "num_images")
 
 
 SCALES = {

@@ -105,7 +105,7 @@ def test_a_sweep_is_resumed_and_drawn_again_without_data(experiment, tmp_path, m
     for flag, message in {
         "--sweep.generations=4": "noise-layer0-12 of another sweep: config.search.layers[0].gener",
         "--sweep.generation=4": "did you mean generations?",
-        "--sweep.num_images=0": "sweep.num_images is 0",
+        "--sweep.num_images=0": "num_images is 0",
         "--sweep.layers=(4,)": "4 is not among 0 to 3",
         "--sweep.populations=(100,)": "multiple of 12",
         "--config.search.num_parents=3": "config.search.num_parents has no effect here",
