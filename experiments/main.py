@@ -143,7 +143,7 @@ def check_used(config: configs.RunConfig) -> None:
         for field, there, need in needs:
             if re.match(rf"{re.escape(field)}(?![^.\[])", path) and not there:
                 raise ValueError(
-                    f"config.{path} has no effect on this run: it needs {need}; leave it out"
+                    f"config.{path} has no effect on this run: it needs {need}, or to be left out"
                 )
 
 
