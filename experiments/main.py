@@ -112,17 +112,11 @@ def configure() -> configs.RunConfig:
 
 def check_used(config: configs.RunConfig) -> None:
     """Raises ValueError for a --config. of something that the run does not have."""
-    is_taught = any(variant != "sgd" for variant in config.variants)
-    has_sgd = "sgd" in config.variants
     needs = [
         ("shared", config.searched == "per_class", "--search=per_class"),
         ("sampler", config.searched == "sampler", "--search=sampler"),
         ("later_cycles", config.cycles > 1, "--cycles, 2 or more"),
         ("controls", config.cycles > 1, "--cycles, 2 or more"),
-        ("search", is_taught, "another variant than sgd"),
-        ("learn", is_taught, "another variant than sgd"),
-        ("sgd", has_sgd, "the variant sgd"),
-        ("sgd_groups", has_sgd, "the variant sgd"),
         (
             "search.noisy_evaluations",
             bool(config.search.fitness_noise),

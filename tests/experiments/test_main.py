@@ -319,9 +319,6 @@ def test_sgd_alone_needs_no_search_before_it_learns(main, tmp_path):
         (["--config.learn.flip=True"], "on this run: it needs --augment"),
         (["--config.sgd.crop_padding=4"], "on this run: it needs --augment"),
         (["--config.search.noisy_evaluations=8"], "it needs --config.search.fitness_noise"),
-        (["--variants=all_layers", "--config.sgd.epochs=3"], "it needs the variant sgd"),
-        (["--variants=all_layers", "--config.sgd_groups=1"], "it needs the variant sgd"),
-        (["--variants=sgd", "--config.search.num_parents=5"], "another variant than sgd"),
         (["--sweep.num_train=100"], "--sweep.num_train has no effect"),
         (
             ["--config.shared.clusters=2"],
