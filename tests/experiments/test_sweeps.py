@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from sweep_results import rows_of
-from tiny_search import TINY_FITNESS
+from tiny_search import TINY_FITNESS, TINY_SEARCHES
 from tiny_search import TINY_RUN as TINY
 
 import dsl_jax
@@ -197,9 +197,8 @@ def test_runs_of_one_image_are_independent(experiment, tmp_path):
         "--config.search.layers[0].generations=30",
         "--config.search.layers[2].generations=10",
     ]
-    assert (
-        experiment("diversity_scaling")(*TINY, *options, *generous, f"--output_dir={folder}") == 0
-    )
+    flags = [*TINY_SEARCHES, *options, *generous, f"--output_dir={folder}"]
+    assert experiment("diversity_scaling")(*flags) == 0
     rows = rows_of(folder)
     assert len({row["image"] for row in rows}) == 3
     assert all(row["n_eff"] == "" for row in rows if row["kept"] == 0)
@@ -219,7 +218,7 @@ def test_one_size_of_the_search_is_refused_before_it_is_searched(experiment, cap
 @pytest.mark.slow
 def test_diversity_is_measured_for_every_size_of_the_search(experiment, tmp_path):
     folder = tmp_path / "sizes"
-    tiny = [flag for flag in TINY if "search.num_" not in flag]
+    tiny = [flag for flag in TINY_SEARCHES if "search.num_" not in flag]
     options = ["--sweep.num_images=2", "--sweep.num_runs=2", "--sweep.populations=(12,24)"]
     options += ["--sweep.population=24", "--sweep.factors=(0,2)"]
     assert experiment("diversity_scaling")(*tiny, *options, f"--output_dir={folder}") == 0

@@ -21,8 +21,10 @@ TINY_RUN = [
     "--config.sgd.epochs=2",
 ]
 
+TRAINING = ("--config.learn.", "--config.sgd.")
+TINY_SEARCHES = [flag for flag in TINY_RUN if not flag.startswith(TRAINING)]  # and no training
 TINY_FITNESS = [  # of fitness_scaling.py, which sets the sizes of a search itself
-    *(flag for flag in TINY_RUN if "search" not in flag),
+    *(flag for flag in TINY_SEARCHES if "search" not in flag),
     "--sweep.num_images=5",
 ]
 
