@@ -311,7 +311,7 @@ def test_every_dataset_has_its_own_presets_schedule(experiment, monkeypatch):
     from common.command_line import parse_flags
 
     experiment("tables")
-    flags = ["--preset=paper", "--dataset=mnist", "--config.learn.head_weight=0.1"]
+    flags = ["--preset=paper", "--config.learn.head_weight=0.1"]
     parse_flags(["tables.py", *flags, "--config.search.target=parent_mean", "--num_train=2000"])
     settings = tables.Settings(datasets=("mnist", "cifar10"), augment=(False,))
     points = tables.define(tables.sweeps.configure(settings), settings).points
