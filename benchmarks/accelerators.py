@@ -28,14 +28,13 @@ from jax.tree_util import Partial
 
 import dsl_jax as dsl
 from dsl_jax.config import COMPUTE_DTYPES
-from dsl_jax.evolution.fitness import evaluate_candidates
+from dsl_jax.evolution.fitness import evaluate_candidates, output_shapes
 from dsl_jax.evolution.image import evolve_layer, in_dtype, rules_of
 from dsl_jax.evolution.images import (
     _search_on_mesh,
     _search_together,
     as_pytrees,
     chunk_size_for,
-    output_shapes,
 )
 from dsl_jax.evolution.operators import kind_of
 from dsl_jax.keys import philox_key

@@ -30,7 +30,7 @@ import itertools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -38,6 +38,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, curves, few_searches, plan, sweep_points, sweep_rows, sweeps
 from common import whole_searches as whole
+from common.methods import AGAIN, CONTROLS, SGD, SHARED, STORED, Method, method_title
 from common.overrides import override, parse_options
 from common.predictions import in_text, keep_predictions, less, with_predictions
 
@@ -47,20 +48,6 @@ from dsl_jax.learning.evaluation import logits_of
 from dsl_jax.learning.probes import MOST_IMAGES, linear_probe
 from dsl_jax.presets import get_preset
 from dsl_jax.values import at_least, one_of
-
-SGD = ("sgd_g1", "sgd_g2", "sgd_g3")
-AGAIN = ("again", "again_permuted", "cross_fitted", "cross_fitted_permuted")
-STORED = ("searched", "permuted", *AGAIN)  # these need a search of every image
-SHARED = ("class_part", "per_class", "channel_code", "per_class_code", "sampler")
-# What a method is compared with: the first of these that was trained.
-CONTROLS = {
-    "searched": ("permuted",),
-    "class_part": ("channel_code",),
-    "per_class": ("per_class_code", "channel_code"),  # the first with a method's own logits
-    "sampler": ("class_part",),
-    "again": ("again_permuted",),
-    "cross_fitted": ("cross_fitted_permuted",),
-}
 
 
 @dataclass(frozen=True)
@@ -102,24 +89,6 @@ SCALES = {
     "laptop": Settings(validation_size=1000, num_seeds=1),
     "paper": Settings(validation_size=4000, sizes=(46000,), num_seeds=1),
 }
-
-
-class Method(NamedTuple):
-    """What a point trains: its name, and "" or the variant of learning."""
-
-    name: str
-    variant: str
-
-    @property
-    def title(self) -> str:
-        """As tables and figures call it."""
-        variant = self.variant.replace("_", " ")
-        return f"{method_title(self.name)}, {variant}" if variant else method_title(self.name)
-
-
-def method_title(name: str) -> str:
-    """A method, without its variant."""
-    return sweep_rows.training_name(name) if name in SGD else name.replace("_", " ")
 
 
 def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:

@@ -21,6 +21,16 @@ class Population(NamedTuple):
     fitness: jax.Array
 
 
+def output_shapes(stages: Stages, image_shape: Sequence[int]) -> list[tuple[int, ...]]:
+    """The shapes of one image's representations, without computing them."""
+    h = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    shapes = []
+    for stage in stages:
+        h = jax.eval_shape(stage, h)
+        shapes.append(h.shape[1:])
+    return shapes
+
+
 def log_probability(logits: jax.Array, label: jax.Array) -> jax.Array:
     """The paper's fitness: the label's log-probability, [n, C] and a scalar -> [n] (3.1)."""
     return jax.nn.log_softmax(logits.astype(jnp.float32))[:, label]

@@ -7,7 +7,7 @@ stages, n candidates of a population, k parents.
 
 import math
 from collections.abc import Callable
-from functools import partial, reduce
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +23,7 @@ from dsl_jax.evolution.fitness import (
     Stages,
     as_cost,
     evaluate_candidates,
+    output_shapes,
     ranked,
 )
 from dsl_jax.evolution.operators import (
@@ -107,8 +108,8 @@ def search_image(
     rules = rules_of(config) if rules is None else rules
     key, stages = philox_key(key), in_dtype(stages, image, config.compute_dtype)
     if not isinstance(label, jax.core.Tracer):
-        logits = jax.eval_shape(lambda h: reduce(lambda h, stage: stage(h), stages, h), image[None])
-        check_labels(np.reshape(label, 1), 1, logits.shape[-1], what="label")
+        num_classes = output_shapes(stages, image.shape)[-1][-1]
+        check_labels(np.reshape(label, 1), 1, num_classes, what="label")
     if config.num_searches == 1:
         return _search_once(key, stages, image, label, config, rules, start)
     keys = jax.random.split(jax.random.fold_in(key, len(stages) + 1), config.num_searches)

@@ -16,8 +16,13 @@ from jax.sharding import Mesh, PartitionSpec
 from dsl_jax.config import SearchConfig
 from dsl_jax.devices import Array, check_mesh, join, on_cores, replicate, sharding, take
 from dsl_jax.evolution.dead import check_layers_change
-from dsl_jax.evolution.fitness import Stages
-from dsl_jax.evolution.image import SearchResult, check_schedules, rules_of, search_image
+from dsl_jax.evolution.fitness import Stages, output_shapes
+from dsl_jax.evolution.image import (
+    SearchResult,
+    check_schedules,
+    rules_of,
+    search_image,
+)
 from dsl_jax.inputs import as_array, check_ids, check_images, check_labels
 from dsl_jax.keys import check_key, computed_once, key_for_several_devices, philox_key
 from dsl_jax.progress import progress_bar
@@ -267,13 +272,3 @@ def chunk_size_for(
     # A population, and about five arrays of its size while the children are made.
     bytes_per_image = 6 * 4 * config.population_size * largest
     return int(min(256, max(1, free // 2 // bytes_per_image)))
-
-
-def output_shapes(stages: Stages, image_shape: Sequence[int]) -> list[tuple[int, ...]]:
-    """The shapes of one image's representations, without computing them."""
-    h = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
-    shapes = []
-    for stage in stages:
-        h = jax.eval_shape(stage, h)
-        shapes.append(h.shape[1:])
-    return shapes

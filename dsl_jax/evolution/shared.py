@@ -17,7 +17,7 @@ import numpy as np
 from dsl_jax.config import PAPERS_STRATEGY, SearchConfig, SharedConfig
 from dsl_jax.devices import Array, on_cores
 from dsl_jax.evolution.clusters import cluster_rows, features, find_centres
-from dsl_jax.evolution.fitness import Stages, evaluate_candidates
+from dsl_jax.evolution.fitness import Stages, evaluate_candidates, output_shapes
 from dsl_jax.evolution.image import (
     Rules,
     check_schedules,
@@ -27,7 +27,7 @@ from dsl_jax.evolution.image import (
     target_of,
     with_copies,
 )
-from dsl_jax.evolution.images import as_pytrees, check_task, output_shapes
+from dsl_jax.evolution.images import as_pytrees, check_task
 from dsl_jax.evolution.operators import kind_of, moved, normalize, smoothed_noise, standardize
 from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.inputs import as_array, check_images

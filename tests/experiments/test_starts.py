@@ -7,8 +7,8 @@ import pytest
 from sweep_results import rows_of
 from tiny_search import TINY_SEARCH
 
+from dsl_jax.evolution.fitness import output_shapes
 from dsl_jax.evolution.image import SearchResult
-from dsl_jax.evolution.images import output_shapes
 
 FLAGS = [
     *TINY_SEARCH,
