@@ -3,9 +3,12 @@
     python experiments/ladders.py --sweeps=results/carry-mnist_5k,results/carry-cifar10
 
 Each folder is one that what_targets_carry.py has filled; its rows and predictions are read, and
-nothing is computed. Of each the preset's own search is shown, first cycle, the first G.
+nothing is computed. Of each the preset's own search is shown with the first G, a column a cycle.
+TITLE=FOLDER calls a sweep something else than its data set and number of images. --lines=sweeps
+has a line a sweep; --compared and --variant choose what is shown.
 """
 
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,21 +29,29 @@ from dsl_jax.plain_data import differences
 from dsl_jax.reports import plots
 from dsl_jax.reports.intervals import Interval
 
-SWEEPS = flags.DEFINE_list("sweeps", [], "The folders, with commas between them.")
+SWEEPS = flags.DEFINE_list("sweeps", [], "The folders, or TITLE=FOLDER, with commas between.")
+LINES = flags.DEFINE_enum(
+    "lines", "targets", ["targets", "sweeps"], "What has a line of its own in a table."
+)
+COMPARED = flags.DEFINE_list(
+    "compared", [], 'What is shown, such as "permuted targets,SGD, same depth" (all there is).'
+)
+VARIANT = flags.DEFINE_string("variant", None, "The only one to show, such as all_layers.")
 OFF_THE_SCALE = "natural representations"  # of the picture
+SEARCHED = "searched targets"
 
 
 class Column(NamedTuple):
-    """A sweep: what it is called; by variant the accuracy of the searched targets, as text, and how
-    far all else is from it, by name."""
+    """A sweep's cycle: what it is called; by variant the accuracy of the searched targets, as text,
+    and how far all else is from it, by name."""
 
     title: str
     accuracies: dict[str, str]
     differences: dict[str, dict[str, Interval]]
 
 
-def read_sweep(folder: Path) -> Column:
-    """The kept points of a folder.
+def read_sweep(folder: Path, title: str | None = None) -> list[Column]:
+    """The kept points of a folder, a column a cycle.
 
     Raises:
       ValueError: there are none, or they are of another experiment.
@@ -56,20 +67,23 @@ def read_sweep(folder: Path) -> Column:
     groups = min((row["learner_groups"] for row in rows if row["search"] == "preset"), default=0)
     if not groups:
         raise ValueError(f"{folder} has no finished ladder yet: its command goes on")
-    accuracies, differences = {}, {}
+    if title is None:
+        name = rows[0]["dataset"]
+        config = plan.for_dataset(from_dict(points[0]["identity"]["config"]), name)
+        title = f"{name}, {plan.image_counts(config)[0]:,}"
+    cycles: dict[int, Column] = {}
     for ladder in what_targets_carry.ladders(rows):
         row = ladder.searched[0]
-        if (row["search"], row["learner_groups"], row["cycle"]) == ("preset", groups, 1):
-            variant = row["variant"].replace("_", " ")
-            accuracies[variant] = sweep_rows.mean_percent(ladder.searched, "test_accuracy")
-            differences[variant] = {
-                short_name(name, variant): one
+        if (row["search"], row["learner_groups"]) == ("preset", groups):
+            variant, cycle = row["variant"].replace("_", " "), row["cycle"]
+            called = title if cycle == 1 else f"{title}, cycle {cycle}"
+            column = cycles.setdefault(cycle, Column(called, {}, {}))
+            column.accuracies[variant] = sweep_rows.mean_percent(ladder.searched, "test_accuracy")
+            column.differences[variant] = {
+                short_name(name, variant, cycle): one
                 for name, one in what_targets_carry.differences(ladder).items()
             }
-    name = rows[0]["dataset"]
-    config = plan.for_dataset(from_dict(points[0]["identity"]["config"]), name)
-    images, _ = plan.image_counts(config)
-    return Column(f"{name}, {images:,}", accuracies, differences)
+    return [cycles[cycle] for cycle in sorted(cycles)]
 
 
 def check_alike(points: Sequence[dict[str, Any]], folder: Path) -> None:
@@ -86,37 +100,79 @@ def check_alike(points: Sequence[dict[str, Any]], folder: Path) -> None:
             )
 
 
-def short_name(title: str, variant: str) -> str:
-    """What is compared, without the variant, or the G that the searched targets have, too."""
-    return "SGD, same depth" if title.startswith("SGD, G") else title.removesuffix(f", {variant}")
+def short_name(title: str, variant: str, cycle: int) -> str:
+    """What is compared, without the variant, the cycle, or the G that the searched targets have."""
+    if title.startswith("SGD, G"):
+        return "SGD, same depth"
+    return title.removesuffix(f", cycle {cycle}").removesuffix(f", {variant}")
 
 
-def table(columns: Sequence[Column]) -> str:
-    """A table a variant: accuracies of the searched targets, and the others' less these."""
+def of_variant(column: Column, variant: str) -> Column:
+    """The column with this variant alone.
+
+    Raises:
+      ValueError: it has no such variant.
+    """
+    if variant not in column.accuracies:
+        known = ", ".join(name.replace(" ", "_") for name in column.accuracies)
+        raise ValueError(f"{column.title} has no variant {variant.replace(' ', '_')}, but {known}")
+    return Column(
+        column.title,
+        {variant: column.accuracies[variant]},
+        {variant: column.differences[variant]},
+    )
+
+
+def names_of(columns: Sequence[Column], compared: Sequence[str]) -> list[str]:
+    """What is shown beside the searched targets, in order: `compared`, or all there is.
+
+    Raises:
+      ValueError: one of them is in no column.
+    """
+    known = list(dict.fromkeys(n for c in columns for d in c.differences.values() for n in d))
+    if unknown := [name for name in compared if name not in known]:
+        raise ValueError(
+            f"compared has {unknown[0]!r}, which none of the sweeps has: choose from "
+            f"{'; '.join(known)} (a name with a comma in double quotes)"
+        )
+    return list(compared) or known
+
+
+def table(columns: Sequence[Column], names: Sequence[str], lines: str) -> str:
+    """A table a variant: accuracies of the searched targets, and the others' less these.
+
+    lines: "targets", a line each; or "sweeps".
+    """
     parts = []
     for variant in dict.fromkeys(name for column in columns for name in column.accuracies):
         with_it = [column for column in columns if variant in column.accuracies]
-        names = dict.fromkeys(name for c in with_it for name in c.differences[variant])
-        lines = [["searched targets", *(column.accuracies[variant] for column in with_it)]]
+        cells = [[variant, *(column.title for column in with_it)]]
+        cells.append([SEARCHED, *(column.accuracies[variant] for column in with_it)])
         for name in names:
-            found = (column.differences[variant].get(name) for column in with_it)
-            lines.append([name, *map(in_text, found)])
-        header = [variant, *(column.title for column in with_it)]
-        parts.append(sweep_rows.markdown(header, lines))
+            found = [column.differences[variant].get(name) for column in with_it]
+            if any(found):
+                cells.append([name, *map(in_text, found)])
+        if lines == "sweeps":
+            cells = [list(line) for line in zip(*cells, strict=True)]
+        parts.append(sweep_rows.markdown(cells[0], cells[1:]))
     return "\n\n".join(parts)
 
 
-def draw(columns: Sequence[Column]) -> Figure:
-    """A panel a sweep, a colour a variant; without the natural representations, far to the left."""
-    return plots.plot_differences(
-        {
-            column.title: {
-                variant: {name: one for name, one in found.items() if name != OFF_THE_SCALE}
-                for variant, found in column.differences.items()
-            }
-            for column in columns
-        }
-    )
+def draw(columns: Sequence[Column], names: Sequence[str], lines: str) -> Figure:
+    """A panel a sweep, a colour a variant; without the natural representations, far to the left.
+
+    With a line a sweep, a panel for each of what is compared.
+    """
+    titles, shown = [c.title for c in columns], [n for n in names if n != OFF_THE_SCALE]
+    a_panel_a_sweep = lines == "targets"
+    panels: dict[str, dict[str, dict[str, Interval]]]
+    panels = {title: {} for title in (titles if a_panel_a_sweep else shown)}
+    for column, name in itertools.product(columns, shown):
+        panel, line = (column.title, name) if a_panel_a_sweep else (name, column.title)
+        for variant, found in column.differences.items():
+            if name in found:
+                panels[panel].setdefault(variant, {})[line] = found[name]
+    return plots.plot_differences(panels, shown if a_panel_a_sweep else titles)
 
 
 def run_all() -> None:
@@ -130,14 +186,20 @@ def run_all() -> None:
     folder = command_line.output_dir("runs/ladders")
     if (folder / "sweep.json").exists():
         raise ValueError(f"{folder} holds a sweep, with a report of its own: choose --output_dir")
-    columns = [read_sweep(Path(name)) for name in SWEEPS.value]
+    columns = []
+    for given in SWEEPS.value:
+        title, _, name = given.rpartition("=")
+        columns += read_sweep(Path(name), title or None)
     titles = [column.title for column in columns]
     if alike := [title for title in titles if titles.count(title) > 1]:
-        raise ValueError(f"sweeps has two of {alike[0]} training images: give one of them")
-    text = table(columns)
+        raise ValueError(f"sweeps has two called {alike[0]}: give one a title, TITLE=FOLDER")
+    if VARIANT.value:
+        columns = [of_variant(column, VARIANT.value.replace("_", " ")) for column in columns]
+    names = names_of(columns, COMPARED.value)
+    text = table(columns, names, LINES.value)
     write_text(folder / "report.md", text + "\n")
     with replacing(folder / "ladders.png") as file:
-        draw(columns).savefig(file, format="png")
+        draw(columns, names, LINES.value).savefig(file, format="png")
     print(text)
     print(f"The picture: {folder / 'ladders.png'}")
 

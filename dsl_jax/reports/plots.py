@@ -171,15 +171,19 @@ def plot_accuracy(rows: Sequence[Any], split: str = "test") -> Figure:
     return figure
 
 
-def plot_differences(panels: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> Figure:
+def plot_differences(
+    panels: Mapping[str, Mapping[str, Mapping[str, Any]]], names: Sequence[str] = ()
+) -> Figure:
     """Differences of accuracies from what all are compared with, the zero line.
 
     Args:
       panels: by the panel's title, by the series' name and by the name of what is compared an
         `intervals.Interval`, as fractions.
+      names: what is compared, from top to bottom; none: as the panels have it.
     """
     series = list(dict.fromkeys(name for panel in panels.values() for name in panel))
-    names = list(dict.fromkeys(n for p in panels.values() for one in p.values() for n in one))
+    there = dict.fromkeys(n for p in panels.values() for one in p.values() for n in one)
+    names = [name for name in names if name in there] or list(there)
     size = (7.5 if len(panels) == 1 else 1.6 + 2.5 * len(panels), 1.5 + 0.45 * len(names))
     figure, handles = Figure(figsize=size, dpi=150, layout="constrained"), {}
     for axes, (title, panel) in zip(

@@ -3,7 +3,6 @@
 import dataclasses
 import importlib
 import json
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -144,29 +143,6 @@ def test_differences_are_of_pairs_and_sgd_at_its_best_stands_beside_all(tmp_path
     ]
 
 
-def test_ladders_stand_side_by_side(experiment, tmp_path, capsys):
-    results = Path(__file__).parents[2] / "results"
-    sweeps = [str(results / f"carry-{name}") for name in ("cifar10_map", "mnist_5k")]
-    folder = tmp_path / "ladders"
-    assert experiment("ladders")(f"--sweeps={','.join(sweeps)}", f"--output_dir={folder}") == 0
-    tables = capsys.readouterr().out.split("\n\n")
-    first, second = ([x.strip("| ").split(" | ") for x in t.splitlines()] for t in tables[:2])
-    # One has both variants; the other has other searches too, which are left out.
-    assert first[0] == ["all layers", "cifar10, 5,000", "mnist_5k, 3,680"]
-    assert second[0] == ["skip block 0", "mnist_5k, 3,680"]
-    rows = json.loads((results / "carry-cifar10_map/points/preset-g2-seed_1.json").read_text())
-    by_name = {row["training"]: 100 * row["test_accuracy"] for row in rows["rows"]}
-    cells = {line[0]: line[1] for line in first[2:]}
-    assert cells["class means"] == "" and {len(line) for line in first} == {3}
-    assert cells["searched targets"] == f"{by_name['all_layers']:.2f}"
-    less = by_name["all_layers_permuted"] - by_name["all_layers"]
-    assert cells["permuted targets"].startswith(f"{less:+.2f} (")
-    assert cells["SGD, same depth"].startswith(
-        f"{by_name['sgd_g2'] - by_name['all_layers']:+.2f} ("
-    )
-    assert (folder / "ladders.png").stat().st_size > 10_000
-
-
 def test_where_the_searched_targets_diverged_there_is_no_ladder():
     """None of the controls may take their place."""
     module = importlib.import_module("what_targets_carry")
@@ -175,30 +151,3 @@ def test_where_the_searched_targets_diverged_there_is_no_ladder():
     rows = with_predictions([row for point in points for row in point["rows"]], folder)
     assert all(ladder.searched for ladder in module.ladders(rows))
     assert not list(module.ladders([row for row in rows if row["kind"] != "cycle"]))
-
-
-@pytest.mark.parametrize(
-    ("sweeps", "message"),
-    [
-        ("", "sweeps is empty: give the folders"),
-        ("{}/nothing", "nothing holds no what_targets_carry"),
-        ("results/cycles-cifar10", "cycles-cifar10 holds no what_targets_carry"),
-        ("results/carry-cifar10,results/carry-cifar10_map", "two of cifar10, 5,000 training"),
-    ],
-)
-def test_what_is_no_ladder_is_named(sweeps, message, experiment, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(Path(__file__).parents[2])
-    given = f"--sweeps={sweeps.format(tmp_path)}"
-    assert experiment("ladders")(given, f"--output_dir={tmp_path / 'out'}") == 2
-    assert message in capsys.readouterr().err
-
-
-def test_points_of_other_settings_are_no_seeds_of_a_ladder(experiment, tmp_path, capsys):
-    folder = tmp_path / "sweep"
-    shutil.copytree(Path(__file__).parents[2] / "results" / "carry-mnist_5k", folder)
-    path = folder / "points" / "preset-g2-seed_2.json"
-    point = json.loads(path.read_text())
-    point["identity"]["config"]["learn"]["learning_rate"] = 99.0
-    path.write_text(json.dumps(point))
-    assert experiment("ladders")(f"--sweeps={folder}", f"--output_dir={tmp_path / 'out'}") == 2
-    assert "no seeds of one ladder: learn.learning_rate: 2.0" in capsys.readouterr().err

@@ -1,0 +1,103 @@
+"""Several kept ladders side by side: tables, pictures, and what is refused."""
+
+import importlib
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dsl_jax.reports.intervals import Interval
+
+
+def test_ladders_stand_side_by_side(experiment, tmp_path, capsys):
+    results = Path(__file__).parents[2] / "results"
+    sweeps = [str(results / f"carry-{name}") for name in ("cifar10_map", "mnist_5k")]
+    folder = tmp_path / "ladders"
+    assert experiment("ladders")(f"--sweeps={','.join(sweeps)}", f"--output_dir={folder}") == 0
+    tables = capsys.readouterr().out.split("\n\n")
+    first, second = ([x.strip("| ").split(" | ") for x in t.splitlines()] for t in tables[:2])
+    # One has both variants; the other has other searches too, which are left out.
+    assert first[0] == ["all layers", "cifar10, 5,000", "mnist_5k, 3,680"]
+    assert second[0] == ["skip block 0", "mnist_5k, 3,680"]
+    rows = json.loads((results / "carry-cifar10_map/points/preset-g2-seed_1.json").read_text())
+    by_name = {row["training"]: 100 * row["test_accuracy"] for row in rows["rows"]}
+    cells = {line[0]: line[1] for line in first[2:]}
+    assert cells["class means"] == "" and {len(line) for line in first} == {3}
+    assert cells["searched targets"] == f"{by_name['all_layers']:.2f}"
+    less = by_name["all_layers_permuted"] - by_name["all_layers"]
+    assert cells["permuted targets"].startswith(f"{less:+.2f} (")
+    assert cells["SGD, same depth"].startswith(
+        f"{by_name['sgd_g2'] - by_name['all_layers']:+.2f} ("
+    )
+    assert (folder / "ladders.png").stat().st_size > 10_000
+
+
+def test_a_line_a_sweep_and_cycle(experiment, tmp_path, monkeypatch, capsys):
+    """Named as asked, with what was asked for, in that order; the numbers of the other layout."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+    sweeps = 'twice=results/carry-cifar10_second,"laptop, seeds 1 to 3=results/carry-cifar10"'
+    given = [f"--sweeps={sweeps}", f"--output_dir={tmp_path / 'ladders'}"]
+    chosen = ["--variant=all_layers", '--compared="SGD, same depth",class means,permuted targets']
+    tables = []
+    for lines in ("sweeps", "targets"):
+        assert experiment("ladders")(*given, *chosen, f"--lines={lines}") == 0
+        table = capsys.readouterr().out.split("\n\n")[0].splitlines()
+        assert table[-1].startswith("The picture: ")  # so there is one table, of one variant
+        tables.append([x.strip("|").split("|") for x in table[:1] + table[2:-1]])
+    cells = [[cell.strip() for cell in line] for line in tables[0]]
+    compared = ["SGD, same depth", "class means", "permuted targets"]
+    assert cells[0][1:] == ["searched targets", *compared]
+    assert [x[0] for x in cells[1:]] == ["twice", "twice, cycle 2", "laptop, seeds 1 to 3"]
+    assert [x[3] == "" for x in cells[1:]] == [True, True, False]  # there are no class means
+    assert [*zip(*tables[0], strict=True)] == [tuple(line) for line in tables[1]]
+
+
+def test_a_panel_for_each_of_what_is_compared_where_a_line_is_a_sweep():
+    module = importlib.import_module("ladders")
+    one, two = Interval(0.01, 0.0, 0.02), Interval(0.03, 0.02, 0.04)
+    columns = [
+        module.Column("first", {}, {"all layers": {"b": one}}),
+        module.Column("second", {}, {"all layers": {"a": one, "b": two}}),
+    ]
+    panels = module.draw(columns, ["a", "b"], "sweeps").axes
+    assert [axes.get_title() for axes in panels] == ["a", "b"]
+    assert [x.get_text() for x in panels[0].get_yticklabels()] == ["first", "second"]
+    panels = module.draw(columns, ["a", "b"], "targets").axes
+    assert [axes.get_title() for axes in panels] == ["first", "second"]
+    assert [x.get_text() for x in panels[0].get_yticklabels()] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("sweeps", "flag", "message"),
+    [
+        ("", "", "sweeps is empty: give the folders"),
+        ("{}/nothing", "", "nothing holds no what_targets_carry"),
+        ("results/cycles-cifar10", "", "cycles-cifar10 holds no what_targets_carry"),
+        ("results/carry-cifar10,results/carry-cifar10_map", "", "two called cifar10, 5,000: "),
+        ("results/carry-cifar10", "--compared=permuted", "'permuted', which none of the sweeps"),
+        (
+            "results/carry-cifar10_part",
+            "--variant=skip_block_0",
+            "no variant skip_block_0, but all",
+        ),
+    ],
+)
+def test_what_is_no_ladder_is_named(
+    sweeps, flag, message, experiment, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(Path(__file__).parents[2])
+    given = [f"--sweeps={sweeps.format(tmp_path)}", *filter(None, [flag])]
+    assert experiment("ladders")(*given, f"--output_dir={tmp_path / 'out'}") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_points_of_other_settings_are_no_seeds_of_a_ladder(experiment, tmp_path, capsys):
+    folder = tmp_path / "sweep"
+    shutil.copytree(Path(__file__).parents[2] / "results" / "carry-mnist_5k", folder)
+    path = folder / "points" / "preset-g2-seed_2.json"
+    point = json.loads(path.read_text())
+    point["identity"]["config"]["learn"]["learning_rate"] = 99.0
+    path.write_text(json.dumps(point))
+    assert experiment("ladders")(f"--sweeps={folder}", f"--output_dir={tmp_path / 'out'}") == 2
+    assert "no seeds of one ladder: learn.learning_rate: 2.0" in capsys.readouterr().err
