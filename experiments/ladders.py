@@ -1,11 +1,11 @@
 """Several ladders of controls side by side, in a table a variant and one picture.
 
-    python experiments/ladders.py --sweeps=results/carry-mnist_5k,results/carry-cifar10
+    python experiments/ladders.py --ladder=results/carry-mnist_5k --ladder=results/carry-cifar10
 
 Each folder is one that what_targets_carry.py has filled; its rows and predictions are read, and
 nothing is computed. Of each the preset's own search is shown with the first G, a column a cycle.
-TITLE=FOLDER calls a sweep something else than its data set and number of images. --lines=sweeps
-has a line a sweep; --compared and --variant choose what is shown.
+--ladder=TITLE=FOLDER calls one something else than its data set and number of images.
+--lines=ladders has a line a ladder; --compared and --variant choose what is shown.
 """
 
 import itertools
@@ -29,12 +29,12 @@ from dsl_jax.plain_data import differences
 from dsl_jax.reports import plots
 from dsl_jax.reports.intervals import Interval
 
-SWEEPS = flags.DEFINE_list("sweeps", [], "The folders, or TITLE=FOLDER, with commas between.")
+LADDERS = flags.DEFINE_multi_string("ladder", [], "FOLDER or TITLE=FOLDER, once for each.")
 LINES = flags.DEFINE_enum(
-    "lines", "targets", ["targets", "sweeps"], "What has a line of its own in a table."
+    "lines", "targets", ["targets", "ladders"], "What has a line of its own in a table."
 )
-COMPARED = flags.DEFINE_list(
-    "compared", [], 'What is shown, such as "permuted targets,SGD, same depth" (all there is).'
+COMPARED = flags.DEFINE_multi_string(
+    "compared", [], 'What to show, such as "permuted targets", once for each (all there is).'
 )
 VARIANT = flags.DEFINE_string("variant", None, "The only one to show, such as all_layers.")
 OFF_THE_SCALE = "natural representations"  # of the picture
@@ -42,15 +42,15 @@ SEARCHED = "searched targets"
 
 
 class Column(NamedTuple):
-    """A sweep's cycle: what it is called; by variant the accuracy of the searched targets, as text,
-    and how far all else is from it, by name."""
+    """A ladder's cycle: what it is called, by variant the accuracy of the searched targets, as
+    text, and how far all else is from it, by name."""
 
     title: str
     accuracies: dict[str, str]
     differences: dict[str, dict[str, Interval]]
 
 
-def read_sweep(folder: Path, title: str | None = None) -> list[Column]:
+def read_ladder(folder: Path, title: str | None = None) -> list[Column]:
     """The kept points of a folder, a column a cycle.
 
     Raises:
@@ -132,8 +132,8 @@ def names_of(columns: Sequence[Column], compared: Sequence[str]) -> list[str]:
     known = list(dict.fromkeys(n for c in columns for d in c.differences.values() for n in d))
     if unknown := [name for name in compared if name not in known]:
         raise ValueError(
-            f"compared has {unknown[0]!r}, which none of the sweeps has: choose from "
-            f"{'; '.join(known)} (a name with a comma in double quotes)"
+            f"compared has {unknown[0]!r}, which none of the ladders has: choose from "
+            f"{'; '.join(known)}"
         )
     return list(compared) or known
 
@@ -141,7 +141,7 @@ def names_of(columns: Sequence[Column], compared: Sequence[str]) -> list[str]:
 def table(columns: Sequence[Column], names: Sequence[str], lines: str) -> str:
     """A table a variant: accuracies of the searched targets, and the others' less these.
 
-    lines: "targets", a line each; or "sweeps".
+    lines: "targets", a line each; or "ladders".
     """
     parts = []
     for variant in dict.fromkeys(name for column in columns for name in column.accuracies):
@@ -152,27 +152,27 @@ def table(columns: Sequence[Column], names: Sequence[str], lines: str) -> str:
             found = [column.differences[variant].get(name) for column in with_it]
             if any(found):
                 cells.append([name, *map(in_text, found)])
-        if lines == "sweeps":
+        if lines == "ladders":
             cells = [list(line) for line in zip(*cells, strict=True)]
         parts.append(sweep_rows.markdown(cells[0], cells[1:]))
     return "\n\n".join(parts)
 
 
 def draw(columns: Sequence[Column], names: Sequence[str], lines: str) -> Figure:
-    """A panel a sweep, a colour a variant; without the natural representations, far to the left.
+    """A panel a ladder, a colour a variant; without the natural representations, far to the left.
 
-    With a line a sweep, a panel for each of what is compared.
+    With a line a ladder, a panel for each of what is compared.
     """
     titles, shown = [c.title for c in columns], [n for n in names if n != OFF_THE_SCALE]
-    a_panel_a_sweep = lines == "targets"
+    a_panel_a_ladder = lines == "targets"
     panels: dict[str, dict[str, dict[str, Interval]]]
-    panels = {title: {} for title in (titles if a_panel_a_sweep else shown)}
+    panels = {title: {} for title in (titles if a_panel_a_ladder else shown)}
     for column, name in itertools.product(columns, shown):
-        panel, line = (column.title, name) if a_panel_a_sweep else (name, column.title)
+        panel, line = (column.title, name) if a_panel_a_ladder else (name, column.title)
         for variant, found in column.differences.items():
             if name in found:
                 panels[panel].setdefault(variant, {})[line] = found[name]
-    return plots.plot_differences(panels, shown if a_panel_a_sweep else titles)
+    return plots.plot_differences(panels, shown if a_panel_a_ladder else titles)
 
 
 def run_all() -> None:
@@ -181,18 +181,18 @@ def run_all() -> None:
     for name in command_line.SHARED:
         if name != "output_dir" and flags.FLAGS[name].present:
             raise ValueError(f"--{name} has no effect: kept sweeps are read, nothing is computed")
-    if not SWEEPS.value:
-        raise ValueError("sweeps is empty: give the folders, --sweeps=FOLDER,FOLDER")
+    if not LADDERS.value:
+        raise ValueError("ladder is empty: give the folders, --ladder=FOLDER --ladder=FOLDER")
     folder = command_line.output_dir("runs/ladders")
     if (folder / "sweep.json").exists():
         raise ValueError(f"{folder} holds a sweep, with a report of its own: choose --output_dir")
     columns = []
-    for given in SWEEPS.value:
+    for given in LADDERS.value:
         title, _, name = given.rpartition("=")
-        columns += read_sweep(Path(name), title or None)
+        columns += read_ladder(Path(name), title or None)
     titles = [column.title for column in columns]
     if alike := [title for title in titles if titles.count(title) > 1]:
-        raise ValueError(f"sweeps has two called {alike[0]}: give one a title, TITLE=FOLDER")
+        raise ValueError(f"two ladders are called {alike[0]}: give one a title, TITLE=FOLDER")
     if VARIANT.value:
         columns = [of_variant(column, VARIANT.value.replace("_", " ")) for column in columns]
     names = names_of(columns, COMPARED.value)

@@ -12,9 +12,9 @@ from dsl_jax.reports.intervals import Interval
 
 def test_ladders_stand_side_by_side(experiment, tmp_path, capsys):
     results = Path(__file__).parents[2] / "results"
-    sweeps = [str(results / f"carry-{name}") for name in ("cifar10_map", "mnist_5k")]
+    given = [f"--ladder={results / name}" for name in ("carry-cifar10_map", "carry-mnist_5k")]
     folder = tmp_path / "ladders"
-    assert experiment("ladders")(f"--sweeps={','.join(sweeps)}", f"--output_dir={folder}") == 0
+    assert experiment("ladders")(*given, f"--output_dir={folder}") == 0
     tables = capsys.readouterr().out.split("\n\n")
     first, second = ([x.strip("| ").split(" | ") for x in t.splitlines()] for t in tables[:2])
     # One has both variants; the other has other searches too, which are left out.
@@ -33,34 +33,34 @@ def test_ladders_stand_side_by_side(experiment, tmp_path, capsys):
     assert (folder / "ladders.png").stat().st_size > 10_000
 
 
-def test_a_line_a_sweep_and_cycle(experiment, tmp_path, monkeypatch, capsys):
+def test_a_line_a_ladder_and_cycle(experiment, tmp_path, monkeypatch, capsys):
     """Named as asked, with what was asked for, in that order; the numbers of the other layout."""
     monkeypatch.chdir(Path(__file__).parents[2])
-    sweeps = 'twice=results/carry-cifar10_second,"laptop, seeds 1 to 3=results/carry-cifar10"'
-    given = [f"--sweeps={sweeps}", f"--output_dir={tmp_path / 'ladders'}"]
-    chosen = ["--variant=all_layers", '--compared="SGD, same depth",class means,permuted targets']
+    ladders = ("twice=results/carry-cifar10_second", "laptop, seeds 1 to 3=results/carry-cifar10")
+    compared = ["SGD, same depth", "class means", "permuted targets"]
+    given = [f"--ladder={ladder}" for ladder in ladders] + [f"--compared={x}" for x in compared]
+    given += ["--variant=all_layers", f"--output_dir={tmp_path / 'ladders'}"]
     tables = []
-    for lines in ("sweeps", "targets"):
-        assert experiment("ladders")(*given, *chosen, f"--lines={lines}") == 0
+    for lines in ("ladders", "targets"):
+        assert experiment("ladders")(*given, f"--lines={lines}") == 0
         table = capsys.readouterr().out.split("\n\n")[0].splitlines()
         assert table[-1].startswith("The picture: ")  # so there is one table, of one variant
         tables.append([x.strip("|").split("|") for x in table[:1] + table[2:-1]])
     cells = [[cell.strip() for cell in line] for line in tables[0]]
-    compared = ["SGD, same depth", "class means", "permuted targets"]
     assert cells[0][1:] == ["searched targets", *compared]
     assert [x[0] for x in cells[1:]] == ["twice", "twice, cycle 2", "laptop, seeds 1 to 3"]
     assert [x[3] == "" for x in cells[1:]] == [True, True, False]  # there are no class means
     assert [*zip(*tables[0], strict=True)] == [tuple(line) for line in tables[1]]
 
 
-def test_a_panel_for_each_of_what_is_compared_where_a_line_is_a_sweep():
+def test_a_panel_for_each_of_what_is_compared_where_a_line_is_a_ladder():
     module = importlib.import_module("ladders")
     one, two = Interval(0.01, 0.0, 0.02), Interval(0.03, 0.02, 0.04)
     columns = [
         module.Column("first", {}, {"all layers": {"b": one}}),
         module.Column("second", {}, {"all layers": {"a": one, "b": two}}),
     ]
-    panels = module.draw(columns, ["a", "b"], "sweeps").axes
+    panels = module.draw(columns, ["a", "b"], "ladders").axes
     assert [axes.get_title() for axes in panels] == ["a", "b"]
     assert [x.get_text() for x in panels[0].get_yticklabels()] == ["first", "second"]
     panels = module.draw(columns, ["a", "b"], "targets").axes
@@ -69,13 +69,17 @@ def test_a_panel_for_each_of_what_is_compared_where_a_line_is_a_sweep():
 
 
 @pytest.mark.parametrize(
-    ("sweeps", "flag", "message"),
+    ("ladders", "flag", "message"),
     [
-        ("", "", "sweeps is empty: give the folders"),
+        ("", "", "ladder is empty: give the folders"),
         ("{}/nothing", "", "nothing holds no what_targets_carry"),
         ("results/cycles-cifar10", "", "cycles-cifar10 holds no what_targets_carry"),
-        ("results/carry-cifar10,results/carry-cifar10_map", "", "two called cifar10, 5,000: "),
-        ("results/carry-cifar10", "--compared=permuted", "'permuted', which none of the sweeps"),
+        (
+            "results/carry-cifar10,results/carry-cifar10_map",
+            "",
+            "two ladders are called cifar10, 5,000: ",
+        ),
+        ("results/carry-cifar10", "--compared=permuted", "'permuted', which none of the ladders"),
         (
             "results/carry-cifar10_part",
             "--variant=skip_block_0",
@@ -84,10 +88,11 @@ def test_a_panel_for_each_of_what_is_compared_where_a_line_is_a_sweep():
     ],
 )
 def test_what_is_no_ladder_is_named(
-    sweeps, flag, message, experiment, tmp_path, monkeypatch, capsys
+    ladders, flag, message, experiment, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(Path(__file__).parents[2])
-    given = [f"--sweeps={sweeps.format(tmp_path)}", *filter(None, [flag])]
+    given = [f"--ladder={x.format(tmp_path)}" for x in ladders.split(",") if x]
+    given += [flag] if flag else []
     assert experiment("ladders")(*given, f"--output_dir={tmp_path / 'out'}") == 2
     assert message in capsys.readouterr().err
 
@@ -99,5 +104,5 @@ def test_points_of_other_settings_are_no_seeds_of_a_ladder(experiment, tmp_path,
     point = json.loads(path.read_text())
     point["identity"]["config"]["learn"]["learning_rate"] = 99.0
     path.write_text(json.dumps(point))
-    assert experiment("ladders")(f"--sweeps={folder}", f"--output_dir={tmp_path / 'out'}") == 2
+    assert experiment("ladders")(f"--ladder={folder}", f"--output_dir={tmp_path / 'out'}") == 2
     assert "no seeds of one ladder: learn.learning_rate: 2.0" in capsys.readouterr().err
