@@ -13,7 +13,7 @@ import re
 import uuid
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -54,12 +54,23 @@ def write_json(path: Path, values: dict[str, Any], only_new: bool = False) -> No
         file.write(json.dumps(sealed(values), indent=2).encode())
 
 
-def read_arrays(path: Path, remedy: str) -> dict[str, np.ndarray]:
+class Arrays(dict[str, np.ndarray]):
+    """The arrays of a file by name. Raises DamagedFile for a name that it does not have."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], path: Path, remedy: str):
+        super().__init__(arrays)
+        self._path, self._remedy = path, remedy
+
+    def __missing__(self, name: str) -> np.ndarray:
+        raise DamagedFile(self._path, f"it has no {name!r}", self._remedy)
+
+
+def read_arrays(path: Path, remedy: str) -> Arrays:
     """The arrays of a NumPy archive (.npz) by name. Raises DamagedFile."""
     try:
         # A zip file, with a checksum; opened here, as NumPy leaves a damaged one open.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return dict(arrays)
+            return Arrays(arrays, path, remedy)
     except (OSError, LookupError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise DamagedFile(path, error, remedy) from error
 

@@ -3,9 +3,10 @@
 import errno
 import os
 
+import numpy as np
 import pytest
 
-from dsl_jax.files import DamagedFile, make_folder, read_json, write_json
+from dsl_jax.files import DamagedFile, make_folder, read_arrays, read_json, write_json
 
 
 def test_what_is_written_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
@@ -104,3 +105,12 @@ def test_the_first_of_two_that_write_a_new_file_keeps_it(tmp_path, monkeypatch):
     write_json(path, {"a": 2}, only_new=True)
     assert read_json(path) == {"a": 2}
     assert [file.name for file in tmp_path.iterdir()] == ["values.json"]
+
+
+def test_an_array_that_a_file_does_not_have_is_damage_with_a_remedy(tmp_path):
+    """Not a KeyError, which tells neither the file nor what to do."""
+    np.savez(tmp_path / "kept.npz", first=np.arange(3))
+    arrays = read_arrays(tmp_path / "kept.npz", "delete it")
+    assert arrays["first"].tolist() == [0, 1, 2] and arrays.get("second") is None
+    with pytest.raises(DamagedFile, match=r"kept.npz is damaged \(it has no 'second'\): delete it"):
+        arrays["second"]

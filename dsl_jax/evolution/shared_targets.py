@@ -17,7 +17,7 @@ from dsl_jax.evolution.fitness import Stages
 from dsl_jax.evolution.image import in_dtype
 from dsl_jax.evolution.images import as_pytrees
 from dsl_jax.evolution.operators import moved, normalize
-from dsl_jax.files import DamagedFile, read_arrays, replacing
+from dsl_jax.files import read_arrays, replacing
 
 REMEDY = "delete it, and make the targets again"
 
@@ -98,10 +98,7 @@ class SharedTargets:
         saved = read_arrays(Path(path), REMEDY)
         if any(name.startswith("sampler_") for name in saved):
             raise ValueError(f"{path} holds a Sampler: load it by dsl_jax.Sampler.load")
-        try:
-            return cls.from_arrays(saved, stages)
-        except KeyError as error:
-            raise DamagedFile(Path(path), f"it has no {error}", REMEDY) from error
+        return cls.from_arrays(saved, stages)
 
     @classmethod
     def from_arrays(cls, saved: dict[str, np.ndarray], stages: Stages) -> "SharedTargets":

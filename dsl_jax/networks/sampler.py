@@ -15,7 +15,7 @@ from dsl_jax.devices import Array
 from dsl_jax.evolution.fitness import Stages
 from dsl_jax.evolution.operators import moved
 from dsl_jax.evolution.shared_targets import REMEDY, SharedTargets, natural_representations
-from dsl_jax.files import DamagedFile, read_arrays, replacing
+from dsl_jax.files import read_arrays, replacing
 from dsl_jax.networks.convnet import gelu
 from dsl_jax.networks.convolution import convolve_same
 
@@ -68,14 +68,11 @@ class Sampler:
         """What `save` wrote, for the stages of the same network. Raises DamagedFile, also for
         `SharedTargets` that were saved there."""
         saved = read_arrays(Path(path), REMEDY)
-        try:
-            shared = SharedTargets.from_arrays(saved, stages)
-            weights = tuple(
-                {name: saved[f"sampler_{index}_{name}"] for name in ("first", "labels", "last")}
-                for index in range(len(shared.directions))
-            )
-        except KeyError as error:
-            raise DamagedFile(Path(path), f"it has no {error}", REMEDY) from error
+        shared = SharedTargets.from_arrays(saved, stages)
+        weights = tuple(
+            {name: saved[f"sampler_{index}_{name}"] for name in ("first", "labels", "last")}
+            for index in range(len(shared.directions))
+        )
         return cls(shared, weights)
 
 
