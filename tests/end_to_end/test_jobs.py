@@ -6,6 +6,7 @@ process that is killed takes the job with it; started again, it ends as if nothi
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -129,7 +130,8 @@ def test_four_processes_do_the_whole_run_of_one(alone, tmp_path):
     check_same(run(tmp_path / "four", 4), alone)
 
 
-def test_a_job_of_which_a_process_was_killed_ends_as_if_nothing_had_happened(two, tmp_path):
+def test_a_job_of_which_a_process_was_killed_ends_as_if_nothing_had_happened(alone, two, tmp_path):
+    """Started again with as many processes, or with another number of them."""
     folder = tmp_path / "killed"
     job, end = Job(folder, 2), time.monotonic() + SECONDS
     while len(losses(folder)[TRAININGS[0]]) < 3:
@@ -143,6 +145,8 @@ def test_a_job_of_which_a_process_was_killed_ends_as_if_nothing_had_happened(two
     assert len(before[TRAININGS[0]]) < 10 and not before[TRAININGS[1]]
     assert list((folder / TRAININGS[0] / "checkpoints").glob("[0-9]*"))
     assert dsl_jax.verify_run(folder) == []  # a process alone, without the devices of the job
+    fewer = shutil.copytree(folder, tmp_path / "fewer")
+    check_same(run(fewer, 1), alone)
     run(folder, 2, "--repair")
     assert losses(folder) == losses(two)
     for name in TRAININGS:
