@@ -4,7 +4,8 @@
 
 Each folder is one that what_targets_carry.py has filled; its rows and predictions are read, and
 nothing is computed. Of each the preset's own search is shown with the first G, a column a cycle.
---ladder=TITLE=FOLDER calls one something else than its data set and number of images.
+--ladder=TITLE=FOLDER calls one something else than its data set and number of images;
+--ladder=FOLDER+FOLDER joins the seeds of two that differ at most in what is compared.
 --lines=ladders has a line a ladder; --compared and --variant choose what is shown.
 """
 
@@ -29,7 +30,9 @@ from dsl_jax.plain_data import differences
 from dsl_jax.reports import plots
 from dsl_jax.reports.intervals import Interval
 
-LADDERS = flags.DEFINE_multi_string("ladder", [], "FOLDER or TITLE=FOLDER, once for each.")
+LADDERS = flags.DEFINE_multi_string(
+    "ladder", [], "FOLDER, FOLDER+FOLDER of other seeds, or TITLE= and these; once for each."
+)
 LINES = flags.DEFINE_enum(
     "lines", "targets", ["targets", "ladders"], "What has a line of its own in a table."
 )
@@ -50,8 +53,8 @@ class Column(NamedTuple):
     differences: dict[str, dict[str, Interval]]
 
 
-def read_ladder(folder: Path, title: str | None = None) -> list[Column]:
-    """The kept points of a folder, a column a cycle.
+def read_points(folder: Path) -> list[dict[str, Any]]:
+    """The kept points of a folder, their rows with predictions.
 
     Raises:
       ValueError: there are none, or they are of another experiment.
@@ -62,11 +65,23 @@ def read_ladder(folder: Path, title: str | None = None) -> list[Column]:
     points = [read_json(path) for path in sorted(folder.glob("points/*.json"))]
     if not points:
         raise ValueError(f"{folder} has no finished point: its command goes on where it stopped")
-    check_alike(points, folder)
-    rows = with_predictions([r for p in points for r in p["rows"]], folder)
+    return [point | {"rows": with_predictions(point["rows"], folder)} for point in points]
+
+
+def read_ladder(folders: str, title: str | None = None) -> list[Column]:
+    """The kept points of a folder, or of several that have other seeds; a column a cycle.
+
+    folders: with + between them.
+
+    Raises:
+      ValueError: there are none, or they are not of one ladder.
+    """
+    points = [point for name in folders.split("+") for point in read_points(Path(name))]
+    check_alike(points, folders)
+    rows = [row for point in points for row in point["rows"]]
     groups = min((row["learner_groups"] for row in rows if row["search"] == "preset"), default=0)
     if not groups:
-        raise ValueError(f"{folder} has no finished ladder yet: its command goes on")
+        raise ValueError(f"{folders} has no finished ladder yet: its command goes on")
     if title is None:
         name = rows[0]["dataset"]
         config = plan.for_dataset(from_dict(points[0]["identity"]["config"]), name)
@@ -86,16 +101,27 @@ def read_ladder(folder: Path, title: str | None = None) -> list[Column]:
     return [cycles[cycle] for cycle in sorted(cycles)]
 
 
-def check_alike(points: Sequence[dict[str, Any]], folder: Path) -> None:
-    """Raises ValueError unless points of one search and G differ in their seed alone."""
+def check_alike(points: Sequence[dict[str, Any]], folders: str) -> None:
+    """Raises ValueError unless points of one search and G differ in their seed, and in what is
+    learned beside the searched targets, alone."""
     first: dict[tuple[str, int], dict[str, Any]] = {}
+    seeds: set[tuple[str, int, int]] = set()
     for point in points:
-        columns = point["identity"]["columns"]
-        config = what_counts(point["identity"])["config"] | {"seed": None}
-        known = first.setdefault((columns["search"], columns["learner_groups"]), config)
-        if changed := differences(config, known):
+        search, groups, seed = (
+            point["identity"]["columns"][name] for name in ("search", "learner_groups", "seed")
+        )
+        if (search, groups, seed) in seeds:
+            raise ValueError(f"{folders} has seed {seed} of search {search} twice")
+        seeds.add((search, groups, seed))
+        config = what_counts(point["identity"])["config"]
+        unlike = {"seed", "target_controls", "variants"}
+        unlike |= set() if "sgd" in config["variants"] else {"sgd"}
+        config = {name: value for name, value in config.items() if name not in unlike}
+        known = first.setdefault((search, groups), config)
+        shared = config.keys() & known.keys()
+        if changed := differences(*({k: c[k] for k in shared} for c in (config, known))):
             raise ValueError(
-                f"{folder} has points of other settings, which are no seeds of one ladder: "
+                f"{folders} has points of other settings, which are no seeds of one ladder: "
                 f"{'; '.join(changed)}"
             )
 
@@ -189,7 +215,7 @@ def run_all() -> None:
     columns = []
     for given in LADDERS.value:
         title, _, name = given.rpartition("=")
-        columns += read_ladder(Path(name), title or None)
+        columns += read_ladder(name, title or None)
     titles = [column.title for column in columns]
     if alike := [title for title in titles if titles.count(title) > 1]:
         raise ValueError(f"two ladders are called {alike[0]}: give one a title, TITLE=FOLDER")

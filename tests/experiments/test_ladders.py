@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dsl_jax.reports.intervals import Interval
@@ -53,6 +54,30 @@ def test_a_line_a_ladder_and_cycle(experiment, tmp_path, monkeypatch, capsys):
     assert [*zip(*tables[0], strict=True)] == [tuple(line) for line in tables[1]]
 
 
+def test_seeds_of_two_folders_are_one_ladder(experiment, tmp_path, monkeypatch, capsys):
+    """Of what only one of them has learned there are its differences; searched targets have all."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+    names = ("results/carry-cifar10", "results/carry-cifar10_part")
+    cells = []
+    for folders in (*names, "+".join(names)):
+        given = [f"--ladder={folders}", "--variant=all_layers"]
+        assert experiment("ladders")(*given, f"--output_dir={tmp_path / 'ladders'}") == 0
+        table = capsys.readouterr().out.split("\n\n")[0].splitlines()[2:-1]
+        cells.append(dict(line.strip("| ").split(" | ") for line in table))
+    first, second, joined = cells
+    assert joined["permuted targets"] == first["permuted targets"]
+    assert joined["natural and class part"] == second["natural and class part"]
+    accuracies = [
+        row["test_accuracy"]
+        for name in names
+        for path in sorted(Path(name).glob("points/preset-*.json"))
+        for row in json.loads(path.read_text())["rows"]
+        if row["training"] == "all_layers"
+    ]
+    assert len(accuracies) == 6
+    assert joined["searched targets"].startswith(f"{100 * np.mean(accuracies):.2f} ± ")
+
+
 def test_a_panel_for_each_of_what_is_compared_where_a_line_is_a_ladder():
     module = importlib.import_module("ladders")
     one, two = Interval(0.01, 0.0, 0.02), Interval(0.03, 0.02, 0.04)
@@ -79,6 +104,12 @@ def test_a_panel_for_each_of_what_is_compared_where_a_line_is_a_ladder():
             "",
             "two ladders are called cifar10, 5,000: ",
         ),
+        (
+            "results/carry-cifar10+results/carry-cifar10",
+            "",
+            "seed 1 of search SGD at its best twice",
+        ),
+        ("results/carry-cifar10+results/carry-cifar10_long", "", "are no seeds of one ladder: "),
         ("results/carry-cifar10", "--compared=permuted", "'permuted', which none of the ladders"),
         (
             "results/carry-cifar10_part",

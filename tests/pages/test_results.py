@@ -98,7 +98,7 @@ def test_the_ladders_shown_side_by_side_are_those_of_the_kept_rows(
     assert len(tables) == 2 * (2 + 9) and set(tables) <= set(lines)
     assert len({*tables} & readme) == 1 + 6  # the rule, and six rows
     tables = drawn(searches)
-    assert len(tables) == 2 + 9 and set(tables) <= set(lines)
+    assert len(tables) == 2 + 8 and set(tables) <= set(lines)
     assert len({*tables} & readme) == 2 + 6
 
 
