@@ -167,7 +167,7 @@ class RunConfig:
             self._check_shared()
 
     def _check_shared(self) -> None:
-        """Raises ValueError for what a search a class does not have."""
+        """Raises ValueError for what a search per class does not have."""
         self.shared.of_blocks(len(self.widths))
         if self.search.num_searches > 1:
             raise ValueError(

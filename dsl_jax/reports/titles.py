@@ -32,11 +32,11 @@ CONTROLLED = {
     ),
     "channel_code": (
         "natural and channel code",
-        "moved by a random number a class and channel, blocks not searched; searched logits",
+        "moved by a random number per class and channel, blocks not searched; searched logits",
     ),
     "element_code": (
         "natural and element code",
-        "moved by a random tensor a class, blocks not searched; searched logits",
+        "moved by a random tensor per class, blocks not searched; searched logits",
     ),
     "shuffled_labels": (
         "targets for shuffled labels",

@@ -93,7 +93,7 @@ def search_classes(
     of_a_class: dict[str, int],
     count: int,
 ) -> SharedTargets:
-    """What one search a class finds, with the cosines of the search of so many images; kept."""
+    """What one search per class finds, with the cosines of the search of so many images; kept."""
     how = "-".join(f"{name}_{value}" for name, value in of_a_class.items())
     digest = sweep_points.search_digest(config)
     path = folder / f"per_class-{digest}-{count}-{how}-{config.seed}.npz"

@@ -1,4 +1,4 @@
-"""A run with one search a class: the same as by hand, resumed, damaged, and its report."""
+"""A run with one search per class: the same as by hand, resumed, damaged, and its report."""
 
 import contextlib
 import dataclasses

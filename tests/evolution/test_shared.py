@@ -1,4 +1,4 @@
-"""One search a class, and the targets that are made of it."""
+"""One search per class, and the targets that are made of it."""
 
 import dataclasses
 
