@@ -19,6 +19,7 @@ from dsl_jax.devices import device_mesh, search_mesh
 from dsl_jax.jobs import first_says, is_first, wait_for_first
 from dsl_jax.keys import CHOICE, SEARCH, TRAINING, purpose_key
 from dsl_jax.learning.batches import exact_batch_size
+from dsl_jax.learning.checks import check_crop
 from dsl_jax.learning.evaluation import logits_of
 from dsl_jax.learning.train import Measure, learn, learn_sgd
 from dsl_jax.networks.convnet import ConvNet
@@ -108,7 +109,8 @@ def run(
     keep_identity(run_folder.folder, dataset)
     if phase in ("all", "learn"):
         for seed in config.seeds:
-            for training in trainings(config):  # what the processes cannot share is refused now
+            for training in trainings(config):  # what cannot be learned is refused now
+                check_crop(dataset, training.config)
                 if run_folder.finished(f"seed_{seed}/{training.name}") is None:
                     shared_mesh(dataset, training.config)
     for seed in config.seeds if phase != "report" else ():
@@ -135,9 +137,20 @@ def run(
 def open_targets(
     run_folder: RunFolder, seed: int, names: tuple[str, ...] = (FIRST_TARGETS,)
 ) -> TargetStore | Overlay:
-    """The targets of a seed, later ones over earlier ones. Raises FileNotFoundError."""
+    """The targets of a seed, later ones over earlier ones.
+
+    Raises:
+      FileNotFoundError: there are none, or not yet those of all images.
+    """
     found = [find_targets(run_folder.folder, seed, name) for name in names[1:]]
-    first = TargetStore.open(run_folder.folder / f"seed_{seed}" / names[0])
+    path = run_folder.folder / f"seed_{seed}" / names[0]
+    needed = f"{path}: not all images have been searched: run phase 'search' first"
+    try:
+        first = TargetStore.open(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(needed) from error
+    if not first.is_complete:
+        raise FileNotFoundError(needed)
     later = [store for store in found if isinstance(store, TargetStore)]
     return Overlay([first, *later]) if later else first
 

@@ -22,7 +22,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, sweep_points, sweep_rows, sweeps
-from common.overrides import override, parse_options
+from common.overrides import override, parse_options, refuse_fields
 
 from dsl_jax.config import RunConfig
 from dsl_jax.reports import plots
@@ -84,14 +84,16 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     for name in settings.options:
         one_of("option", name, tuple(OPTIONS))
     options = {name: OPTIONS[name] for name in settings.options}
-    for name, assignments in parse_options(settings.more, "sweep.more").items():
+    more = parse_options(settings.more, "sweep.more")
+    refuse_fields(more, "sweep.more", "sgd_groups", "learn.variant")
+    for name, assignments in more.items():
         if name in OPTIONS or name == "targets":
             raise ValueError(f"sweep.more: the name {name} is taken")
         options[name] = assignments
     base = dataclasses.replace(config, variants=("all_layers",))
     points, searched = [], set()
     for name, assignments in options.items():
-        chosen = override(base, assignments)
+        chosen = override(base, assignments, f"sweep.more: {name}")
         if assignments and chosen == base and "preset" in options:
             continue  # the preset once more
         chosen = dataclasses.replace(chosen, sgd_groups=(chosen.learner_groups,))

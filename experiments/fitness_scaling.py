@@ -88,7 +88,7 @@ def points_of(config: RunConfig, settings: Settings) -> list[sweeps.Point]:
 
 
 def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
-    """The sweep of these points; those of one smoothing share their stages."""
+    """The sweep of these points; those of one smoothing and layer share their stages."""
     sweeps.only_one_seed(config, "fitness_scaling")
     sweep_points.check_first_images(config, settings.num_images)
     for layer in settings.layers:

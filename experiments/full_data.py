@@ -40,7 +40,7 @@ from common import command_line, curves, few_searches, plan, sweep_points, sweep
 from common import whole_searches as whole
 from common.methods import AGAIN, CONTROLS, SGD, SHARED, STORED, Method, method_title
 from common.overrides import override, parse_options
-from common.predictions import in_text, keep_predictions, less, with_predictions
+from common.predictions import in_text, keep_predictions, less, over, with_predictions
 
 from dsl_jax.config import RunConfig, SharedConfig
 from dsl_jax.data.dataset import Dataset
@@ -145,6 +145,11 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
         is_new = method.name not in SGD and search not in searched
         point = make_point(changed, settings, size, method, is_new)
         searched |= {search} if is_new else set()
+        of_classes = "per_class", *search[1:]
+        if method.name.startswith("per_class") and of_classes not in searched:
+            shared = SharedConfig(**settings.of_a_class)
+            point = sweep_points.with_more(point, *plan.shared_search_cost(changed, size, shared))
+            searched.add(of_classes)
         if networks := settings.networks(method.name):
             again = networks, point.config
             point = whole.as_second_cycle(point, networks, again not in searched_again)
@@ -224,8 +229,7 @@ def make_point(
     point = sweep_points.run_point(name, columns, config, is_searched=each)
     if method.name not in SHARED or not is_searched:
         return point
-    candidates, seconds = plan.search_cost(config, settings.searched_images)
-    return point._replace(candidates=candidates, seconds=point.seconds + seconds)
+    return sweep_points.with_more(point, *plan.search_cost(config, settings.searched_images))
 
 
 # --------------------------------------------------------------------------------------------
@@ -238,6 +242,11 @@ def measure_training(
 ) -> sweep_rows.Rows:
     """The row of a training, and a file with what its network says of each test image."""
     config, method, variant = point.config, point.columns["method"], point.columns["variant"]
+    if (there := len(dataset.train.images)) != point.columns["size"]:  # other data in their place
+        raise ValueError(
+            f"{dataset.name} has {there} training images, not {point.columns['size']}: set "
+            f"--sweep.sizes, or prepare {config.dataset}"
+        )
     learning = config.sgd if method in SGD else dataclasses.replace(config.learn, variant=variant)
     targets = targets_of(point, dataset, folder, settings)
     learned, said = sweep_points.train(point, dataset, targets, learning, folder)
@@ -287,11 +296,12 @@ def targets_of(point: sweeps.Point, dataset: Dataset, folder: Path, settings: Se
 
 
 def best_by_validation(rows: sweep_rows.Rows) -> sweep_rows.Rows:
-    """The rows of the method that is best by validation; none of none."""
+    """The rows of the method that is best by validation, of those that ended for most seeds; none
+    of none."""
     methods = [sweep_rows.select(rows, method=x) for x in sweep_rows.values_of(rows, "method")]
 
-    def validation(ours: sweep_rows.Rows) -> float:
-        return float(np.mean([row["validation_accuracy"] for row in ours]))
+    def validation(ours: sweep_rows.Rows) -> tuple[int, float]:
+        return len(ours), float(np.mean([row["validation_accuracy"] for row in ours]))
 
     return max(methods, key=validation, default=[])
 
@@ -328,7 +338,7 @@ def table(rows: sweep_rows.Rows) -> str:
     header += probes.values()
     return (
         "Accuracies in percent, mean ± standard deviation over seeds. Differences of test accuracy "
-        "in points, with their 95 % interval over seeds and test images; from a method's control "
+        f"in points, with their 95 % interval over {over(rows)}; from a method's control "
         "with the same layers (searched targets: permuted ones; again, cross fitted: theirs, "
         "permuted; class part and per class: the random code; sampler: class part), and from SGD "
         "with the G that is best by validation at that size.\n\n"

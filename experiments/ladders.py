@@ -210,8 +210,11 @@ def run_all() -> None:
     if not LADDERS.value:
         raise ValueError("ladder is empty: give the folders, --ladder=FOLDER --ladder=FOLDER")
     folder = command_line.output_dir("runs/ladders")
-    if (folder / "sweep.json").exists():
-        raise ValueError(f"{folder} holds a sweep, with a report of its own: choose --output_dir")
+    for name, what in (("sweep.json", "a sweep"), ("config.json", "a run")):
+        if (folder / name).exists():
+            raise ValueError(
+                f"{folder} holds {what}, with a report of its own: choose --output_dir"
+            )
     columns = []
     for given in LADDERS.value:
         title, _, name = given.rpartition("=")

@@ -75,7 +75,7 @@ SCALES = {
 def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     """A point an option and seed."""
     config = dataclasses.replace(config, variants=("all_layers",))
-    points = []
+    points, searched = [], set()
     for name in settings.options:
         one_of("option", name, Settings.options)
         chosen = changed(config, name)
@@ -84,7 +84,11 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
         for seed in config.seeds:
             columns = {"option": name, "seed": seed}
             one = dataclasses.replace(chosen, seed=seed, num_seeds=1)
-            points.append(sweep_points.run_point(f"{name}-{seed}", columns, one))
+            digest = sweep_points.search_digest(one), seed
+            is_new = digest not in searched
+            point = sweep_points.run_point(f"{name}-{seed}", columns, one, is_searched=is_new)
+            points.append(sweep_points.with_validation_search(point, MOST_IMAGES))
+            searched.add(digest)
     return sweeps.Sweep(points, measure, draw, table)
 
 

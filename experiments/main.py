@@ -134,6 +134,9 @@ def check_used(config: configs.RunConfig) -> None:
         ),
     ]
     for path in command_line.assigned("config"):
+        if (later := re.match(r"later_cycles\[(\d+)\]", path)) and config.cycles > 1:
+            needed = int(later[1]) + 2
+            needs.append((later[0], config.cycles >= needed, f"--cycles, {needed} or more"))
         for field, there, need in needs:
             if re.match(rf"{re.escape(field)}(?![^.\[])", path) and not there:
                 raise ValueError(
@@ -356,7 +359,7 @@ def show_finished(page: Path) -> None:
 
 def show(page: Path) -> None:
     """Prints the table and what is above it; pictures, times and settings are in the file."""
-    text = page.read_text().split("## Figures")[0]
+    text = page.read_text("utf-8").split("## Figures")[0]
     print(
         html.unescape(re.sub(r"\\([^\w\s])", r"\1", text))
     )  # as typed, without Markdown's escapes

@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, curves, plan, sweep_points, sweep_rows, sweeps
-from common.predictions import in_text, keep_predictions, less, with_predictions
+from common.predictions import in_text, keep_predictions, less, over, with_predictions
 from common.refreshing import Targets
 
 from dsl_jax.config import RunConfig, SearchConfig
@@ -115,7 +115,8 @@ def with_cost_of_epochs(point: sweeps.Point) -> sweeps.Point:
     epochs, images = point.config.learn.epochs, plan.image_counts(point.config)[0]
     step = Search("targets", point.config.search, network="learner")
     candidates, seconds = plan.search_cost(point.config, images, step)
-    return point._replace(candidates=epochs * candidates, seconds=point.seconds + epochs * seconds)
+    seconds = epochs * (seconds - plan.COMPILE_SECONDS_PER_SEARCH) + plan.COMPILE_SECONDS_PER_SEARCH
+    return sweep_points.with_more(point, epochs * candidates, seconds)
 
 
 # --------------------------------------------------------------------------------------------
@@ -200,7 +201,7 @@ def table(rows: sweep_rows.Rows) -> str:
     header = ["learned", "test", "validation", *controls, "less SGD"]
     note = (
         "Accuracies in percent, mean ± standard deviation over seeds. Differences of test accuracy "
-        "in points, with their 95 % interval over seeds and test images."
+        f"in points, with their 95 % interval over {over(rows)}."
     )
     cosines = (
         "Mean cosine of what a target has more than the network's own representation and minus the "

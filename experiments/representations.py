@@ -52,14 +52,11 @@ SCALES = {
 def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     """A point a seed, then one for the alignment of all their networks."""
     config = dataclasses.replace(config, sgd_groups=(config.learner_groups,))
-    points = [
-        sweep_points.run_point(
-            f"seed_{seed}",
-            {"seed": seed},
-            dataclasses.replace(config, seed=seed, num_seeds=1),
-        )
-        for seed in config.seeds
-    ]
+    points = []
+    for seed in config.seeds:
+        one = dataclasses.replace(config, seed=seed, num_seeds=1)
+        point = sweep_points.run_point(f"seed_{seed}", {"seed": seed}, one)
+        points.append(sweep_points.with_validation_search(point, MOST_IMAGES))
     name = f"alignment-{config.seed}-{config.num_seeds}"  # more seeds come with another one
     after = tuple(point.name for point in points)
     points.append(sweeps.Point(name, {"seed": None}, config, seconds=10.0, after=after))
@@ -225,7 +222,9 @@ def table(rows: sweep_rows.Rows) -> str:
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    sweeps.run("representations", SCALES, define, fixed=("sgd_groups",))
+    sweeps.run(
+        "representations", SCALES, define, fixed=("sgd_groups", "target_controls", "searched")
+    )
 
 
 if __name__ == "__main__":

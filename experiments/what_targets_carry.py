@@ -24,8 +24,8 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, sweep_points, sweep_rows, sweeps
-from common.overrides import override, parse_assignments, parse_options
-from common.predictions import in_text, keep_predictions, less, with_predictions
+from common.overrides import override, parse_assignments, parse_options, refuse_fields
+from common.predictions import in_text, keep_predictions, less, over, with_predictions
 from common.sweep_failures import run_to_the_end
 
 from dsl_jax.config import TARGET_CONTROLS, RunConfig
@@ -42,6 +42,7 @@ from dsl_jax.targets.decomposition import decompose
 CONTROLS = TARGET_CONTROLS[:-1]  # the last needs a search of its own
 PRESETS_OWN = "preset"  # the search that the preset makes
 BEST_SGD = "SGD at its best"
+FIXED = ("learner_groups", "sgd_groups", "num_seeds", "target_controls", "searched")
 COSTS = ("candidates", "search_seconds", "seconds")
 
 
@@ -66,6 +67,7 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     """A point a search, G and seed; their searches are made once."""
     config = dataclasses.replace(config, target_controls=settings.controls)
     more = parse_options(settings.more, "sweep.more")
+    refuse_fields(more, "sweep.more", *FIXED, "seed", "learn.variant")
     if PRESETS_OWN in more:
         raise ValueError(
             f"sweep.more: {PRESETS_OWN} is the preset's own search: choose another name"
@@ -228,11 +230,9 @@ def table(rows: sweep_rows.Rows) -> str:
                 ]
             )
         parts += [f"**{title}**", sweep_rows.markdown(header, lines)]
-    seeds = len(sweep_rows.values_of(rows, "seed"))
-    over = "test images, for one seed" if seeds == 1 else f"{seeds} seeds and the test images"
     note = (
         "Accuracies in percent, mean ± standard deviation over seeds. Differences of test accuracy "
-        f"in points, with their 95 % interval over {over}."
+        f"in points, with their 95 % interval over {over(rows)}."
     )
     return "\n\n".join([note, *parts, *carried(rows)])
 
@@ -271,8 +271,7 @@ def draw(rows: sweep_rows.Rows) -> dict[str, tuple[Figure, str]]:
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    fixed = ("learner_groups", "sgd_groups", "num_seeds", "target_controls", "searched")
-    sweeps.run("what_targets_carry", SCALES, define, fixed=fixed, has_cycles=True)
+    sweeps.run("what_targets_carry", SCALES, define, fixed=FIXED, has_cycles=True)
 
 
 if __name__ == "__main__":

@@ -118,10 +118,13 @@ def one_device(monkeypatch):
 @pytest.fixture
 def no_test_image(monkeypatch):
     """Reading a test image is an error."""
+    from common import sweep_points
+
     from dsl_jax.runs import comparison
 
     def never(*_, **__):
         raise AssertionError("the test split is read once, at the end of a run")
 
-    monkeypatch.setattr(comparison, "evaluation_and_predictions", never)
+    for module in (comparison, sweep_points):
+        monkeypatch.setattr(module, "evaluation_and_predictions", never)
     monkeypatch.setattr(comparison, "linear_probe", never)

@@ -140,3 +140,12 @@ def test_digits_are_never_mirrored():
     assert not with_augmentation(get_preset("laptop", "mnist")).learn.flip
     cifar = with_augmentation(get_preset("laptop", "cifar10"))
     assert cifar.learn.flip and cifar.learn.augment and cifar.sgd.flip
+
+
+def test_fields_that_only_fit_together_are_set_together():
+    config = get_preset("smoke", "digits")
+    given = {"shared.fresh_images": "64", "shared.images_per_class": "128"}
+    shared = override(config, given).shared
+    assert (shared.fresh_images, shared.images_per_class) == (64, 128)
+    with pytest.raises(ValueError, match="fresh_images is 64"):
+        override(config, {"shared.fresh_images": "64"})

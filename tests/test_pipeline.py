@@ -72,6 +72,16 @@ def test_without_validation_images_nothing_is_searched(tmp_path):
     assert not (tmp_path / "run" / "seed_0").exists()
 
 
+def test_a_crop_that_leaves_nothing_is_refused_before_the_search(tmp_path):
+    dataset = dsl_jax.load_dataset("digits", num_train=60, validation_size=20)
+    config = get_preset("smoke", dataset)
+    learn = dataclasses.replace(config.learn, augment=True, crop_padding=28)
+    config = dataclasses.replace(config, learn=learn)
+    with pytest.raises(ValueError, match="crop_padding is 28: it must be below"):
+        pipeline.run(config, tmp_path / "run", dataset, progress=False)
+    assert not (tmp_path / "run" / "seed_0").exists()
+
+
 def test_folders_may_begin_at_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", "~/cache")

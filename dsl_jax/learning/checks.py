@@ -35,11 +35,7 @@ def check_arguments(
             check_labels(split.labels, len(split.images), dataset.num_classes, what=what)
     if not len(dataset.validation.images):
         raise ValueError("the dataset has no validation images: they choose the epoch")
-    side = min(dataset.image_shape[:2])
-    if config.augment and config.crop_padding >= side:
-        raise ValueError(
-            f"crop_padding is {config.crop_padding}: it must be below the images' side, {side}"
-        )
+    check_crop(dataset, config)
     if config.batch_size > len(dataset.train.images):
         logger.warning(
             "batch_size is %d, but there are %d training images: a batch holds all of them",
@@ -52,6 +48,15 @@ def check_arguments(
             f"a batch has {size} images, which {mesh.size} devices cannot share equally: set "
             f"batch_multiple={mesh.size}, or choose the devices by dsl_jax.devices.device_mesh"
             f"({size})"
+        )
+
+
+def check_crop(dataset: Dataset, config: LearnConfig) -> None:
+    """Raises ValueError for a crop that could leave nothing of an image."""
+    side = min(dataset.image_shape[:2])
+    if config.augment and config.crop_padding >= side:
+        raise ValueError(
+            f"crop_padding is {config.crop_padding}: it must be below the images' side, {side}"
         )
 
 

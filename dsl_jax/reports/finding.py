@@ -43,6 +43,8 @@ def finding(config: RunConfig, folder: Path, dataset: Dataset, results: dict[str
     if is_longer:
         is_last = results[ours].cycle == config.cycles
         epochs = f" and {'as many epochs' if is_last else f'the epochs of {config.cycles} cycles'}"
+    elif results[ours].cycle > 1:
+        epochs = " and the epochs of one cycle"
     text += f"; SGD with the same network{epochs}: {mean:.2f} %."
     difference, over = _difference(config, folder, dataset, results, ours, theirs)
     if not np.isnan(difference.low):

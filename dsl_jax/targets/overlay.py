@@ -5,7 +5,6 @@ Letters: N images, M rows asked for.
 
 from collections.abc import Sequence
 
-import jax
 import numpy as np
 
 from dsl_jax.data.dataset import rows_of
@@ -49,11 +48,13 @@ class Overlay:
         rows = np.arange(len(self.ids))[slice(None) if rows is None else rows]
         if not len(rows):
             return SearchResult(self._stores[0].read(rows).representations, ())
-        taken, order = [], []
+        whole: tuple[np.ndarray, ...] = ()
         for index, store in enumerate(self._stores):
             if len(places := np.flatnonzero(self._store[rows] == index)):
-                taken.append(store.read(self._row[rows[places]]).representations)
-                order.append(places)
-        back = np.argsort(np.concatenate(order))
-        joined = jax.tree.map(lambda *parts: np.concatenate(parts)[back], *taken)
-        return SearchResult(joined, ())
+                part = store.read(self._row[rows[places]]).representations
+                if len(places) == len(rows):
+                    return SearchResult(part, ())
+                whole = whole or tuple(np.empty((len(rows), *h.shape[1:]), h.dtype) for h in part)
+                for array, h in zip(whole, part, strict=True):
+                    array[places] = h
+        return SearchResult(whole, ())

@@ -123,6 +123,8 @@ def _scale_y(axes: Axes, panel: Panel) -> None:
 def _scale_x(axes: Axes, panel: Panel) -> None:
     """A logarithmic axis has its ticks where the points are."""
     places = sorted({x for line in panel.lines.values() for x in np.asarray(line[0]).tolist()})
+    if not places:  # no line has a point
+        return
     if panel.x_scale == "linear":
         if all(float(x).is_integer() for x in places):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))

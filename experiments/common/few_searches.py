@@ -10,19 +10,21 @@ import numpy as np
 from common import sweep_points, sweeps
 from dsl_jax.config import RunConfig, SharedConfig
 from dsl_jax.data.dataset import Dataset
-from dsl_jax.evolution.image import SearchResult
+from dsl_jax.devices import search_mesh
 from dsl_jax.evolution.shared import search_shared
 from dsl_jax.evolution.shared_targets import SharedTargets
-from dsl_jax.files import read_arrays, replacing
 from dsl_jax.keys import SAMPLER, SEARCH, purpose_key
 from dsl_jax.networks.sampler import Sampler
 from dsl_jax.runs.classes import first_of_each_class
 from dsl_jax.runs.controlled import control_key
 from dsl_jax.runs.lock import alone
+from dsl_jax.runs.sampled import check_sampler
 from dsl_jax.runs.untrained import make_stages
 from dsl_jax.targets import controls
+from dsl_jax.targets.fill import search_to_store
 from dsl_jax.targets.reading import Naturals
 from dsl_jax.targets.sampling import learn_sampler
+from dsl_jax.targets.store import TargetStore
 
 
 def targets_of(
@@ -59,6 +61,7 @@ def targets_of(
 
 def sampler(config: RunConfig, dataset: Dataset, stages: Any, folder: Path, count: int) -> Sampler:
     """The sampler that learns from the search of the first images."""
+    check_sampler(dataset, config.seed, count, config.sampler)
     split = sweep_points.first_images(dataset, 0, count)
     found = search_few(config, dataset, stages, folder, count)
     key, images = purpose_key(config.seed, SAMPLER), dataset.normalize(split.images)
@@ -70,18 +73,33 @@ def sampler(config: RunConfig, dataset: Dataset, stages: Any, folder: Path, coun
 
 def search_few(
     config: RunConfig, dataset: Dataset, stages: Any, folder: Path, count: int
-) -> SearchResult:
-    """What the search of the first images finds, without the fitness; it is kept."""
-    name = f"few-{sweep_points.search_digest(config)}-{count}-{config.seed}.npz"
-    with absent(path := folder / name) as is_absent:
-        if is_absent:
-            split = sweep_points.first_images(dataset, 0, count)
-            key = purpose_key(config.seed, SEARCH)
-            found = sweep_points.search_images(key, stages, dataset, split, config, progress=True)
-            with replacing(path) as file:
-                np.savez(file, *found.representations)
-    arrays = read_arrays(path, "delete it, and its images are searched again")
-    return SearchResult(tuple(arrays[f"arr_{layer}"] for layer in range(len(arrays))), ())
+) -> TargetStore:
+    """What the search of the first images finds; it is kept, also where it is interrupted.
+
+    Raises:
+      ValueError: none of these images is of some class.
+    """
+    split = sweep_points.first_images(dataset, 0, count)
+    if absent := np.setdiff1d(np.arange(dataset.num_classes), split.labels).tolist():
+        raise ValueError(
+            f"none of the {count} images that are searched is of the classes {absent}: set "
+            "--sweep.searched_images higher"
+        )
+    name = f"few-{sweep_points.search_digest(config)}-{count}-{config.seed}"
+    return search_to_store(
+        folder / name,
+        purpose_key(config.seed, SEARCH),
+        stages,
+        split.images,
+        split.labels,
+        config.search,
+        dataset=dataset.name,
+        ids=split.ids,
+        chunk_size=config.chunk_size,
+        mesh=search_mesh(),
+        preprocess=dataset.normalize,
+        progress=True,
+    )
 
 
 def search_classes(

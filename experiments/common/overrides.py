@@ -6,7 +6,7 @@ import difflib
 import re
 import types
 import typing
-from typing import Any
+from typing import Any, NamedTuple
 
 from dsl_jax.config import CycleConfig
 
@@ -23,10 +23,11 @@ def override(config: Any, assignments: dict[str, str], name: str = "config") -> 
     Raises:
       ValueError: no such field (the nearest one is suggested), or a value of the wrong type.
     """
-    for path, text in sorted(assignments.items()):  # a later cycle copies the one before it
-        parts = re.findall(r"\[\d+\]|[^.\[\]]+", path)
-        config = _assign(config, parts, text, f"{name}.{path}")
-    return config
+    given = [
+        _Assignment(re.findall(r"\[\d+\]|[^.\[\]]+", path), text, f"{name}.{path}")
+        for path, text in sorted(assignments.items())  # a later cycle copies the one before it
+    ]
+    return _assign(config, given)
 
 
 def parse_options(text: str, where: str) -> dict[str, dict[str, str]]:
@@ -46,6 +47,16 @@ def parse_options(text: str, where: str) -> dict[str, dict[str, str]]:
     return options
 
 
+def refuse_fields(options: dict[str, dict[str, str]], where: str, *beginnings: str) -> None:
+    """Raises ValueError for a field of an option that a sweep sets itself."""
+    for name, fields in options.items():
+        for field in fields:
+            if field.startswith(beginnings):
+                raise ValueError(
+                    f"{where}: {field} of {name} has no effect here: the sweep sets it"
+                )
+
+
 def parse_assignments(pairs: str, where: str) -> dict[str, str]:
     """From "FIELD=VALUE;FIELD=VALUE" the values by field. Raises as `parse_options`."""
     parts = [pair.partition("=") for pair in pairs.split(";")]
@@ -54,27 +65,50 @@ def parse_assignments(pairs: str, where: str) -> dict[str, str]:
     return {field: value for field, _, value in parts}
 
 
-def _assign(config: Any, parts: list[str], text: str, path: str, kind: Any = None) -> Any:
-    """`config` with the rest of a path set in it. kind: how it is annotated where it is a field."""
-    if not parts:
-        return _parse(config, text, path, kind)
-    head, rest = parts[0], parts[1:]
-    if head.startswith("["):
-        index = int(head[1:-1])
-        if not isinstance(config, tuple):
-            raise ValueError(f"{path}: {head} is of what has no elements")
-        if config and index == len(config) and isinstance(config[-1], CycleConfig):
-            config = (*config, config[-1])  # a further cycle is like the last, but for this
-        if index >= len(config):
-            raise ValueError(f"{path}: there is no element {head}; there are {len(config)}")
-        return (*config[:index], _assign(config[index], rest, text, path), *config[index + 1 :])
-    kinds = {f.name: f.type for f in dataclasses.fields(config)} if _is_config(config) else {}
-    if head not in kinds:
-        near = difflib.get_close_matches(head, kinds, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(kinds) or 'none'}"
-        raise ValueError(f"{path}: no field {head!r}; {hint}")
-    value = _assign(getattr(config, head), rest, text, path, kinds[head])
-    return dataclasses.replace(config, **{head: value})
+class _Assignment(NamedTuple):
+    """The rest of a path, the value as text, and the whole path for errors."""
+
+    parts: list[str]
+    text: str
+    path: str
+
+
+def _assign(config: Any, given: list[_Assignment], kind: Any = None) -> Any:
+    """`config` with all that is given set in it; fields of a dataclass at once, as they may only
+    fit together. kind: how it is annotated where it is a field."""
+    below: dict[str, list[_Assignment]] = {}
+    for parts, text, path in given:
+        if parts:
+            below.setdefault(parts[0], []).append(_Assignment(parts[1:], text, path))
+        else:
+            config = _parse(config, text, path, kind)
+    changes = {}
+    for head, rest in below.items():
+        path = rest[0].path
+        if head.startswith("["):
+            config = _with_element(config, int(head[1:-1]), rest)
+            continue
+        kinds = {f.name: f.type for f in dataclasses.fields(config)} if _is_config(config) else {}
+        if head not in kinds:
+            near = difflib.get_close_matches(head, kinds, n=1)
+            hint = (
+                f"did you mean {near[0]}?" if near else f"there are: {', '.join(kinds) or 'none'}"
+            )
+            raise ValueError(f"{path}: no field {head!r}; {hint}")
+        changes[head] = _assign(getattr(config, head), rest, kinds[head])
+    return dataclasses.replace(config, **changes) if changes else config
+
+
+def _with_element(config: Any, index: int, given: list[_Assignment]) -> tuple[Any, ...]:
+    """A tuple with what is given set in one of its elements."""
+    path = given[0].path
+    if not isinstance(config, tuple):
+        raise ValueError(f"{path}: [{index}] is of what has no elements")
+    if config and index == len(config) and isinstance(config[-1], CycleConfig):
+        config = (*config, config[-1])  # a further cycle is like the last, but for this
+    if index >= len(config):
+        raise ValueError(f"{path}: there is no element [{index}]; there are {len(config)}")
+    return (*config[:index], _assign(config[index], given), *config[index + 1 :])
 
 
 def _is_config(value: Any) -> bool:

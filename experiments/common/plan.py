@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dsl_jax.config import RunConfig
+from dsl_jax.config import RunConfig, SharedConfig
 from dsl_jax.data import catalogue
 from dsl_jax.data.dataset import split_sizes
 from dsl_jax.data.load import foresee
@@ -83,9 +83,11 @@ def make_plan(config: RunConfig, *, is_searched: bool = True) -> Plan:
     for step in searches(config):
         if step.network is None and not is_searched:
             continue
-        cost = search_cost if step.shared is None else shared_search_cost
         searched = min(images, step.first or images)
-        evaluated, seconds = cost(config, searched, step)
+        if step.shared is None:
+            evaluated, seconds = search_cost(config, searched, step)
+        else:
+            evaluated, seconds = shared_search_cost(config, searched, step.shared)
         candidates, search = candidates + evaluated, search + seconds
         if step.shared is not None:
             continue
@@ -133,10 +135,8 @@ def search_cost(config: RunConfig, images: int, step: Search | None = None) -> t
     return count * search.candidates_per_image, COMPILE_SECONDS_PER_SEARCH + seconds
 
 
-def shared_search_cost(config: RunConfig, images: int, step: Search) -> tuple[int, float]:
+def shared_search_cost(config: RunConfig, images: int, shared: SharedConfig) -> tuple[int, float]:
     """`search_cost` of a search per class, whose candidates are tried on a few images each."""
-    shared = step.shared
-    assert shared is not None
     count = shared.clusters * catalogue.facts(config.dataset).num_classes
     searched = min(images, count * shared.images_of_a_fitness)
     return count * candidates_per_class(config.search, shared), search_cost(config, searched)[1]

@@ -43,6 +43,12 @@ def less(ours: sweep_rows.Rows, theirs: sweep_rows.Rows) -> intervals.Interval |
     return intervals.of_paired_seeds_and_images(*map(np.stack, zip(*pairs, strict=True)))
 
 
+def over(rows: sweep_rows.Rows) -> str:
+    """What the intervals of `less` are over, in words."""
+    seeds = len(sweep_rows.values_of(rows, "seed"))
+    return "test images, for one seed" if seeds == 1 else f"{seeds} seeds and the test images"
+
+
 def in_text(interval: intervals.Interval | None) -> str:
     """An interval in points; nothing where there is none."""
     return intervals.in_percent(interval, sign=True) if interval else ""

@@ -16,7 +16,7 @@ from common import plan, sweep_failures, sweep_rows, sweeps
 from dsl_jax import devices, keys, pipeline
 from dsl_jax.config import LearnConfig, RunConfig, to_dict
 from dsl_jax.data.dataset import Dataset, Split
-from dsl_jax.evolution.image import SearchResult
+from dsl_jax.evolution.image import SearchResult, check_config
 from dsl_jax.evolution.images import choose_chunk_size, search
 from dsl_jax.learning.evaluation import evaluation_and_predictions
 from dsl_jax.learning.train import LearnResult, learn, learn_sgd
@@ -35,10 +35,27 @@ def search_point(
 def run_point(
     name: str, columns: dict[str, Any], config: RunConfig, *, is_searched: bool = True
 ) -> sweeps.Point:
-    """A point that is a whole run: search (unless another point's serves) and trainings."""
+    """A point that is a whole run: search (unless another point's serves) and trainings.
+
+    Raises:
+      ValueError: a search's settings do not fit together, as an option may have left them.
+    """
+    for step in steps.searches(config):
+        check_config(step.config)
     cost = plan.make_plan(config, is_searched=is_searched)
     seconds = cost.search_seconds + cost.learning_seconds
     return sweeps.Point(name, columns, config, cost.candidates, seconds, cost.disk_bytes)
+
+
+def with_more(point: sweeps.Point, candidates: int, seconds: float) -> sweeps.Point:
+    """A point that costs so much more."""
+    return point._replace(candidates=point.candidates + candidates, seconds=point.seconds + seconds)
+
+
+def with_validation_search(point: sweeps.Point, most: int) -> sweeps.Point:
+    """A point that also does `search_validation`."""
+    images = min(most, plan.image_counts(point.config)[1])
+    return with_more(point, *plan.search_cost(point.config, images))
 
 
 def search_images(

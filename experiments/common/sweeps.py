@@ -129,7 +129,7 @@ def run(
             )
             return
     page = write_results(sweep, folder, name)
-    print(page.read_text())
+    print(page.read_text("utf-8"))
     print(f"The whole folder: {folder}")
 
 
@@ -164,7 +164,7 @@ def configure(
     """
     scale = {f.name: getattr(settings, f.name) for f in dataclasses.fields(Settings)}
     scale = {name: value for name, value in scale.items() if value is not None}
-    if "num_train" in scale:
+    if "num_train" in scale and "num_train" not in command_line.assigned("sweep"):
         name = command_line.assigned("config").get("dataset", command_line.DATASET.value)
         available = catalogue.facts(dataset or name).train_images
         scale["num_train"] = min(scale["num_train"], available)
@@ -248,7 +248,7 @@ def missing(sweep: Sweep, folder: Path) -> list[Point]:
     """
     absent = []
     for point in sweep.points:
-        done = read_json(_file(folder, point.name))
+        done = read_json(_file(folder, point.name), "delete it, and the point is computed again")
         if done is None:
             absent.append(point)
         elif changed := differences(what_counts(point.identity()), what_counts(done["identity"])):
@@ -338,8 +338,7 @@ def _load(config: RunConfig) -> tuple[Dataset, RunConfig, str | None]:
     )
     if notice:
         print(f"\n*** {notice}\n", flush=True)
-        size = len(dataset.train.images) + len(dataset.validation.images)
-        config = dataclasses.replace(config, dataset=dataset.name, num_train=size)
+        config = plan.for_dataset(config, dataset.name)
     return dataset, config, notice
 
 

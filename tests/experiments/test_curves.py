@@ -67,6 +67,14 @@ def test_many_points_have_a_band_and_few_markers():
     assert band.get_paths()[0].get_extents().y1 == 90.5
 
 
+@pytest.mark.parametrize("scale", ("linear", "log", "symlog"))
+def test_lines_without_a_point_are_drawn_as_nothing(scale):
+    """As where no search has found anything."""
+    panel = curves.Panel({"a": ([], []), "b": ([], [])}, "x", "y", x_scale=scale)
+    (axes,) = curves.plot_curves([panel]).axes
+    assert axes.get_xlabel() == "x"
+
+
 def test_panels_fill_rows_and_none_is_an_error():
     panel = curves.Panel({"a": ([1, 2], [1.0, 2.0])}, "x", "y")
     for panels, places in ((1, 1), (3, 3), (4, 4), (5, 6)):

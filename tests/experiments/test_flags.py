@@ -17,6 +17,21 @@ import pytest
         ("full_data", "--num_train=90", "--num_train has no effect here: set --sweep.sizes"),
         ("full_data", "--sweep.num_train=90", "sweep.num_train has no effect here"),
         ("full_data", "--config.search.num_searches=2", "a search per_class has only one"),
+        ("choices", "--sweep.num_train=5000", "num_train is 5000: digits has"),
+        ("choices", "--sweep.more=a:learn.rate=1", "sweep.more: a.learn.rate: no field"),
+        (
+            "choices",
+            "--sweep.more=a:learn.variant=skip_block_0",
+            "learn.variant of a has no effect",
+        ),
+        ("choices", "--sweep.more=a:search.strategy=SNESS", "strategy 'SNESS' is unknown"),
+        (
+            "what_targets_carry",
+            "--sweep.more=deep:learner_groups=3",
+            "learner_groups of deep has no effect here",
+        ),
+        ("representations", "--config.searched=per_class", "config.searched has no effect here"),
+        ("learnable", "--config.search.smoothing=child", "smoothing"),
         ("ladders", "--seed=3", "--seed has no effect: kept sweeps are read"),
     ],
 )

@@ -167,16 +167,39 @@ def test_sizes_are_training_images_and_a_wrong_method_is_named():
     costs = {p.name: (p.candidates, p.disk_bytes) for p in script.define(config, both).points}
     each = config.search.candidates_per_image
     counted = {name: candidates // each for name, (candidates, _) in costs.items() if candidates}
-    # The images of one search, and the few of which the class's search takes its cosines.
+    # The images of one search; the few of which the class's search takes its cosines, and that
+    # of ten classes, whose last parents need no more evaluations than an image's.
     assert counted == {
         "1000-searched-all_layers-seed_0": 1000,
-        "1000-per_class-all_layers-seed_0": 1000,
+        "1000-per_class-all_layers-seed_0": 1010,
     }
     (stored,) = [name for name, (_, size) in costs.items() if size]
     assert stored == "1000-searched-all_layers-seed_0"
     shared = dsl_jax.SharedConfig(fresh_images=8)
     with pytest.raises(ValueError, match=r"config.shared has no effect here: set --sweep"):
         script.define(dataclasses.replace(config, shared=shared), settings)
+
+
+def test_data_with_fewer_images_than_a_size_are_refused(tmp_path):
+    """mnist_5k may stand in for MNIST; a row would call its images as many as were asked for."""
+    script = importlib.import_module("full_data")
+    config, settings = dsl_jax.get_preset("smoke", "digits"), script.Settings(sizes=(61,))
+    (point,) = script.define(config, dataclasses.replace(settings, methods=("sgd_g1",))).points
+    dataset = dsl_jax.load_dataset("digits", num_train=80, validation_size=20)
+    with pytest.raises(ValueError, match="digits has 60 training images, not 61: set --sweep"):
+        script.measure_training(point, dataset, tmp_path, settings)
+
+
+def test_the_best_sgd_is_one_that_ended_for_most_seeds():
+    script = importlib.import_module("full_data")
+    ended = {"sgd_g1": [0.5, 0.5, 0.5], "sgd_g2": [0.6, 0.6, 0.6], "sgd_g3": [0.9]}
+    rows = [
+        {"method": name, "seed": seed, "validation_accuracy": accuracy}
+        for name, accuracies in ended.items()
+        for seed, accuracy in enumerate(accuracies)
+    ]
+    assert {row["method"] for row in script.best_by_validation(rows)} == {"sgd_g2"}
+    assert script.best_by_validation([]) == []
 
 
 def test_settings_of_a_size_and_method_win_over_those_of_either():

@@ -128,6 +128,14 @@ def test_what_is_no_ladder_is_named(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ("sweep.json", "config.json"))
+def test_a_folder_with_a_report_of_its_own_is_left_alone(name, experiment, tmp_path, capsys):
+    (tmp_path / name).write_text("{}")
+    ladder = Path(__file__).parents[2] / "results" / "carry-cifar10_part"
+    assert experiment("ladders")(f"--ladder={ladder}", f"--output_dir={tmp_path}") == 2
+    assert "with a report of its own: choose --output_dir" in capsys.readouterr().err
+
+
 def test_points_of_other_settings_are_no_seeds_of_a_ladder(experiment, tmp_path, capsys):
     folder = tmp_path / "sweep"
     shutil.copytree(Path(__file__).parents[2] / "results" / "carry-mnist_5k", folder)

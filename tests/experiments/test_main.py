@@ -326,6 +326,7 @@ def test_sgd_alone_needs_no_search_before_it_learns(main, tmp_path):
         ),
         (["--config.sampler.epochs=2"], "it needs --search=sampler"),
         (["--config.later_cycles[0].share=0.5"], "it needs --cycles, 2 or more"),
+        (["--cycles=2", "--config.later_cycles[1].share=0.5"], "it needs --cycles, 3 or more"),
         (["--config.search.strategy=cma"], "strategy 'cma' is unknown"),
         (["--config.search.layers[7].generations=1"], "no element"),
         (["--num_train=-5"], "num_train is -5"),
@@ -371,4 +372,4 @@ def test_a_phase_without_what_it_needs_says_so(main, finished, tmp_path, capsys)
     assert main(*TINY, f"--output_dir={folder}", "--phase=report") == 2
     assert "run phase 'learn' first" in capsys.readouterr().err
     assert main(*TINY, f"--output_dir={folder}", "--phase=learn") == 2
-    assert "search" in capsys.readouterr().err
+    assert "run phase 'search' first" in capsys.readouterr().err

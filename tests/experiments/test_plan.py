@@ -1,6 +1,7 @@
 """The plan: what it counts, and how it grows with what is planned."""
 
 import dataclasses
+import importlib
 
 import pytest
 from common import plan
@@ -69,3 +70,15 @@ def test_a_plan_refuses_the_sizes_that_loading_would():
         plan.make_plan(dataclasses.replace(config, validation_size=440))
     cost = plan.make_plan(dataclasses.replace(config, num_train=2, validation_size=None))
     assert (cost.images, cost.validation_images) == (1, 1)
+
+
+def test_validation_images_that_are_searched_are_in_the_plan_and_a_shared_search_once():
+    learnable, representations = map(importlib.import_module, ("learnable", "representations"))
+    config = dataclasses.replace(get_preset("laptop", "cifar10"), num_seeds=1)
+    config = dataclasses.replace(config, num_train=2500, validation_size=500)
+    each = config.search.candidates_per_image
+    (seed, _) = representations.define(config, representations.Settings()).points
+    assert seed.candidates == (2000 + 500) * each
+    options = ("not_normalized", "not_normalized_matching")
+    one, same = learnable.define(config, learnable.Settings(options=options)).points
+    assert one.candidates == (2000 + 500) * each and same.candidates == 500 * each

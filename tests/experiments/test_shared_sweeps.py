@@ -1,15 +1,13 @@
 """Several processes with one sweep: they share its points, and what several points need."""
 
 import contextlib
-import time
-from concurrent.futures import ThreadPoolExecutor
+import dataclasses
 
 import numpy as np
 import pytest
 from tiny_run import tiny_data
 from tiny_search import TINY_FITNESS
 
-from dsl_jax.evolution.image import SearchResult
 from dsl_jax.files import replacing
 from dsl_jax.presets import get_preset
 from dsl_jax.runs.lock import if_free
@@ -78,22 +76,24 @@ def test_processes_may_start_together_in_a_new_folder(tmp_path):
         sweeps.prepare_folder(tmp_path, "choices")
 
 
-def test_what_points_have_in_common_is_searched_once(tmp_path, monkeypatch):
+def test_few_images_are_searched_in_one_place_and_must_have_all_classes(tmp_path, monkeypatch):
+    """Points of one search, and processes, meet in one store; another search has its own."""
     from common import few_searches
 
-    searched = []
+    places = []
 
-    def slow(*_, **__):
-        searched.append(1)
-        time.sleep(0.5)  # for the other one to come
-        return SearchResult((np.arange(3.0),), ())
+    def recorded(path, key, stages, images, *_, **options):
+        places.append((path.name, key, len(images), options["ids"]))
 
-    monkeypatch.setattr(few_searches.sweep_points, "search_images", slow)
+    monkeypatch.setattr(few_searches, "search_to_store", recorded)
     config, dataset = get_preset("smoke", "digits"), tiny_data()
-    with ThreadPoolExecutor(2) as two:
-        asked = [
-            two.submit(few_searches.search_few, config, dataset, (), tmp_path, 20) for _ in range(2)
-        ]
-        first, second = (future.result() for future in asked)
-    assert len(searched) == 1
-    np.testing.assert_array_equal(first.representations[0], second.representations[0])
+    other = dataclasses.replace(config, seed=1)
+    for one in (config, config, other):
+        few_searches.search_few(one, dataset, (), tmp_path, 40)
+    (first, key, count, ids), again, (elsewhere, other_key, *_) = places
+    assert again[0] == first != elsewhere and count == 40
+    assert again[1] == key != other_key
+    np.testing.assert_array_equal(ids, dataset.train.ids[:40])
+    with pytest.raises(ValueError, match=r"none of the 4 images .* set --sweep.searched_images"):
+        few_searches.search_few(config, dataset, (), tmp_path, 4)
+    assert len(places) == 3

@@ -1,5 +1,6 @@
 """Where a search begins: what is compared, and what a start saves."""
 
+import functools
 import importlib
 
 import numpy as np
@@ -23,7 +24,7 @@ FLAGS = [
 
 @pytest.mark.usefixtures("one_device")
 def test_other_images_are_searched_from_each_start(experiment, tmp_path, monkeypatch):
-    from common import sweep_points
+    from common import few_searches, sweep_points
 
     generator, searched = np.random.default_rng(0), []
 
@@ -34,6 +35,18 @@ def test_other_images_are_searched_from_each_start(experiment, tmp_path, monkeyp
         value = -float(len(searched))
         return SearchResult(found, tuple(np.full((count, n), value) for n in (3, 2, 1, 2)))
 
+    @functools.cache
+    def few_instead(config, count):
+        _, stages, dataset = known[config]
+        split = sweep_points.first_images(dataset, 0, count)
+        return instead(None, stages, dataset, split, config, False)
+
+    def search_few(config, dataset, stages, folder, count):
+        known[config] = folder, stages, dataset
+        return few_instead(config, count)
+
+    known = {}
+    monkeypatch.setattr(few_searches, "search_few", search_few)
     monkeypatch.setattr(sweep_points, "search_images", instead)
     folder = tmp_path / "sweep"
     assert experiment("starts")(*FLAGS, f"--output_dir={folder}") == 0

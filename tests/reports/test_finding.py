@@ -86,3 +86,6 @@ def test_as_many_epochs_are_said_of_the_last_cycle_alone(tmp_path):
         later = result((0.95,), "method", validation=0.99, variant="all_layers", cycle=cycle)
         text = finding(config, tmp_path, DATASET, results | {f"all_layers_cycle_{cycle}": later})
         assert f"SGD with the same network and {told}: 97.00 %" in text
+    del results["sgd_g1_long"]  # as with --config.controls
+    text = finding(config, tmp_path, DATASET, results | {"all_layers_cycle_3": later})
+    assert "SGD with the same network and the epochs of one cycle: 96.00 %" in text

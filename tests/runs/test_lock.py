@@ -34,7 +34,9 @@ def test_a_second_process_waits_says_so_and_goes_on_when_the_first_is_killed(tmp
 
     thread = threading.Thread(target=work)
     thread.start()
+    end = time.monotonic() + 60
     while "waiting" not in caplog.text:
+        assert time.monotonic() < end
         time.sleep(0.01)
     assert (
         f"waiting for process {other.pid} on " in caplog.text and "which trains it" in caplog.text
