@@ -100,6 +100,9 @@ def test_the_ladders_shown_side_by_side_are_those_of_the_kept_rows(
     tables = drawn(searches)
     assert len(tables) == 2 + 8 and set(tables) <= set(lines)
     assert len({*tables} & readme) == 2 + 6
+    log = (ROOT / "docs" / "what_targets_carry_log.md").read_text().splitlines()
+    (joined,) = [x for x in log if x.startswith("python experiments/ladders.py")]
+    assert set(drawn(joined)) <= set(log)
 
 
 def accuracies(folder, training):
