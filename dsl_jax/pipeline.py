@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from dsl_jax.config import TARGET_CONTROLS, CycleConfig, LearnConfig, RunConfig
+from dsl_jax.config import TARGET_CONTROLS, CycleConfig, LearnConfig, RunConfig, SearchConfig
 from dsl_jax.data.dataset import Dataset, Split
 from dsl_jax.devices import device_mesh, search_mesh
 from dsl_jax.jobs import first_says, is_first, wait_for_first
@@ -110,8 +110,8 @@ def run(
     if phase in ("all", "learn"):
         for seed in config.seeds:
             for training in trainings(config):  # what cannot be learned is refused now
-                check_crop(dataset, training.config)
                 if run_folder.finished(f"seed_{seed}/{training.name}") is None:
+                    check_crop(dataset, training.config)
                     shared_mesh(dataset, training.config)
     for seed in config.seeds if phase != "report" else ():
         for step in steps(config):
@@ -180,24 +180,45 @@ def search_targets(
     stages, split = stages_and_images(run_folder, dataset, seed, step)
     if not len(split.images):
         return
-    search_to_store(
+    search_split(
         run_folder.folder / f"seed_{seed}" / step.name,
         purpose_key(seed, SEARCH, step.cycle),
         stages,
-        split.images,
-        split.labels,
+        dataset,
+        split,
         step.config,
-        dataset=dataset.name,
-        ids=split.ids,
         chunk_size=run_folder.config.chunk_size,
-        mesh=search_mesh(),
-        preprocess=dataset.normalize,
         progress=progress and (step.name if step.cycle > 1 else "search"),
         repair=repair,
         on_chunk=note_seconds,
     )
     if step.first is not None:
         learn_sampler_once(run_folder, dataset, seed, stages, progress)
+
+
+def search_split(
+    path: Path,
+    key: jax.Array,
+    stages: Sequence[Callable],
+    dataset: Dataset,
+    split: Split,
+    config: SearchConfig,
+    **options: Any,
+) -> TargetStore:
+    """`search_to_store` of some images of a dataset, on this process's devices."""
+    return search_to_store(
+        path,
+        key,
+        stages,
+        split.images,
+        split.labels,
+        config,
+        dataset=dataset.name,
+        ids=split.ids,
+        mesh=search_mesh(),
+        preprocess=dataset.normalize,
+        **options,
+    )
 
 
 def stages_and_images(

@@ -10,18 +10,17 @@ import numpy as np
 from common import sweep_points, sweeps
 from dsl_jax.config import RunConfig, SharedConfig
 from dsl_jax.data.dataset import Dataset
-from dsl_jax.devices import search_mesh
 from dsl_jax.evolution.shared import search_shared
 from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.keys import SAMPLER, SEARCH, purpose_key
 from dsl_jax.networks.sampler import Sampler
+from dsl_jax.pipeline import search_split
 from dsl_jax.runs.classes import first_of_each_class
 from dsl_jax.runs.controlled import control_key
 from dsl_jax.runs.lock import alone
 from dsl_jax.runs.sampled import check_sampler
 from dsl_jax.runs.untrained import make_stages
 from dsl_jax.targets import controls
-from dsl_jax.targets.fill import search_to_store
 from dsl_jax.targets.reading import Naturals
 from dsl_jax.targets.sampling import learn_sampler
 from dsl_jax.targets.store import TargetStore
@@ -86,18 +85,15 @@ def search_few(
             "--sweep.searched_images higher"
         )
     name = f"few-{sweep_points.search_digest(config)}-{count}-{config.seed}"
-    return search_to_store(
+    key = purpose_key(config.seed, SEARCH)
+    return search_split(
         folder / name,
-        purpose_key(config.seed, SEARCH),
+        key,
         stages,
-        split.images,
-        split.labels,
+        dataset,
+        split,
         config.search,
-        dataset=dataset.name,
-        ids=split.ids,
         chunk_size=config.chunk_size,
-        mesh=search_mesh(),
-        preprocess=dataset.normalize,
         progress=True,
     )
 

@@ -47,9 +47,15 @@ def run_point(
     return sweeps.Point(name, columns, config, cost.candidates, seconds, cost.disk_bytes)
 
 
-def with_more(point: sweeps.Point, candidates: int, seconds: float) -> sweeps.Point:
+def with_more(
+    point: sweeps.Point, candidates: int, seconds: float, disk_bytes: int = 0
+) -> sweeps.Point:
     """A point that costs so much more."""
-    return point._replace(candidates=point.candidates + candidates, seconds=point.seconds + seconds)
+    return point._replace(
+        candidates=point.candidates + candidates,
+        seconds=point.seconds + seconds,
+        disk_bytes=point.disk_bytes + disk_bytes,
+    )
 
 
 def with_validation_search(point: sweeps.Point, most: int) -> sweeps.Point:

@@ -52,11 +52,7 @@ def as_second_cycle(point: sweeps.Point, networks: int, is_searched: bool) -> sw
         seconds += plan.learning_seconds(point.config, learned, networks * validation)
         generations = [layer.generations for layer in step.config.layers]
         disk = estimated_bytes(plan.representation_shapes(config), images, generations)
-        point = point._replace(
-            candidates=point.candidates + candidates,
-            seconds=point.seconds + seconds,
-            disk_bytes=point.disk_bytes + disk,
-        )
+        point = sweep_points.with_more(point, candidates, seconds, disk)
     return point._replace(config=config)
 
 

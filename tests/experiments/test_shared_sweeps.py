@@ -8,6 +8,7 @@ import pytest
 from tiny_run import tiny_data
 from tiny_search import TINY_FITNESS
 
+from dsl_jax import pipeline
 from dsl_jax.files import replacing
 from dsl_jax.presets import get_preset
 from dsl_jax.runs.lock import if_free
@@ -85,7 +86,7 @@ def test_few_images_are_searched_in_one_place_and_must_have_all_classes(tmp_path
     def recorded(path, key, stages, images, *_, **options):
         places.append((path.name, key, len(images), options["ids"]))
 
-    monkeypatch.setattr(few_searches, "search_to_store", recorded)
+    monkeypatch.setattr(pipeline, "search_to_store", recorded)
     config, dataset = get_preset("smoke", "digits"), tiny_data()
     other = dataclasses.replace(config, seed=1)
     for one in (config, config, other):
