@@ -75,6 +75,10 @@ def computed_once(tree: Any) -> Any:
 # What a key is for: folded into the seed's key, so that no two purposes share random numbers.
 SEARCH_NETWORK, STATISTICS, SEARCH, LEARNER, TRAINING, CHOICE, CONTROL, SAMPLER = range(8)
 
+# Folded into a layer's key, where generations fold in their numbers, which are small.
+FIRST_DRAW, FRESH_IMAGES, NOISE = 2**32 - 1, 2**32 - 2, 2**32 - 3
+CLUSTERS = 2**32 - 2  # into the key of a whole search, where classes fold in theirs
+
 
 def check_seed(seed: int) -> None:
     """Raises ValueError for a seed of which a key would keep the lowest bits alone."""

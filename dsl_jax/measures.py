@@ -123,13 +123,14 @@ def linear_cka(a: Array, b: Array) -> Array:
     Raises:
       ValueError: another number of rows in a than in b, fewer than two axes, or an empty one.
     """
-    a, b = centered(a), centered(b)
     if len(a) != len(b):
         raise ValueError(f"a has {len(a)} rows, b {len(b)}: need one for each input in both")
     # Scale does not count, but squares of squares could overflow.
     grams = []
-    for x in (a, b):
-        x = x / jnp.max(jnp.abs(x))
+    for reps in (a, b):
+        x, largest = centered(reps), jnp.max(jnp.abs(jnp.asarray(reps)))
+        spread = jnp.max(jnp.abs(x))
+        x = x / jnp.where(spread > 1e-6 * largest, spread, jnp.nan)  # below, the mean's rounding
         grams.append(jnp.matmul(x, x.T, precision=_PRECISION))
     first, second = grams
     alike = jnp.sum(first * second) / (jnp.linalg.norm(first) * jnp.linalg.norm(second))
@@ -178,7 +179,8 @@ def explained_variance(predictions: Array, targets: Array) -> Array:
             f"predictions {got} and targets {wanted}: expected one shape [n, ...] with n at least 2"
         )
     error = jnp.sum(jnp.square(ours - theirs))
-    return 1 - error / jnp.sum(jnp.square(theirs - jnp.mean(theirs, axis=0, keepdims=True)))
+    total = jnp.sum(jnp.square(theirs - jnp.mean(theirs, axis=0, keepdims=True)))
+    return jnp.where(total > 0, 1 - error / total, jnp.nan)
 
 
 def within_class_entropy(reps: Array, labels: Array, num_classes: int | None = None) -> Array:

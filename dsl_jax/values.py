@@ -89,7 +89,7 @@ def _as(kind: Any, value: Any) -> Any:
     if isinstance(value, np.generic) or getattr(value, "shape", None) == ():
         value = value.item()
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return value
+        return float(value)
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise TypeError(f"of the type {kind.__name__}")
     return value

@@ -29,6 +29,13 @@ def test_presets_survive_json_and_pass_through_jit(name, dataset):
     assert jax.tree.leaves(config) == [] and hash(config) is not None
 
 
+def test_whole_numbers_become_what_the_field_holds():
+    """An integer leaf would be another program: every search compiled once more."""
+    layer = LayerSchedule(20, 1, np.int64(5))
+    assert [type(x) for x in jax.tree.leaves(layer)] == [float, float]
+    assert type(layer.generations) is int
+
+
 def test_only_strengths_and_boosts_are_traced_and_what_is_traced_is_not_checked():
     search = get_preset("paper", "cifar10").search
     assert jax.tree.leaves(search) == [0.3, 5.0, 0.2, 3.0, 0.1, 3.0, 0.1, 1.0]
@@ -127,6 +134,7 @@ def test_wrong_names_and_values_are_refused(path, value, message):
         (lambda: LayerSchedule(1, float("nan")), "mutation_strength is nan"),
         (lambda: LearnConfig(batch_size=0), "batch_size is 0"),
         (lambda: LearnConfig(epochs=0), "epochs is 0"),
+        (lambda: LearnConfig(flip=True), "flip is True: it needs augment=True"),
         (lambda: RunConfig("laptop", "mnist", sgd_groups=()), "sgd_groups is empty"),
         (lambda: RunConfig("laptop", "mnist", representation="raw"), "'raw' is unknown"),
     ],

@@ -247,6 +247,15 @@ def test_alignment_of_orthogonal_features_has_a_closed_form():
     assert measures.linear_cka(both * [3, 1], both) == pytest.approx(10 / np.sqrt(164), rel=1e-5)
 
 
+@pytest.mark.parametrize("count", [3, 7, 10])
+def test_nothing_can_be_said_of_representations_that_do_not_differ(count):
+    same = np.tile(np.random.default_rng(0).normal(size=(1, 50)), (count, 1))
+    other = np.random.default_rng(1).normal(size=(count, 50))
+    assert np.isnan(measures.linear_cka(same, other))
+    ones = np.ones((count, 4))
+    assert np.isnan(measures.explained_variance(ones + 1, ones))
+
+
 def test_alignment_is_blind_to_rotation_scale_and_offset():
     reps = random_reps(20, (2, 2, 3))
     rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(12, 12)))[0]

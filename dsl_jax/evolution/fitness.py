@@ -1,7 +1,7 @@
 """Fitness: how good a candidate is (paper 3.1). Letters: n candidates, C classes."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,15 @@ def output_shapes(stages: Stages, image_shape: Sequence[int]) -> list[tuple[int,
     return shapes
 
 
+def num_logits(shapes: Sequence[tuple[int, ...]]) -> int:
+    """How many classes `output_shapes` end with. Raises ValueError where the last is no vector."""
+    if len(shapes[-1]) != 1:
+        raise ValueError(
+            f"the last stage returns {list(shapes[-1])} of an image: need logits [classes]"
+        )
+    return shapes[-1][0]
+
+
 def log_probability(logits: jax.Array, label: jax.Array) -> jax.Array:
     """The paper's fitness: the label's log-probability, [n, C] and a scalar -> [n] (3.1)."""
     return jax.nn.log_softmax(logits.astype(jnp.float32))[:, label]
@@ -58,7 +67,7 @@ def resolve(name: str) -> Fitness:
     """The function that `SearchConfig.fitness` names.
 
     Raises:
-      ValueError: there is none of this name.
+      ValueError: there is none of this name, or it is no function.
     """
     if name == PAPERS_FITNESS:
         return log_probability
@@ -67,12 +76,26 @@ def resolve(name: str) -> Fitness:
             f"fitness {name!r} is unknown: choose {PAPERS_FITNESS}, or 'module:function' for one "
             "of your own"
         )
-    return find("fitness", name)
+    function = find("fitness", name)
+    if not callable(function):
+        raise ValueError(f"fitness {name!r} is {function!r}: it must be a function")
+    return function
 
 
 def ranked(fitness: jax.Array) -> jax.Array:
     """Fitness by which to choose the best: what is not a number is worse than all else."""
     return jnp.nan_to_num(fitness, nan=-jnp.inf)
+
+
+def best_first(costs: jax.Array, count: int) -> jax.Array:
+    """Indices [count] of the lowest costs, lowest first, ties in order.
+
+    NaN ranks below everything, infinity too; where numbers run out, the best is taken again.
+    """
+    largest = jnp.finfo(costs.dtype).max
+    comparable = jnp.where(jnp.isnan(costs), jnp.inf, jnp.minimum(costs, largest))
+    order = jax.lax.top_k(-comparable, count)[1]
+    return jnp.where(jnp.isnan(costs[order]), order[0], order)
 
 
 def as_cost(fitness: jax.Array) -> jax.Array:
@@ -101,7 +124,7 @@ def evaluate_candidates(
     for stage in stages:
         candidates = stage(candidates)
     try:
-        values: Any = fitness(candidates, label)
+        values = jnp.asarray(fitness(candidates, label))
     except jax.errors.JAXTypeError as error:
         raise TypeError(
             "the fitness needs the value of its logits or label in Python (an if, float() or NumPy "

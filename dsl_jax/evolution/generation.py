@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from evosax.algorithms.population_based import base
 from flax import struct
 
+from dsl_jax.evolution.fitness import best_first
 from dsl_jax.evolution.operators import NOISE_TRUNCATION, Near, mixed, reproduce
 from dsl_jax.keys import computed_once
 
@@ -137,7 +138,7 @@ class RepresentationGA(base.PopulationBasedAlgorithm):
 
         costs: [sum of m_i], in the groups' order; of equals the first one is better.
         """
-        order = _best_first(costs, self.num_parents)
+        order = best_first(costs, self.num_parents)
         return _take_rows(groups, order), costs[order]
 
     def _ask(self, key: jax.Array, state: State, params: Params) -> tuple[jax.Array, State]:
@@ -216,14 +217,3 @@ def _rows_by_product(groups: Sequence[jax.Array], index: jax.Array) -> jax.Array
 def _each(flags: jax.Array, rows: jax.Array) -> jax.Array:
     """Flags [n], one for each of rows [n, ...], in as many dimensions."""
     return flags.reshape(-1, *[1] * (rows.ndim - 1))
-
-
-def _best_first(fitness: jax.Array, count: int) -> jax.Array:
-    """Indices [count] of the lowest fitness, lowest first, ties in order.
-
-    NaN ranks below everything, infinity too; where numbers run out, the best is taken again.
-    """
-    largest = jnp.finfo(fitness.dtype).max
-    ranked = jnp.where(jnp.isnan(fitness), jnp.inf, jnp.minimum(fitness, largest))
-    order = jax.lax.top_k(-ranked, count)[1]
-    return jnp.where(jnp.isnan(fitness[order]), order[0], order)

@@ -23,6 +23,7 @@ from dsl_jax.evolution.fitness import (
     Stages,
     as_cost,
     evaluate_candidates,
+    num_logits,
     output_shapes,
     ranked,
 )
@@ -37,10 +38,9 @@ from dsl_jax.evolution.operators import (
     standardize,
 )
 from dsl_jax.inputs import check_labels
-from dsl_jax.keys import computed_once, philox_key
+from dsl_jax.keys import NOISE, computed_once, philox_key
 from dsl_jax.values import instance_of
 
-NOISE = 2**32 - 3  # folded into a layer's key, into which generations fold their numbers
 IMAGES_AT_ONCE = 32  # of the noisy copies of an image, in the first stage
 
 
@@ -108,7 +108,7 @@ def search_image(
     rules = rules_of(config) if rules is None else rules
     key, stages = philox_key(key), in_dtype(stages, image, config.compute_dtype)
     if not isinstance(label, jax.core.Tracer):
-        num_classes = output_shapes(stages, image.shape)[-1][-1]
+        num_classes = num_logits(output_shapes(stages, image.shape))
         check_labels(np.reshape(label, 1), 1, num_classes, what="label")
     if config.num_searches == 1:
         return _search_once(key, stages, image, label, config, rules, start)
@@ -301,11 +301,13 @@ def evolve_layer(
 ) -> tuple[jax.Array, jax.Array]:
     """Parents [k, ...] after the last generation, best first, and the best fitness of each.
 
-    renewed: from a generation's number to how it evaluates in place of `evaluate`, also its
-    parents, whose fitness is that of another generation; for the paper's algorithm alone.
+    renewed: from a generation's number (0: the first candidates') to how it evaluates in place of
+    `evaluate`, also its parents, whose fitness is that of another generation; for the paper's
+    algorithm alone.
     near: see `reproduce`.
     """
-    population = Population(candidates, evaluate(candidates))
+    first = evaluate if renewed is None else renewed(jnp.int32(0))
+    population = Population(candidates, first(candidates))
     if not layer.generations:
         best = jnp.argmax(ranked(population.fitness))
         return candidates[best][None], population.fitness[best][None]
@@ -346,7 +348,7 @@ def _evolve_as_in_the_paper(
     params = Params(layer.mutation_strength, layer.exploration_boost)
     first = algorithm.survivors((population.candidates,), as_cost(population.fitness))
 
-    def generation(carry, number):
+    def renew(carry, number):
         parents, costs = carry
         generation_key = computed_once(jax.random.fold_in(key, number))
         here = evaluate
@@ -355,10 +357,14 @@ def _evolve_as_in_the_paper(
             costs = as_cost(here(parents))
         children = algorithm.offspring(generation_key, parents, params)
         new_costs = [as_cost(here(part)) for part in children if len(part)]
-        new = algorithm.survivors((parents, *children), jnp.concatenate([costs, *new_costs]))
-        if config.stop_probability < 1:
-            is_enough = as_cost(costs[0]) >= math.log(config.stop_probability)
-            new = jax.tree.map(lambda old, new: jnp.where(is_enough, old, new), carry, new)
+        return algorithm.survivors((parents, *children), jnp.concatenate([costs, *new_costs]))
+
+    def generation(carry, number):
+        if config.stop_probability < 1:  # a search of one image alone, as on a CPU, skips the rest
+            is_enough = as_cost(carry[1][0]) >= math.log(config.stop_probability)
+            new = jax.lax.cond(is_enough, lambda old, _: old, renew, carry, number)
+        else:
+            new = renew(carry, number)
         return new, new[1][0]
 
     numbers = jnp.arange(1, layer.generations + 1)

@@ -16,7 +16,7 @@ from jax.sharding import Mesh, PartitionSpec
 from dsl_jax.config import SearchConfig
 from dsl_jax.devices import Array, check_mesh, join, on_cores, replicate, sharding, take
 from dsl_jax.evolution.dead import check_layers_change
-from dsl_jax.evolution.fitness import Stages, output_shapes
+from dsl_jax.evolution.fitness import Stages, num_logits, output_shapes
 from dsl_jax.evolution.image import SearchResult, check_schedules, rules_of, search_image
 from dsl_jax.inputs import as_array, check_ids, check_images, check_labels
 from dsl_jax.keys import check_key, computed_once, key_for_several_devices, philox_key
@@ -55,6 +55,7 @@ def search(
       labels: [N] integers.
       config: a `SearchConfig` with L layers.
       ids: [N] integers from 0 to 2**32 - 1, the images' rows in their source; None: 0 .. N-1.
+        Images of one id have the same random numbers.
       starts: for each layer [N, ...], where the search of an image begins, see `search_image`; such
         as `jax.device_get(sampler.of(images, labels))`. None: as in the paper.
       chunk_size: images in one call, on each device; None: `choose_chunk_size`, or N if fewer.
@@ -79,7 +80,7 @@ def search(
     images = as_array("images", images)
     ids = check_ids(ids, len(images))
     check_images(images, ids)
-    images = images.astype(np.float32)
+    images = images.astype(np.float32, copy=False)
     labels = check_task(stages, images.shape[1:], labels, len(images), config)
     if chunk_size is None:
         chunk_size = min(choose_chunk_size(stages, images.shape[1:], config), len(images))
@@ -238,11 +239,7 @@ def check_task(
       ValueError: labels that the logits do not have, or a layer that could not change.
     """
     shapes = output_shapes(stages, image_shape)
-    if len(shapes[-1]) != 1:
-        raise ValueError(
-            f"the last stage returns {list(shapes[-1])} of an image: need logits [classes]"
-        )
-    (classes,) = shapes[-1]
+    classes = num_logits(shapes)
     reason = f"the last stage returns {classes} logits"
     labels = check_labels(labels, num_images, classes, reason=reason)
     check_layers_change(shapes, config)

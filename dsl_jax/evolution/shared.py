@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dsl_jax.batching import in_batches
 from dsl_jax.config import PAPERS_STRATEGY, SearchConfig, SharedConfig
 from dsl_jax.devices import Array, on_cores
 from dsl_jax.evolution.clusters import cluster_rows, features, find_centres
@@ -31,11 +32,9 @@ from dsl_jax.evolution.images import as_pytrees, check_task
 from dsl_jax.evolution.operators import kind_of, moved, normalize, smoothed_noise, standardize
 from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.inputs import as_array, check_images
-from dsl_jax.keys import check_key, computed_once, philox_key
+from dsl_jax.keys import CLUSTERS, FRESH_IMAGES, check_key, computed_once, philox_key
 from dsl_jax.progress import progress_bar
 
-# No class's and no generation's number: what draws images, and what k-means begins with.
-FRESH = CLUSTERS = 2**32 - 2
 AT_ONCE = 32  # images of a fitness that an accelerator evaluates together
 
 
@@ -72,7 +71,8 @@ def search_shared(
     the network. A block of 0 generations takes the best of the first ones. The next layer sees the
     images as the direction that is kept has moved them: the best, or with the target "parent_mean"
     the mean of the parents. The logits are evolved as in `search`, from the mean of the class's. A
-    class has random numbers of its own: what is found for it does not depend on the other classes.
+    class has random numbers of its own, so what is found for it does not depend on what the other
+    classes hold; that the largest has fewer images than a fitness is of, shortens it for all.
     On a CPU as many threads as there are cores search a class each.
 
     Args:
@@ -171,8 +171,7 @@ def _clusters(key, stages, images, labels, num_classes, shared):
     most = shared.images_per_class
     chosen = np.concatenate([np.flatnonzero(labels == c)[:most] for c in range(num_classes)])
     stage = jax.jit(in_dtype(stages, images[0])[0])
-    parts = np.array_split(images[chosen].astype(np.float32), -(-len(chosen) // 64))
-    h = np.concatenate([np.asarray(stage(jnp.asarray(part))) for part in parts])
+    h = in_batches(lambda part: stage(jnp.asarray(part, jnp.float32)), images[chosen], 64)
     key = jax.random.fold_in(key, CLUSTERS)
     seeds = np.asarray(jax.random.randint(key, (num_classes,), 0, 2**31 - 1))
     points = np.asarray(features(jnp.asarray(h)))
@@ -257,7 +256,6 @@ def _search_class(
             evaluate = partial(_mean_fitness, h, cosines[index], alone)
             if fresh is not None:
                 renewed = partial(_fresh_fitness, layer_key, fresh, h, cosines[index], alone)
-                evaluate = renewed(jnp.uint32(0))
             shape = (config.population_size, *h.shape[1:])
             passes, truncation = layer.smoothing_passes, config.noise_truncation
             noise = smoothed_noise(start_key, shape, passes, config.smoothing, truncation)
@@ -274,7 +272,7 @@ def _search_class(
 
 def _fresh_fitness(key, count, naturals, cosine, evaluate, generation):
     """`_mean_fitness` over so many of the images, drawn for the generation."""
-    draw_key = jax.random.fold_in(jax.random.fold_in(key, FRESH), generation)
+    draw_key = jax.random.fold_in(jax.random.fold_in(key, FRESH_IMAGES), generation)
     rows = jax.random.permutation(draw_key, len(naturals))[:count]
     return partial(_mean_fitness, naturals[rows], cosine, evaluate)
 

@@ -21,8 +21,9 @@ import numpy as np
 import optax
 
 from dsl_jax.config import PAPERS_STRATEGY, LayerSchedule, SearchConfig
-from dsl_jax.evolution.fitness import Population, as_cost, ranked
+from dsl_jax.evolution.fitness import Population, as_cost, best_first
 from dsl_jax.evolution.operators import Near, noise_basis, spread, standardize
+from dsl_jax.keys import FIRST_DRAW
 from dsl_jax.names import find
 
 # With evosax's default steps of 0.001 these would hardly move in u.
@@ -125,7 +126,7 @@ def evolve(
 
         params = strategy.default_params
     # No generation's, however many there are: those are folded in as 1, 2, ...
-    first_key, first = jax.random.fold_in(key, 2**32 - 1), 1
+    first_key, first = jax.random.fold_in(key, FIRST_DRAW), 1
     trace = [archive.fitness[:1]]
     with _as_evosax_computes():
         if isinstance(strategy, PopulationBasedAlgorithm):
@@ -204,5 +205,5 @@ def _joined(a: jax.Array, b: jax.Array) -> jax.Array:
 
 def _best_of(population: Population, count: int) -> Population:
     """The best `count` of at least so many, best first."""
-    order = jax.lax.top_k(ranked(population.fitness), count)[1]
+    order = best_first(as_cost(population.fitness), count)
     return jax.tree.map(lambda x: x[order], population)

@@ -16,7 +16,7 @@ from flax import nnx
 from dsl_jax.batching import in_batches
 from dsl_jax.config import EVALUATION_STATISTICS
 from dsl_jax.data.dataset import Dataset, Split
-from dsl_jax.devices import mesh_of, replicate, take
+from dsl_jax.devices import mesh_of, replicate, sharing, take
 from dsl_jax.inputs import check_labels
 from dsl_jax.networks.interface import batch_norms, check_fits, check_network, in_mode
 from dsl_jax.values import instance_of, one_of, whole_number
@@ -101,18 +101,21 @@ def _evaluate(
     state = replicate(state, mesh)
     if (batch_size := min(whole_number("batch_size", batch_size), count)) < 1:
         raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
-    if mesh is not None and statistics == "train":  # with padding any size can be shared equally
-        batch_size += -batch_size % mesh.size
+    if statistics == "train":  # padded to one shape, which any devices can share equally
+        batch_size += 0 if mesh is None else -batch_size % mesh.size
+        batches = np.split(np.arange(count), range(batch_size, count, batch_size))
+    else:  # padding would be counted in; of about one size, or the last might be an image alone
+        batches = np.array_split(np.arange(count), -(-count // batch_size))
     correct, loss, predictions = 0.0, 0.0, []
-    for start in range(0, count, batch_size):
-        rows = np.arange(start, min(start + batch_size, count))
+    for rows in batches:
         real = len(rows)
-        if statistics == "train":  # one shape for all; with "batch" padding would be counted in
+        if statistics == "train":
             rows = np.pad(rows, (0, batch_size - real), mode="edge")
         images = dataset.normalize(take(split.images, rows, mesh))
         labels = take(split.labels, rows, mesh)
         weights = np.arange(len(rows)) < real
-        right, losses, classes = _score(graph, state, images, labels, weights)
+        with sharing(mesh):
+            right, losses, classes = _score(graph, state, images, labels, weights)
         correct, loss = correct + float(right), loss + float(losses)
         predictions.append((classes, real))
     return Evaluation(correct / count, loss / count), predictions
@@ -194,7 +197,8 @@ def with_training_statistics(
         total = None
         for batch in np.asarray(rows)[: count * size].reshape(count, size):
             images = dataset.normalize(take(dataset.train.images, batch, mesh))
-            measured = _batch_statistics(graph, statistics, rest, images)
+            with sharing(mesh):
+                measured = _batch_statistics(graph, statistics, rest, images)
             total = measured if total is None else jax.tree.map(jnp.add, total, measured)
         statistics = jax.tree.map(lambda x: x / count, total)
     return in_mode(nnx.merge(graph, statistics, rest), training=False)

@@ -296,13 +296,36 @@ def stage_flops(
     return [stem + blocks[0], *blocks[1:], head]
 
 
+@jax.custom_vjp
 def max_pool(x: jax.Array) -> jax.Array:
     """2x2, stride 2, an odd last row or column left out: [N, h, w, c] -> [N, h//2, w//2, c]."""
     _, h, w, _ = x.shape
     x = x[:, : h // 2 * 2, : w // 2 * 2]
-    # A maximum over slices: the gradient of XLA's windowed maximum is slow on a CPU.
+    # A maximum over slices: XLA's windowed maximum computes what comes before it once a window.
     rows = jnp.maximum(x[:, ::2], x[:, 1::2])
     return jnp.maximum(rows[:, :, ::2], rows[:, :, 1::2])
+
+
+def _max_pool_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return max_pool(x), x
+
+
+def _max_pool_backward(x: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
+    """What JAX derives, equal numbers sharing, but as one loop instead of six."""
+    n, h, w, c = x.shape
+    pairs = x[:, : h // 2 * 2, : w // 2 * 2].reshape(n, h // 2, 2, w // 2, 2, c)
+
+    def share(ours: jax.Array, theirs: jax.Array) -> jax.Array:
+        return jnp.where(ours == theirs, 0.5, ours > theirs).astype(x.dtype)
+
+    beside = pairs[:, :, ::-1]
+    rows = jnp.maximum(pairs, beside)
+    shares = share(rows, rows[:, :, :, :, ::-1]) * share(pairs, beside)
+    gradient = (cotangent[:, :, None, :, None] * shares).reshape(n, h // 2 * 2, w // 2 * 2, c)
+    return (jnp.pad(gradient, ((0, 0), (0, h % 2), (0, w % 2), (0, 0))),)
+
+
+max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 # --------------------------------------------------------------------------------------------

@@ -1,23 +1,31 @@
 """Convolutions: XLA's own, with what is slow of them on a CPU done in another way.
 
-That is a stem's, of few channels, and the gradient for the kernel: a matrix product of the patches
-of a few images at a time, few enough to stay in the cache. docs/performance.md has the figures.
+That is a stem's, of few channels, a wide layer's, and the gradient for the kernel. The last two go
+through a batch by blocks of a few images, which stay in a core's cache, and devices that share the
+batch (`devices.sharing`) each through its own. docs/performance.md has the figures.
 """
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
-from dsl_jax.devices import largest_divisor
+from dsl_jax.networks import winograd
 
-BLOCK_BYTES = 2**19  # of patches at a time
+GRADIENT_BYTES = 2**19  # of a block's inputs and cotangents, for the gradient of a kernel
+WINOGRAD_TILES = 1024  # of a block
+WINOGRAD_FEATURES, WINOGRAD_SIZE = 64, 4  # from so many channels, of maps so large, it is faster
 
 
-def convolve(x: jax.Array, kernel: jax.Array, padding: str) -> jax.Array:
-    """Stride 1: [N, h, w, C_in] and [kh, kw, C_in, C_out] -> [N, h', w', C_out]."""
+def convolve(x: jax.Array, kernel: jax.Array, padding: Any, **options: Any) -> jax.Array:
+    """Stride 1: [N, h, w, C_in] and [kh, kw, C_in, C_out] -> [N, h', w', C_out].
+
+    padding, options: as `jax.lax.conv_general_dilated` takes them.
+    """
     return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"), **options
     )
 
 
@@ -50,7 +58,7 @@ def _shifted(x, size):
 
 @jax.custom_vjp
 def convolve_same(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Stride 1, padded with zeros to the same size; on a CPU with gradients of our own.
+    """Stride 1, padded with zeros to the same size; on a CPU in our own way, and its gradients.
 
     Args:
       x: [N, h, w, C_in].
@@ -59,7 +67,9 @@ def convolve_same(x: jax.Array, kernel: jax.Array) -> jax.Array:
     Returns:
       [N, h, w, C_out].
     """
-    return convolve(x, kernel, "SAME")
+    return jax.lax.platform_dependent(
+        x, kernel, cpu=_convolve_on_a_cpu, default=partial(convolve, padding="SAME")
+    )
 
 
 def _forward(x, kernel):
@@ -76,57 +86,91 @@ convolve_same.defvjp(_forward, _backward)
 
 
 def _gradients(x, kernel, cotangent):
-    return jax.vjp(lambda x, kernel: convolve(x, kernel, "SAME"), x, kernel)[1](cotangent)
+    return jax.vjp(partial(convolve, padding="SAME"), x, kernel)[1](cotangent)
 
 
 def _gradients_on_a_cpu(x, kernel, cotangent):
     # Or XLA makes the padding that pooling's gradient ends with a part of the convolution, which
     # its fast kernels then refuse.
     cotangent = jax.lax.optimization_barrier(cotangent)
-    to_x = convolve(cotangent, kernel[::-1, ::-1].swapaxes(2, 3), "SAME")
-    return to_x, _kernel_gradient(x, cotangent, kernel.shape)
+    to_x = _convolve_on_a_cpu(cotangent, kernel[::-1, ::-1].swapaxes(2, 3))
+    return to_x, _gradient_for_kernel(x, cotangent, kernel.shape)
 
 
 # --------------------------------------------------------------------------------------------
-# The kernel's gradient: matrix products of patches
+# On a CPU
 # --------------------------------------------------------------------------------------------
 
 
-def _kernel_gradient(x, cotangent, shape):
-    """A part of the batch for each device that shares it (`devices.sharing`), and their sum."""
-    count = jax.sharding.get_abstract_mesh().size
-    if count < 2 or len(x) % count:
-        return _kernel_gradient_by_blocks(x, cotangent, shape).astype(x.dtype)
-    parts = (array.reshape(count, -1, *array.shape[1:]) for array in (x, cotangent))
-    of_a_part = partial(_kernel_gradient_by_blocks, shape=shape)
-    return jax.vmap(of_a_part)(*parts).sum(0).astype(x.dtype)
+def _convolve_on_a_cpu(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    is_wide = min(kernel.shape[2:]) >= WINOGRAD_FEATURES and min(x.shape[1:3]) >= WINOGRAD_SIZE
+    if not is_wide or kernel.shape[:2] != (3, 3) or x.dtype != jnp.float32:
+        return convolve(x, kernel, "SAME")
+    if (axis := _shared_axis(len(x))) is None:
+        return _by_winograd(x, kernel)
+    batch, whole = PartitionSpec(axis), PartitionSpec()
+    shared = jax.shard_map(_by_winograd, in_specs=(batch, whole), out_specs=batch, check_vma=False)
+    return shared(x, kernel)
 
 
-def _kernel_gradient_by_blocks(x, cotangent, shape):
-    """At least float32, in which the blocks are added up."""
+def _gradient_for_kernel(x: jax.Array, cotangent: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """The gradient for a kernel [kh, kw, C_in, C_out].
+
+    Args:
+      x: [N, h, w, C_in].
+      cotangent: of the output, [N, h, w, C_out].
+      shape: the kernel's.
+
+    Returns:
+      The kernel's shape, x's dtype; added up in float32 at least.
+    """
+    if (axis := _shared_axis(len(x))) is None:
+        return _of_images(x, cotangent, shape).astype(x.dtype)
+    total = jax.shard_map(
+        lambda x, cotangent: jax.lax.psum(_of_images(x, cotangent, shape), axis),
+        in_specs=PartitionSpec(axis),
+        out_specs=PartitionSpec(),
+        check_vma=False,
+    )
+    return total(x, cotangent).astype(x.dtype)
+
+
+def _shared_axis(count: int) -> str | None:
+    """The axis of the mesh over which devices share a batch of `count` images, if they do."""
+    mesh = jax.sharding.get_abstract_mesh()
+    is_shared = len(mesh.auto_axes) == 1 and mesh.size > 1 and count % mesh.size == 0
+    return mesh.auto_axes[0] if is_shared else None
+
+
+def _by_winograd(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    kernels, tiles = winograd.transformed(kernel), -(-x.shape[1] // 2) * -(-x.shape[2] // 2)
+    number = max(1, min(len(x), WINOGRAD_TILES // tiles))
+    return jax.lax.map(lambda image: winograd.convolve_image(image, kernels), x, batch_size=number)
+
+
+def _of_images(x: jax.Array, cotangent: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     *size, features, out_features = shape
+    number = max(1, min(len(x), GRADIENT_BYTES // (x[0].nbytes + cotangent[0].nbytes)))
     wide = jnp.promote_types(x.dtype, jnp.float32)
 
-    def add(total, block):
-        images, ours = block
-        rows, patches = ours.reshape(-1, out_features).T, _patches(images, size)
-        return total + jnp.matmul(rows, patches, preferred_element_type=wide), None
+    def of_a_block(start: jax.Array | int, number: int) -> jax.Array:
+        # Channels as images, images as channels, and the cotangent as the kernel: [C_in, kh, kw,
+        # C_out]. Transposed by dimension numbers instead, XLA has no fast code for it.
+        images, ours = (
+            jax.lax.dynamic_slice_in_dim(array, start, number) for array in (x, cotangent)
+        )
+        images, ours = jax.lax.optimization_barrier(
+            (images.transpose(3, 1, 2, 0), ours.transpose(1, 2, 0, 3))
+        )
+        padding = [(places // 2, places // 2) for places in size]
+        return convolve(images, ours, padding, preferred_element_type=wide)
 
-    start = jnp.zeros((out_features, size[0] * size[1] * features), wide)
-    blocks = _blocks(x, x, size), _blocks(cotangent, x, size)
-    return jax.lax.scan(add, start, blocks)[0].T.reshape(shape)
-
-
-def _blocks(array, x, size):
-    """[N, ...] -> [N / n, n, ...]; the patches of n images of x make at most BLOCK_BYTES."""
-    fitting = max(1, BLOCK_BYTES // (x[0].nbytes * size[0] * size[1]))
-    number = largest_divisor(x.shape[0], fitting)
-    return array.reshape(-1, number, *array.shape[1:])
-
-
-def _patches(images, size):
-    """What the kernel sees at every position: [n, h, w, c] -> [n * h * w, kh * kw * c]."""
-    kh, kw = size
-    images = jnp.pad(images, ((0, 0), (kh // 2, kh // 2), (kw // 2, kw // 2), (0, 0)))
-    patches = jnp.concatenate(_shifted(images, size), axis=-1)
-    return patches.reshape(-1, patches.shape[-1])
+    blocks, left = divmod(len(x), number)
+    total = jax.lax.fori_loop(
+        0,
+        blocks,
+        lambda block, total: total + of_a_block(block * number, number),
+        jnp.zeros((features, *size, out_features), wide),
+    )
+    total = total + of_a_block(blocks * number, left) if left else total
+    return total.transpose(1, 2, 0, 3)

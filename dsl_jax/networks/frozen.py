@@ -160,7 +160,11 @@ def _parts(network: ConvNet | StagedNetwork) -> list[Callable]:
 
 
 def _freeze_module(part: nnx.Module, x: jax.Array | None):
-    """A part with its BatchNorm statistics, or those of x, frozen; and what it makes of x."""
+    """A part with its BatchNorm statistics, or those of x, frozen; and what it makes of x.
+
+    Those of x are measured together: where the variance floor changes one, a later norm of the part
+    has still seen it without.
+    """
     part = nnx.clone(part)
     norms = batch_norms(part)
     if x is not None and norms:
@@ -209,7 +213,8 @@ def _freeze_block(block: Block, x: jax.Array | None):
 
 def _freeze_head(network: ConvNet, x: jax.Array | None):
     apply = _apply_pre_gelu_head if network.representation == "pre_gelu" else _apply_head
-    return Partial(apply, network.linear.kernel[...]), x
+    stage = Partial(apply, network.linear.kernel[...])
+    return stage, None if x is None else stage(x)
 
 
 def _freeze_weights(block: Block, x: jax.Array | None):

@@ -70,12 +70,14 @@ def test_a_share_of_them_is_drawn_at_random(network, dataset):
 
 
 def test_every_purpose_of_every_cycle_has_a_key_of_its_own():
-    purposes = (keys.SEARCH, keys.TRAINING, keys.CHOICE)
+    names = ("SEARCH_NETWORK", "STATISTICS", "SEARCH", "LEARNER")
+    names += ("TRAINING", "CHOICE", "CONTROL", "SAMPLER")
+    purposes = [getattr(keys, name) for name in names]
     different = {
         tuple(jax.random.key_data(keys.purpose_key(*which)).tolist())
         for which in itertools.product((0, 1), purposes, (1, 2, 3))
     }
-    assert len(different) == 2 * 3 * 3
+    assert len(different) == 2 * 8 * 3
 
 
 # ---- a whole run

@@ -102,3 +102,21 @@ def test_without_noise_nothing_changes():
 def test_what_does_not_go_with_it_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         SearchConfig(**{"fitness_noise": 0.5, **fields})
+
+
+def test_the_first_candidates_are_judged_with_noise_too():
+    """Or the best of them would be chosen by another fitness than all that come after."""
+    candidates = jax.random.normal(KEY, (5, 3))
+    layer = dataclasses.replace(NOISY.layers[0], generations=0)
+    best, trace = image.evolve_layer(
+        philox_key(KEY),
+        candidates,
+        lambda h: h[:, 0],
+        layer,
+        NOISY,
+        "vector",
+        image.rules_of(NOISY),
+        renewed=lambda number: lambda h: h[:, 1] + number,
+    )
+    np.testing.assert_array_equal(best[0], candidates[candidates[:, 1].argmax()])
+    np.testing.assert_array_equal(trace, candidates[:, 1].max()[None])

@@ -16,8 +16,10 @@ from flax import nnx
 from toy_search import CONFIG, KEY, STAGES, data, image_stage, logits_stage, vector_stage
 
 from dsl_jax import devices
-from dsl_jax.evolution.image import search_image
+from dsl_jax.config import LayerSchedule
+from dsl_jax.evolution.image import search_image, with_copies
 from dsl_jax.evolution.images import _search_one, as_pytrees, search
+from dsl_jax.evolution.operators import standardize
 from dsl_jax.keys import philox_key
 from dsl_jax.targets.fill import search_to_store
 
@@ -123,6 +125,23 @@ def test_one_image_needs_the_label_of_a_class(label):
     images, _ = data(1)
     with pytest.raises(ValueError, match=f"label go from {label}"):
         search_image(KEY, STAGES, images[0], label, CONFIG)
+
+
+def test_one_image_needs_stages_that_end_with_logits():
+    images, labels = data(1)
+    stages = (*STAGES[:-1], lambda h: h.sum(axis=(1, 2, 3)))
+    with pytest.raises(ValueError, match=r"returns \[\] of an image: need logits"):
+        search_image(KEY, stages, images[0], int(labels[0]), CONFIG)
+
+
+def test_a_layers_first_candidates_are_as_near_as_refiners():
+    """Of strength alpha (SPEC 3): without the boost that explorers have."""
+    layer = LayerSchedule(1, 1e-4, exploration_boost=1e3)
+    best = standardize(jax.random.normal(KEY, (6, 6, 2)), "conv")[None]
+    copies = with_copies(philox_key(KEY), best, lambda h: h[:, 0, 0, 0], layer, CONFIG, "conv")
+    assert copies.shape == (CONFIG.population_size, 6, 6, 2)
+    distances = jnp.abs(copies[1:] - best).max(axis=(1, 2, 3))
+    assert float(distances.min()) > 0 and float(distances.max()) < 1e-2
 
 
 def test_the_mean_of_the_parents_is_normalised_again_and_the_search_is_the_same():
@@ -311,6 +330,7 @@ def test_a_wrong_fitness_is_named():
         ("own_fitness:right_or_wrong", r"fitness returns bool\[\d+\] for logits"),
         ("own_fitness:no_such", "fitness 'own_fitness:no_such' cannot be imported"),
         ("likelihood", "fitness 'likelihood' is unknown: choose log_probability"),
+        ("math:pi", "fitness 'math:pi' is 3.14.*: it must be a function"),
     ):
         with pytest.raises(ValueError, match=message):
             search(KEY, STAGES, images, labels, dataclasses.replace(CONFIG, fitness=name))

@@ -186,6 +186,24 @@ def test_a_childs_sigma_is_the_mean_of_its_parents_sigmas():
     assert mixed.std() == pytest.approx(expected, rel=0.05)
 
 
+def test_an_images_noise_is_as_strong_as_each_channel_varies():
+    image = jax.random.normal(KEY, (40, 40, 2)) * jnp.array([1.0, 10.0])
+    noise = operators.perturb_image(jax.random.key(8), image, 0.1) - image
+    expected = 0.1 * jnp.std(image, axis=(0, 1))
+    np.testing.assert_allclose(jnp.std(noise, axis=(0, 1)), expected, rtol=0.1)
+
+
+def test_a_childs_sigma_counts_both_parents():
+    h = jax.random.normal(jax.random.key(5), (6,))
+    parents = jnp.stack([h, -3 * h])  # their mean is -h, their mean sigma that of 2 h
+    children = np.asarray(operators.reproduce(KEY, parents, 20_000, 0.1, kind="logits"))
+    centred = np.asarray(h - h.mean())
+    mixed = children[np.abs(children + centred).max(axis=1) < 0.9 * np.abs(centred).max()]
+    spread = (mixed + centred).std()
+    assert len(mixed) > 8_000
+    assert spread == pytest.approx(0.2 * float(jnp.std(h)) * np.sqrt(1 - 1 / 6), rel=0.05)
+
+
 def test_vectors_are_normalised_and_logits_centred():
     parents = jax.random.normal(jax.random.key(6), (4, 8)) * 3 + 1
     vector = operators.reproduce(KEY, parents, 5, 0.1, kind="vector")

@@ -199,3 +199,10 @@ def test_several_searches_are_averaged_layer_by_layer():
         fitness = np.mean([run.fitness[layer] for run in single], axis=0)
         np.testing.assert_allclose(ours.fitness[layer], fitness, atol=1e-4)
     assert config.candidates_per_image == 3 * CONFIG.candidates_per_image
+
+
+def test_where_numbers_run_out_the_best_is_taken_again_as_in_the_papers_algorithm():
+    fitness = jnp.array([jnp.nan, -2.0, jnp.nan, -1.0, jnp.nan])
+    kept = strategies._best_of(Population(jnp.arange(5.0), fitness), 4)
+    np.testing.assert_array_equal(kept.candidates, [3, 1, 3, 3])
+    np.testing.assert_array_equal(kept.fitness, [-1, -2, -1, -1])

@@ -3,7 +3,8 @@
     python tests/golden/make.py
 
 writes the file of this kind of machine (see `kind`) beside this script. Do so only when a change of
-the bits is meant, and say why in its message.
+the bits is meant, and say why in its message. Where that machine is not at hand and learning has
+changed, its file keeps the searches alone.
 """
 
 import dataclasses

@@ -13,6 +13,13 @@ make = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(make)
 
 
+def check_names(golden, computed):
+    """Nothing that is computed is missing; a file may hold the searches alone (golden/make.py)."""
+    parts = {name.partition(".")[0] for name in golden}
+    assert "search" in parts
+    assert golden.keys() == {name for name in computed if name.partition(".")[0] in parts}
+
+
 @pytest.fixture(scope="module")
 def computed():
     return make.compute()
@@ -27,7 +34,7 @@ def test_every_array_is_equal_to_the_bit_on_a_kind_of_machine_seen_before(comput
     if not make.golden_file().exists():
         pytest.skip(f"no golden file of this kind of machine, {make.kind()}: tests/golden/make.py")
     golden = read(make.golden_file())
-    assert golden.keys() == computed.keys()
+    check_names(golden, computed)
     changed = [
         name
         for name, array in golden.items()
@@ -42,7 +49,7 @@ def test_other_machines_differ_by_rounding_and_what_selection_makes_of_it(comput
     to another processor or XLA; what the first generation starts from, the level that fitness
     reaches, and the first epoch's loss do."""
     golden = read(path)
-    assert golden.keys() == computed.keys()
+    check_names(golden, computed)
     for name, array in golden.items():
         ours = computed[name]
         assert (array.shape, array.dtype) == (ours.shape, ours.dtype), name

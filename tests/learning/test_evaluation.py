@@ -10,6 +10,7 @@ from dsl_jax.learning.evaluation import (
     evaluate_images,
     with_training_statistics,
 )
+from dsl_jax.networks.interface import in_mode
 
 
 def trained():
@@ -43,6 +44,16 @@ def test_a_prediction_does_not_depend_on_its_batch_mates():
     batch = evaluate_images(network, DATASET, mates, "batch").loss
     own = evaluate_images(network, DATASET, mates, "train").loss
     assert abs(batch - own) > 1e-3
+
+
+def test_by_a_batchs_own_statistics_no_image_is_alone():
+    network, test = trained(), DATASET.test
+    by_batch = in_mode(network, training=True)
+    halves = (test.images[:19], test.images[19:])  # not 36 and 1
+    logits = [by_batch(DATASET.normalize(images)) for images in halves]
+    losses = -np.asarray(jax.nn.log_softmax(np.concatenate(logits)))[np.arange(37), test.labels]
+    ours = evaluate(network, DATASET, statistics="batch", batch_size=36)
+    assert ours.loss == pytest.approx(losses.mean(), rel=1e-4)
 
 
 def test_training_statistics_are_the_averages_over_batches():

@@ -3,6 +3,7 @@
 import dataclasses
 
 import numpy as np
+import pytest
 from flax import nnx
 
 from dsl_jax.data.dataset import Dataset
@@ -54,3 +55,16 @@ def test_features_are_the_networks_last_representation():
         kernel = getattr(network.blocks[1].groups[0], path).kernel
         kernel[...] = kernel[...] * 0
     assert linear_probe(DATASET, network).test_accuracy < 0.8
+
+
+def test_the_penalty_is_chosen_on_validation_images_alone():
+    generator = np.random.default_rng(3)
+    images = generator.integers(0, 256, (100, 8, 8, 1), np.uint8)
+    labels = (images[:, 0, 0, 0] + generator.normal(0, 60, 100) > 128).astype(np.int32)
+    noisy = Dataset.from_arrays(
+        "noisy", (images[:60], labels[:60]), (images[60:], labels[60:]), validation_size=20
+    )
+    other = dataclasses.replace(noisy, test=noisy.test._replace(labels=1 - noisy.test.labels))
+    probe, of_others = linear_probe(noisy), linear_probe(other)
+    assert probe.validation_accuracy == of_others.validation_accuracy
+    assert probe.test_accuracy == pytest.approx(1 - of_others.test_accuracy)  # one and the same

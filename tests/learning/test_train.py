@@ -105,12 +105,12 @@ def test_learning_fits_the_targets_and_the_same_seed_gives_the_same_bits():
 
 
 def test_the_network_kept_is_the_best_epochs_by_validation(monkeypatch):
-    scores = iter([0.5, 0.9, 0.7])
+    scores = iter([(0.9, 2.0), (0.9, 1.0), (0.9, 3.0)])  # of equal accuracies the lower loss wins
     seen = []
 
     def scripted(network, *_):
         seen.append(leaves(network, nnx.Param))
-        return Evaluation(next(scores), 1.0)
+        return Evaluation(*next(scores))
 
     monkeypatch.setattr(train, "evaluate_images", scripted)
     result = learn_sgd(KEY, make(), DATASET, CONFIG)

@@ -128,6 +128,20 @@ def test_max_pool_leaves_an_odd_row_out():
     np.testing.assert_array_equal(max_pool(jnp.asarray(x)), windows.max(axis=(2, 4)))
 
 
+@pytest.mark.parametrize("height", [4, 5])
+def test_max_pools_gradient_is_shared_by_equal_numbers_as_jax_shares_it(height):
+    def by_jax(x):
+        x = x[:, : height // 2 * 2, :6]
+        rows = jnp.maximum(x[:, ::2], x[:, 1::2])
+        return jnp.maximum(rows[:, :, ::2], rows[:, :, 1::2])
+
+    generator = np.random.default_rng(0)
+    x = jnp.asarray(generator.integers(0, 3, (8, height, 7, 2)), jnp.float32)  # many are equal
+    cotangent = jnp.asarray(generator.normal(size=(8, height // 2, 3, 2)), jnp.float32)
+    ours, theirs = (jax.vjp(pool, x)[1](cotangent)[0] for pool in (max_pool, by_jax))
+    np.testing.assert_array_equal(ours, theirs)
+
+
 def slow_gelu(x):
     return x * 0.5 * (1 + special.erf(x / np.sqrt(2)))
 

@@ -133,6 +133,10 @@ def test_explorers_statistics_depend_on_the_key_and_the_strength():
     other = jax.tree.leaves(frozen_stages(network, IMAGES, CONFIG, key=jax.random.key(1)))
     assert all(np.array_equal(a, b) for a, b in zip(first, same, strict=True))
     assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+    layers = tuple(dataclasses.replace(c, mutation_strength=0.6) for c in CONFIG.layers)
+    stronger = dataclasses.replace(CONFIG, layers=layers)
+    other = jax.tree.leaves(frozen_stages(network, IMAGES, stronger, key=KEY))
+    assert not all(np.array_equal(a, b) for a, b in zip(first, other, strict=True))
     with pytest.raises(ValueError, match="needs a key"):
         frozen_stages(network, IMAGES, CONFIG)
 
@@ -149,3 +153,11 @@ def test_another_network_of_the_same_shape_does_not_compile_again():
     other = run(frozen_stages(make(), IMAGES, CONFIG, key=jax.random.key(5)), IMAGES)
     assert len(traced) == 1
     assert not np.array_equal(one, other)
+
+
+def test_the_logits_schedule_is_judged_by_the_shape_of_logits():
+    *blocks, logits = CONFIG.layers
+    config = dataclasses.replace(
+        CONFIG, layers=(*blocks, dataclasses.replace(logits, smoothing_passes=60))
+    )
+    assert len(frozen_stages(make(), IMAGES, config, key=KEY)) == 4  # logits have nothing to smooth
