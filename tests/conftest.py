@@ -20,7 +20,12 @@ os.environ.setdefault("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", 
 import jax
 import pytest
 
+CACHE = os.environ["DSL_JAX_CACHE"]  # of this process, whose end removes it
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_unconfigure():
+    shutil.rmtree(CACHE, ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items):
@@ -108,7 +113,7 @@ def left_over_tasks():
 
 @pytest.fixture
 def one_device(monkeypatch):
-    """Each of eight devices would compile the search; `test_search` has them."""
+    """Each of eight devices would compile the search; `test_mesh` has them."""
     from dsl_jax import devices, pipeline
 
     monkeypatch.setattr(devices, "device_mesh", lambda *_: None)

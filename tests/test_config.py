@@ -134,7 +134,6 @@ def test_wrong_names_and_values_are_refused(path, value, message):
         (lambda: LayerSchedule(1, float("nan")), "mutation_strength is nan"),
         (lambda: LearnConfig(batch_size=0), "batch_size is 0"),
         (lambda: LearnConfig(epochs=0), "epochs is 0"),
-        (lambda: LearnConfig(flip=True), "flip is True: it needs augment=True"),
         (lambda: RunConfig("laptop", "mnist", sgd_groups=()), "sgd_groups is empty"),
         (lambda: RunConfig("laptop", "mnist", representation="raw"), "'raw' is unknown"),
     ],

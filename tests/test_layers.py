@@ -37,6 +37,9 @@ LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
 def imports(path):
     """Modules of dsl_jax that a file imports, those inside functions too, as "wing.module"."""
     for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            whole = [alias.name for alias in node.names if alias.name.startswith("dsl_jax.")]
+            yield from (name.partition(".")[2] for name in whole)
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dsl_jax"):
             inside = node.module.partition(".")[2]
             names = [alias.name for alias in node.names]

@@ -92,8 +92,6 @@ class LearnConfig:
         for name in ("initial_rate_fraction", "warmup_fraction", "final_rate_fraction"):
             if (value := getattr(self, name)) > 1:
                 raise ValueError(f"{name} is {value}: it must be at most 1")
-        if self.flip and not self.augment:
-            raise ValueError("flip is True: it needs augment=True")
         if self.momentum >= 1:
             raise ValueError(f"momentum is {self.momentum}: it must be below 1")
         skipped_block(self.variant)

@@ -187,7 +187,7 @@ def test_a_childs_sigma_is_the_mean_of_its_parents_sigmas():
 
 
 def test_an_images_noise_is_as_strong_as_each_channel_varies():
-    image = jax.random.normal(KEY, (40, 40, 2)) * jnp.array([1.0, 10.0])
+    image = jax.random.normal(KEY, (40, 40, 2)) * jnp.array([[[1.0, 10.0]]])
     noise = operators.perturb_image(jax.random.key(8), image, 0.1) - image
     expected = 0.1 * jnp.std(image, axis=(0, 1))
     np.testing.assert_allclose(jnp.std(noise, axis=(0, 1)), expected, rtol=0.1)

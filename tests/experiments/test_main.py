@@ -22,7 +22,7 @@ from dsl_jax.targets import fill, store
 
 @pytest.fixture(scope="module", autouse=True)
 def two_devices():
-    """Each device compiles the search for itself; `test_search` has all eight."""
+    """Each device compiles the search for itself; `test_mesh` has all eight."""
     mesh = Mesh(np.array(jax.devices()[:2]), ("images",))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pipeline, "device_mesh", lambda *_: mesh)
