@@ -301,7 +301,7 @@ def max_pool(x: jax.Array) -> jax.Array:
     """2x2, stride 2, an odd last row or column left out: [N, h, w, c] -> [N, h//2, w//2, c]."""
     _, h, w, _ = x.shape
     x = x[:, : h // 2 * 2, : w // 2 * 2]
-    # A maximum over slices: XLA's windowed maximum computes what comes before it once a window.
+    # Over slices, of what a convolution has computed: nothing is computed again for each of them.
     rows = jnp.maximum(x[:, ::2], x[:, 1::2])
     return jnp.maximum(rows[:, :, ::2], rows[:, :, 1::2])
 
