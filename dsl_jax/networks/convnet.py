@@ -316,7 +316,7 @@ def _max_pool_backward(x: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
     pairs = x[:, : h // 2 * 2, : w // 2 * 2].reshape(n, h // 2, 2, w // 2, 2, c)
 
     def share(ours: jax.Array, theirs: jax.Array) -> jax.Array:
-        return jnp.where(ours == theirs, 0.5, ours > theirs).astype(x.dtype)
+        return jnp.where(ours == theirs, 0.5, (ours > theirs).astype(x.dtype))
 
     beside = pairs[:, :, ::-1]
     rows = jnp.maximum(pairs, beside)
