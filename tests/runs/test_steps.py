@@ -93,7 +93,7 @@ def test_wrong_cycles_are_refused():
         override(SMOKE, {"later_cycles[2].images": "all"})
     with pytest.raises(ValueError, match="images 'some' is unknown: choose one of all, wrong"):
         CycleConfig(images="some")
-    with pytest.raises(ValueError, match="share is 0.0: it must be above 0"):
+    with pytest.raises(ValueError, match=r"share is 0\.0: it must be above 0"):
         CycleConfig(share=0)
     with pytest.raises(ValueError, match="cycles is 0"):
         with_cycles(0)
