@@ -29,7 +29,7 @@ from jax.tree_util import Partial
 import dsl_jax as dsl
 from dsl_jax.config import COMPUTE_DTYPES
 from dsl_jax.evolution.fitness import evaluate_candidates, output_shapes
-from dsl_jax.evolution.image import evolve_layer, in_dtype, rules_of
+from dsl_jax.evolution.image import evolve_layer, in_dtype
 from dsl_jax.evolution.images import (
     _search_on_mesh,
     _search_together,
@@ -37,6 +37,7 @@ from dsl_jax.evolution.images import (
     chunk_size_for,
 )
 from dsl_jax.evolution.operators import kind_of
+from dsl_jax.evolution.rules import rules_of
 from dsl_jax.keys import philox_key
 from dsl_jax.learning.evaluation import BATCH_SIZE, _score
 from dsl_jax.learning.objectives import target_objective

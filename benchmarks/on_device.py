@@ -28,9 +28,10 @@ from jax.tree_util import Partial
 
 import dsl_jax as dsl
 from dsl_jax.evolution.fitness import evaluate_candidates
-from dsl_jax.evolution.image import evolve_layer, rules_of
+from dsl_jax.evolution.image import evolve_layer
 from dsl_jax.evolution.images import _search_together, as_pytrees
 from dsl_jax.evolution.operators import kind_of
+from dsl_jax.evolution.rules import rules_of
 from dsl_jax.keys import philox_key
 from dsl_jax.learning.objectives import target_objective
 from dsl_jax.learning.optimizer import make_optimizer

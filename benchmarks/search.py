@@ -24,8 +24,9 @@ from flax import nnx
 import dsl_jax as dsl
 from dsl_jax.config import PAPER_LAYERS, LayerSchedule
 from dsl_jax.evolution.fitness import evaluate_candidates
-from dsl_jax.evolution.image import evolve_layer, rules_of
+from dsl_jax.evolution.image import evolve_layer
 from dsl_jax.evolution.operators import kind_of, noise_basis
+from dsl_jax.evolution.rules import rules_of
 from dsl_jax.keys import philox_key
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "How often each piece is timed; medians count.")

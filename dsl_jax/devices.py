@@ -237,13 +237,10 @@ def _processor() -> str:
 def _commit() -> str:
     """The commit of the clone that this package lies in, marked if changed; "": there is none."""
     here = Path(__file__)
-    is_tracked = ["ls-files", "--error-unmatch", here.name]  # or it is another project's clone
-    found = ""
-    for command in (is_tracked, ["describe", "--always", "--dirty"]):
-        whole = ["git", "-C", str(here.parent), *command]
-        try:
-            done = subprocess.run(whole, capture_output=True, text=True, timeout=10, check=True)
-        except (OSError, subprocess.SubprocessError):
-            return ""
-        found = done.stdout.strip()
-    return found
+    git = ["git", "-C", str(here.parent)]
+    run = functools.partial(subprocess.run, capture_output=True, text=True, timeout=10, check=True)
+    try:
+        run([*git, "ls-files", "--error-unmatch", here.name])  # or it is another project's clone
+        return run([*git, "describe", "--always", "--dirty"]).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

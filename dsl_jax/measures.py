@@ -123,13 +123,13 @@ def linear_cka(a: Array, b: Array) -> Array:
     Raises:
       ValueError: another number of rows in a than in b, fewer than two axes, or an empty one.
     """
+    both = centered(a), centered(b)
     if len(a) != len(b):
         raise ValueError(f"a has {len(a)} rows, b {len(b)}: need one for each input in both")
     # Scale does not count, but squares of squares could overflow.
     grams = []
-    for reps in (a, b):
-        x, largest = centered(reps), jnp.max(jnp.abs(jnp.asarray(reps)))
-        spread = jnp.max(jnp.abs(x))
+    for x, reps in zip(both, (a, b), strict=True):
+        spread, largest = jnp.max(jnp.abs(x)), jnp.max(jnp.abs(jnp.asarray(reps)))
         x = x / jnp.where(spread > 1e-6 * largest, spread, jnp.nan)  # below, the mean's rounding
         grams.append(jnp.matmul(x, x.T, precision=_PRECISION))
     first, second = grams

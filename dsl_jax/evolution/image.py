@@ -16,9 +16,8 @@ import numpy as np
 
 from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.devices import Array, largest_divisor
-from dsl_jax.evolution import fitness, strategies
+from dsl_jax.evolution import strategies
 from dsl_jax.evolution.fitness import (
-    Fitness,
     Population,
     Stages,
     as_cost,
@@ -37,9 +36,9 @@ from dsl_jax.evolution.operators import (
     smoothed_noise,
     standardize,
 )
+from dsl_jax.evolution.rules import Rules, check_schedules, rules_of
 from dsl_jax.inputs import check_labels
 from dsl_jax.keys import NOISE, computed_once, philox_key
-from dsl_jax.values import instance_of
 
 IMAGES_AT_ONCE = 32  # of the noisy copies of an image, in the first stage
 
@@ -55,18 +54,6 @@ class SearchResult(NamedTuple):
 
     representations: tuple[Array, ...]
     fitness: tuple[Array, ...]
-
-
-class Rules(NamedTuple):
-    """What a configuration names: the fitness function, and the strategy (None: the paper's)."""
-
-    fitness: Fitness
-    strategy: type | None
-
-
-def rules_of(config: SearchConfig) -> Rules:
-    """The functions and classes that a configuration names, looked up now. Raises ValueError."""
-    return Rules(fitness.resolve(config.fitness), strategies.resolve(config.strategy))
 
 
 def search_image(
@@ -370,33 +357,3 @@ def _evolve_as_in_the_paper(
     numbers = jnp.arange(1, layer.generations + 1)
     (parents, _), rest = jax.lax.scan(generation, first, numbers)
     return parents, as_cost(jnp.concatenate([first[1][:1], rest]))
-
-
-def check_config(config: SearchConfig) -> None:
-    """Raises ValueError for a fitness or a strategy that is not there or cannot be used, TypeError
-    for what is no `SearchConfig`."""
-    instance_of(SearchConfig, "config", config)
-    strategies.check(rules_of(config).strategy, config)
-
-
-def check_functions(stages: Stages) -> None:
-    """Raises TypeError for stages that are no functions."""
-    if not isinstance(stages, tuple | list):
-        raise TypeError(
-            f"stages is a {type(stages).__name__}: search needs a tuple of functions, such as "
-            "dsl_jax.frozen_stages(network) returns"
-        )
-    for number, stage in enumerate(stages):
-        if not callable(stage):
-            raise TypeError(f"stage {number} is a {type(stage).__name__}: it cannot be called")
-
-
-def check_schedules(stages: Stages, config: SearchConfig) -> None:
-    """Raises TypeError for stages that are no functions, ValueError for what does not fit."""
-    check_functions(stages)
-    check_config(config)
-    if len(stages) != len(config.layers):
-        raise ValueError(
-            f"{len(stages)} stages but {len(config.layers)} layer schedules: "
-            "config.layers needs one for each stage, the last being the logits"
-        )

@@ -17,7 +17,8 @@ from dsl_jax.config import SearchConfig
 from dsl_jax.devices import Array, check_mesh, join, on_cores, replicate, sharding, take
 from dsl_jax.evolution.dead import check_layers_change
 from dsl_jax.evolution.fitness import Stages, num_logits, output_shapes
-from dsl_jax.evolution.image import SearchResult, check_schedules, rules_of, search_image
+from dsl_jax.evolution.image import SearchResult, search_image
+from dsl_jax.evolution.rules import check_schedules, rules_of
 from dsl_jax.inputs import as_array, check_ids, check_images, check_labels
 from dsl_jax.keys import check_key, computed_once, key_for_several_devices, philox_key
 from dsl_jax.progress import progress_bar

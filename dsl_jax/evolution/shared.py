@@ -19,17 +19,10 @@ from dsl_jax.config import PAPERS_STRATEGY, SearchConfig, SharedConfig
 from dsl_jax.devices import Array, on_cores
 from dsl_jax.evolution.clusters import cluster_rows, features, find_centres
 from dsl_jax.evolution.fitness import Stages, evaluate_candidates, output_shapes
-from dsl_jax.evolution.image import (
-    Rules,
-    check_schedules,
-    evolve_layer,
-    in_dtype,
-    rules_of,
-    target_of,
-    with_copies,
-)
+from dsl_jax.evolution.image import evolve_layer, in_dtype, target_of, with_copies
 from dsl_jax.evolution.images import as_pytrees, check_task
 from dsl_jax.evolution.operators import kind_of, moved, normalize, smoothed_noise, standardize
+from dsl_jax.evolution.rules import Rules, check_schedules, rules_of
 from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.inputs import as_array, check_images
 from dsl_jax.keys import CLUSTERS, FRESH_IMAGES, check_key, computed_once, philox_key

@@ -12,7 +12,8 @@ from flax import errors, nnx
 
 from dsl_jax.config import SearchConfig
 from dsl_jax.evolution.dead import check_layers_change
-from dsl_jax.evolution.image import Stages, check_functions, check_schedules
+from dsl_jax.evolution.image import Stages
+from dsl_jax.evolution.rules import check_functions, check_schedules
 from dsl_jax.inputs import as_array, check_images, check_num_classes
 from dsl_jax.networks.interface import check_learner, check_logits, in_mode, learner_shapes
 from dsl_jax.networks.movement import check_movement

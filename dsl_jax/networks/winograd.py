@@ -40,10 +40,8 @@ def convolve_image(x: jax.Array, kernels: jax.Array) -> jax.Array:
     x = jnp.pad(x, ((1, 2 * rows + 1 - h), (1, 2 * columns + 1 - w), (0, 0)))
     inputs = [_of_inputs(_parts(row, 1, columns)) for row in _of_inputs(_parts(x, 0, rows))]
     products = [[jnp.matmul(inputs[i][j], kernels[i, j]) for j in range(4)] for i in range(4)]
-    of_rows = [_of_products(row) for row in products]  # 4 x 2
-    outputs = [
-        _of_products(column) for column in zip(*of_rows, strict=True)
-    ]  # 2 x 2, columns first
+    pairs = [_of_products(row) for row in products]
+    outputs = [_of_products(column) for column in zip(*pairs, strict=True)]  # [column][row]
     y = jnp.stack([jnp.stack(column, axis=1) for column in outputs], axis=3)
     return y.reshape(2 * rows, 2 * columns, -1)[:h, :w]
 

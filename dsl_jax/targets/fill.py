@@ -16,8 +16,9 @@ from jax.sharding import Mesh
 
 from dsl_jax.config import SearchConfig
 from dsl_jax.devices import check_own_mesh
-from dsl_jax.evolution.image import Stages, check_schedules
+from dsl_jax.evolution.image import Stages
 from dsl_jax.evolution.images import check_task, choose_chunk_size, search
+from dsl_jax.evolution.rules import check_schedules
 from dsl_jax.files import writing
 from dsl_jax.inputs import check_distinct, check_ids, check_images
 from dsl_jax.keys import check_key

@@ -23,7 +23,8 @@ import numpy as np
 
 from dsl_jax.config import SearchConfig, search_from_dict, to_dict
 from dsl_jax.evolution.fitness import output_shapes
-from dsl_jax.evolution.image import Stages, check_schedules, rules_of
+from dsl_jax.evolution.image import Stages
+from dsl_jax.evolution.rules import check_schedules, rules_of
 from dsl_jax.names import source_hash
 from dsl_jax.plain_data import differences
 from dsl_jax.targets.outputs import (

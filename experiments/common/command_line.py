@@ -22,7 +22,7 @@ from dsl_jax import config as configs
 from dsl_jax import presets
 from dsl_jax.data import catalogue
 from dsl_jax.devices import keep_freed_memory, use_all_cores
-from dsl_jax.evolution.image import check_config
+from dsl_jax.evolution.rules import check_config
 from dsl_jax.files import cache_dir
 
 DATASET = flags.DEFINE_string("dataset", "mnist", f"{', '.join(catalogue.CATALOGUE)}.")

@@ -16,8 +16,9 @@ from common import plan, sweep_failures, sweep_rows, sweeps
 from dsl_jax import devices, keys, pipeline
 from dsl_jax.config import LearnConfig, RunConfig, to_dict
 from dsl_jax.data.dataset import Dataset, Split
-from dsl_jax.evolution.image import SearchResult, check_config
+from dsl_jax.evolution.image import SearchResult
 from dsl_jax.evolution.images import choose_chunk_size, search
+from dsl_jax.evolution.rules import check_config
 from dsl_jax.learning.evaluation import evaluation_and_predictions
 from dsl_jax.learning.train import LearnResult, learn, learn_sgd
 from dsl_jax.runs import steps, untrained

@@ -11,9 +11,10 @@ from flax import nnx
 from toy_search import CONFIG, KEY, STAGES, data
 
 import dsl_jax as dsl
-from dsl_jax.evolution.image import rules_of, search_image
+from dsl_jax.evolution.image import search_image
 from dsl_jax.evolution.images import as_pytrees, search
 from dsl_jax.evolution.operators import noise_basis, reproduce, smoothed_noise
+from dsl_jax.evolution.rules import rules_of
 
 NARROW = dataclasses.replace(CONFIG, compute_dtype="bfloat16")
 WIDE, BRAIN = jnp.dtype(jnp.float32), jnp.dtype(jnp.bfloat16)

@@ -11,6 +11,7 @@ from toy_search import CONFIG, KEY, STAGES, data
 from dsl_jax.config import SearchConfig
 from dsl_jax.evolution import image
 from dsl_jax.evolution.images import search
+from dsl_jax.evolution.rules import rules_of
 from dsl_jax.keys import philox_key
 
 STRENGTH = 0.7
@@ -115,7 +116,7 @@ def test_the_first_candidates_are_judged_with_noise_too():
         layer,
         NOISY,
         "vector",
-        image.rules_of(NOISY),
+        rules_of(NOISY),
         renewed=lambda number: lambda h: h[:, 1] + number,
     )
     np.testing.assert_array_equal(best[0], candidates[candidates[:, 1].argmax()])

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from toy_search import CONFIG, KEY, STAGES, data, image_stage, logits_stage, vector_stage
 
-from dsl_jax.evolution.image import rules_of
 from dsl_jax.evolution.images import as_pytrees, search
+from dsl_jax.evolution.rules import rules_of
 from dsl_jax.keys import philox_key
 from dsl_jax.measures import effective_solutions
 from dsl_jax.targets.fill import search_to_store

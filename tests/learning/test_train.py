@@ -104,8 +104,16 @@ def test_learning_fits_the_targets_and_the_same_seed_gives_the_same_bits():
     assert losses[-1] < losses[0]
 
 
-def test_the_network_kept_is_the_best_epochs_by_validation(monkeypatch):
-    scores = iter([(0.9, 2.0), (0.9, 1.0), (0.9, 3.0)])  # of equal accuracies the lower loss wins
+@pytest.mark.parametrize(
+    "epochs",
+    [
+        [(0.5, 1.0), (0.9, 1.0), (0.7, 1.0)],
+        [(0.9, 2.0), (0.9, 1.0), (0.9, 3.0)],  # of equal accuracies the lower loss wins
+        [(0.5, 0.5), (0.9, 1.0), (0.7, 0.7)],
+    ],
+)
+def test_the_network_kept_is_the_best_epochs_by_validation(epochs, monkeypatch):
+    scores = iter(epochs)
     seen = []
 
     def scripted(network, *_):

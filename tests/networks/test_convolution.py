@@ -32,7 +32,7 @@ def test_it_is_xlas_convolution_with_its_gradients(shape, images_in_a_block, mon
     x, kernel = arrays(*shape)
     of_an_image = x[0].nbytes * (1 + kernel.shape[3] / kernel.shape[2])
     monkeypatch.setattr(convolution, "GRADIENT_BYTES", int(images_in_a_block * of_an_image))
-    _check_against_xla(x, kernel)
+    _check_against_xla(x, kernel, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(4, 4), (5, 6), (13, 13)])
@@ -42,11 +42,11 @@ def test_many_channels_are_convolved_by_winograds_algorithm(size, images_in_a_bl
     tiles = -(-size[0] // 2) * -(-size[1] // 2)
     monkeypatch.setattr(convolution, "WINOGRAD_TILES", images_in_a_block * tiles)
     assert "stablehlo.convolution" not in jax.jit(convolve_same).lower(x, kernel).as_text()
-    _check_against_xla(x, kernel)
+    _check_against_xla(x, kernel, atol=2e-4)  # numbers up to about 100
 
 
-def _check_against_xla(x, kernel):
-    """The convolution, and both gradients, relative to the size of their numbers."""
+def _check_against_xla(x, kernel, atol):
+    """The convolution, and both gradients."""
     ours, our_gradients = jax.vjp(convolve_same, x, kernel)
     theirs, their_gradients = jax.vjp(lambda x, kernel: convolve(x, kernel, "SAME"), x, kernel)
     cotangent = jnp.cos(jnp.arange(ours.size, dtype=jnp.float32)).reshape(ours.shape)
@@ -55,14 +55,18 @@ def _check_against_xla(x, kernel):
     )
     for a, b in pairs:
         assert a.shape == b.shape
-        np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.abs(b).max()))
+        np.testing.assert_allclose(a, b, atol=atol)
 
 
-@pytest.mark.parametrize("features", [3, 64])  # 64: by Winograd's algorithm
-def test_devices_that_share_a_batch_go_each_through_its_own_images(features, monkeypatch):
+@pytest.mark.parametrize(
+    ("features", "out_features", "atol"), [(2, 3, 1e-4), (64, 64, 2e-2)]
+)  # the latter by Winograd's algorithm
+def test_devices_that_share_a_batch_go_each_through_its_own_images(
+    features, out_features, atol, monkeypatch
+):
     monkeypatch.setattr(convolution, "GRADIENT_BYTES", 0)  # a loop, an image at a time
     monkeypatch.setattr(convolution, "WINOGRAD_TILES", 0)
-    x, kernel = arrays(8, 6, 6, features, features)
+    x, kernel = arrays(8, 6, 6, features, out_features)
     mesh = Mesh(np.array(jax.devices()[:4]), ("images",))
 
     @jax.jit
@@ -72,8 +76,7 @@ def test_devices_that_share_a_batch_go_each_through_its_own_images(features, mon
     expected = gradient(x, kernel)
     shared = jax.device_put(x, sharding(mesh, "images")), jax.device_put(kernel, sharding(mesh))
     with sharing(mesh):
-        tolerance = 1e-5 * float(jnp.abs(expected).max())
-        np.testing.assert_allclose(gradient(*shared), expected, atol=tolerance)
+        np.testing.assert_allclose(gradient(*shared), expected, rtol=1e-5, atol=atol)
         program = gradient.lower(*shared).compile().as_text()
     assert "all-reduce" in program
     assert "all-gather" not in program  # of the images, to each device
@@ -93,10 +96,11 @@ def test_few_channels_are_convolved_as_many(size):
 def test_other_platforms_take_xlas():
     small, wide = arrays(2, 4, 4, 2, 2), arrays(2, 4, 4, 64, 64)
     gradient = jax.grad(lambda x, kernel: convolve_same(x, kernel).sum(), argnums=1)
-    for function, arguments in ((gradient, small), (convolve_few, small), (convolve_same, wide)):
+    cases = ((gradient, small, "while"), (convolve_few, small, ""), (convolve_same, wide, ""))
+    for function, arguments, is_loop in cases:
         traced = jax.jit(function).trace(*arguments)
         lowered = traced.lower(lowering_platforms=("cuda",)).as_text()
         assert lowered.count("stablehlo.convolution") == 1
         assert "stablehlo.while" not in lowered
         here = traced.lower().as_text()
-        assert "stablehlo.while" in here or "stablehlo.convolution" not in here
+        assert "stablehlo.while" in here if is_loop else "stablehlo.convolution" not in here
