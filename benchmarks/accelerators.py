@@ -29,15 +29,17 @@ from jax.tree_util import Partial
 import dsl_jax as dsl
 from dsl_jax.config import COMPUTE_DTYPES
 from dsl_jax.evolution.fitness import evaluate_candidates, output_shapes
-from dsl_jax.evolution.image import evolve_layer, in_dtype
+from dsl_jax.evolution.image import in_dtype
 from dsl_jax.evolution.images import (
     _search_on_mesh,
     _search_together,
     as_pytrees,
     chunk_size_for,
 )
+from dsl_jax.evolution.layer import evolve_layer
 from dsl_jax.evolution.operators import kind_of
 from dsl_jax.evolution.rules import rules_of
+from dsl_jax.evolution.task import LayerTask
 from dsl_jax.keys import philox_key
 from dsl_jax.learning.evaluation import BATCH_SIZE, _score
 from dsl_jax.learning.objectives import target_objective
@@ -151,8 +153,7 @@ def generations(config: dsl.RunConfig, stages: tuple, shape: tuple, count: int) 
                     start = jnp.broadcast_to(one, (size, *one.shape)).astype(kept)
                     stages = in_dtype(rest, one, kept) if rest else rest
                     evaluate = partial(evaluate_candidates, stages, 3)
-                    rules = rules_of(config.search)
-                    return evolve_layer(key, start, evaluate, layer, config.search, kind, rules)
+                    return evolve_layer(key, start, LayerTask(evaluate, layer, config.search, kind))
 
                 return jax.vmap(of_one)(h)
 

@@ -28,10 +28,11 @@ from jax.tree_util import Partial
 
 import dsl_jax as dsl
 from dsl_jax.evolution.fitness import evaluate_candidates
-from dsl_jax.evolution.image import evolve_layer
 from dsl_jax.evolution.images import _search_together, as_pytrees
+from dsl_jax.evolution.layer import evolve_layer
 from dsl_jax.evolution.operators import kind_of
 from dsl_jax.evolution.rules import rules_of
+from dsl_jax.evolution.task import LayerTask
 from dsl_jax.keys import philox_key
 from dsl_jax.learning.objectives import target_objective
 from dsl_jax.learning.optimizer import make_optimizer
@@ -174,8 +175,8 @@ def generations(case: Case, copied: float) -> list[dict[str, Any]]:
                 def of_one(key, one):
                     evaluate = partial(evaluate_candidates, rest, 3)
                     start = jnp.broadcast_to(one, (case.search.population_size, *one.shape))
-                    rules = rules_of(case.search)
-                    return evolve_layer(key, start, evaluate, changed, case.search, kind, rules)
+                    task = LayerTask(evaluate, changed, case.search, kind)
+                    return evolve_layer(key, start, task)
 
                 return jax.vmap(of_one)(keys, h)
 

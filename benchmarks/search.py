@@ -24,9 +24,9 @@ from flax import nnx
 import dsl_jax as dsl
 from dsl_jax.config import PAPER_LAYERS, LayerSchedule
 from dsl_jax.evolution.fitness import evaluate_candidates
-from dsl_jax.evolution.image import evolve_layer
+from dsl_jax.evolution.layer import evolve_layer
 from dsl_jax.evolution.operators import kind_of, noise_basis
-from dsl_jax.evolution.rules import rules_of
+from dsl_jax.evolution.task import LayerTask
 from dsl_jax.keys import philox_key
 
 _ROUNDS = flags.DEFINE_integer("rounds", 5, "How often each piece is timed; medians count.")
@@ -69,7 +69,7 @@ def layer_times(width: int, image_shape: tuple[int, ...], index: int, trained: b
         def evolve(key, rest, population):
             evaluate = partial(evaluate_candidates, rest, LABEL)
             kind = kind_of(shape, last=index == len(stages) - 1)
-            return evolve_layer(key, population, evaluate, changed, config, kind, rules_of(config))
+            return evolve_layer(key, population, LayerTask(evaluate, changed, config, kind))
 
         return lambda: evolve(philox_key(KEY), rest, population)
 

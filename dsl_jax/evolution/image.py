@@ -5,7 +5,6 @@ H(l-1) to a batch of H(l); stage 0 takes images, the last returns logits. Letter
 stages, n candidates of a population, k parents.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,27 +15,25 @@ import numpy as np
 
 from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.devices import Array, largest_divisor
-from dsl_jax.evolution import strategies
 from dsl_jax.evolution.fitness import (
-    Population,
     Stages,
-    as_cost,
     evaluate_candidates,
     num_logits,
     output_shapes,
     ranked,
 )
+from dsl_jax.evolution.layer import evolve_layer, target_of, with_copies
 from dsl_jax.evolution.operators import (
     Near,
     brought_near,
     kind_of,
     normalize,
     perturb_image,
-    reproduce,
     smoothed_noise,
     standardize,
 )
 from dsl_jax.evolution.rules import Rules, check_schedules, rules_of
+from dsl_jax.evolution.task import LayerTask
 from dsl_jax.inputs import check_labels
 from dsl_jax.keys import NOISE, computed_once, philox_key
 
@@ -174,32 +171,21 @@ def _search_once(
         if start is not None and index > 0:
             fitter = jnp.argmax(ranked(evaluate(candidates)))
             candidates = candidates[fitter][None]
-        if len(candidates) == 1 and layer.generations:
-            copies_key = computed_once(jax.random.fold_in(layer_key, 0))
-            candidates = with_copies(copies_key, candidates, evaluate, layer, config, kind, near)
         renewed = None
         if config.fitness_noise and not is_last:
             noise_key = computed_once(jax.random.fold_in(layer_key, NOISE))
             shape = candidates.shape[1:]
             renewed = partial(_under_noise, noise_key, evaluate, layer, config, shape)
-        parents, trace = evolve_layer(
-            layer_key, candidates, evaluate, layer, config, kind, rules, renewed, near
-        )
-        targets.append(target_of(parents, layer, config, kind))
+        task = LayerTask(evaluate, layer, config, kind, rules.strategy, renewed, near)
+        if len(candidates) == 1 and layer.generations:
+            copies_key = computed_once(jax.random.fold_in(layer_key, 0))
+            candidates = with_copies(copies_key, candidates, task)
+        parents, trace = evolve_layer(layer_key, candidates, task)
+        targets.append(target_of(parents, task))
         traces.append(trace)
         if index + 1 < len(stages):
             candidates = stages[index + 1](parents[:1])
     return SearchResult(tuple(targets), tuple(traces))
-
-
-def target_of(
-    parents: jax.Array, layer: LayerSchedule, config: SearchConfig, kind: str
-) -> jax.Array:
-    """What is kept of a layer's last parents [k, ...], best first: the best, or their mean."""
-    parents = parents.astype(jnp.float32)
-    if config.target == "parent_mean" and layer.generations:
-        return standardize(jnp.mean(parents, axis=0), kind)
-    return parents[0]
 
 
 def _near(natural: jax.Array, least_cosine: float) -> Near:
@@ -241,119 +227,8 @@ def _under_noise(
     return mean_fitness
 
 
-def with_copies(
-    key: jax.Array,
-    best: jax.Array,
-    evaluate: Callable[[jax.Array], jax.Array],
-    layer: LayerSchedule,
-    config: SearchConfig,
-    kind: str,
-    near: Near | None = None,
-) -> jax.Array:
-    """A layer's first candidates [n, ...]: what came in [1, ...], and mutated copies of it."""
-    copies = reproduce(
-        key,
-        best,
-        config.population_size - 1,
-        layer.mutation_strength,
-        layer.smoothing_passes,
-        smoothing=config.smoothing,
-        kind=kind,
-        truncation=config.noise_truncation,
-        near=near,
-    )
-    if config.stop_probability < 1:  # what comes in right with the margin is left alone
-        is_enough = evaluate(best)[0] >= math.log(config.stop_probability)
-        copies = jnp.where(is_enough, best, copies)
-    return jnp.concatenate([best, copies])
-
-
 def _in_parts(stage: Callable, batch: jax.Array) -> jax.Array:
     """stage(batch), a part at a time: what a network has inside is larger than what it returns."""
     size = largest_divisor(len(batch), IMAGES_AT_ONCE)
     parts = jax.lax.map(stage, batch.reshape(-1, size, *batch.shape[1:]))
     return parts.reshape(len(batch), *parts.shape[2:])
-
-
-def evolve_layer(
-    key: jax.Array,
-    candidates: jax.Array,
-    evaluate: Callable[[jax.Array], jax.Array],
-    layer: LayerSchedule,
-    config: SearchConfig,
-    kind: str,
-    rules: Rules,
-    renewed: Callable[[jax.Array], Callable[[jax.Array], jax.Array]] | None = None,
-    near: Near | None = None,
-) -> tuple[jax.Array, jax.Array]:
-    """Parents [k, ...] after the last generation, best first, and the best fitness of each.
-
-    renewed: from a generation's number (0: the first candidates') to how it evaluates in place of
-    `evaluate`, also its parents, whose fitness is that of another generation; for the paper's
-    algorithm alone.
-    near: see `reproduce`.
-    """
-    first = evaluate if renewed is None else renewed(jnp.int32(0))
-    population = Population(candidates, first(candidates))
-    if not layer.generations:
-        best = jnp.argmax(ranked(population.fitness))
-        return candidates[best][None], population.fitness[best][None]
-    if rules.strategy is not None:  # evosax computes in float32
-        population = population._replace(candidates=candidates.astype(jnp.float32))
-        parents, trace = strategies.evolve(
-            key, rules.strategy, population, evaluate, layer, config, kind, near
-        )
-        return parents.astype(candidates.dtype), trace
-    return _evolve_as_in_the_paper(key, population, evaluate, layer, config, kind, renewed, near)
-
-
-def _evolve_as_in_the_paper(
-    key: jax.Array,
-    population: Population,
-    evaluate: Callable[[jax.Array], jax.Array],
-    layer: LayerSchedule,
-    config: SearchConfig,
-    kind: str,
-    renewed: Callable[[jax.Array], Callable[[jax.Array], jax.Array]] | None,
-    near: Near | None,
-) -> tuple[jax.Array, jax.Array]:
-    """`evolve_layer` by `RepresentationGA`, for at least one generation."""
-    with jax.ensure_compile_time_eval():  # evosax makes arrays; none may belong to this trace
-        from dsl_jax.evolution.generation import Params, RepresentationGA
-
-        algorithm = RepresentationGA(
-            config.num_parents,
-            config.num_explorers,
-            config.num_refiners,
-            jnp.zeros(population.candidates.shape[1:], population.candidates.dtype),
-            smoothing_passes=layer.smoothing_passes,
-            smoothing=config.smoothing,
-            kind=kind,
-            truncation=config.noise_truncation,
-            near=near,
-        )
-    params = Params(layer.mutation_strength, layer.exploration_boost)
-    first = algorithm.survivors((population.candidates,), as_cost(population.fitness))
-
-    def renew(carry, number):
-        parents, costs = carry
-        generation_key = computed_once(jax.random.fold_in(key, number))
-        here = evaluate
-        if renewed is not None:
-            here = renewed(number)
-            costs = as_cost(here(parents))
-        children = algorithm.offspring(generation_key, parents, params)
-        new_costs = [as_cost(here(part)) for part in children if len(part)]
-        return algorithm.survivors((parents, *children), jnp.concatenate([costs, *new_costs]))
-
-    def generation(carry, number):
-        if config.stop_probability < 1:  # a search of one image alone, as on a CPU, skips the rest
-            is_enough = as_cost(carry[1][0]) >= math.log(config.stop_probability)
-            new = jax.lax.cond(is_enough, lambda old, _: old, renew, carry, number)
-        else:
-            new = renew(carry, number)
-        return new, new[1][0]
-
-    numbers = jnp.arange(1, layer.generations + 1)
-    (parents, _), rest = jax.lax.scan(generation, first, numbers)
-    return parents, as_cost(jnp.concatenate([first[1][:1], rest]))

@@ -19,11 +19,13 @@ from dsl_jax.config import PAPERS_STRATEGY, SearchConfig, SharedConfig
 from dsl_jax.devices import Array, on_cores
 from dsl_jax.evolution.clusters import cluster_rows, features, find_centres
 from dsl_jax.evolution.fitness import Stages, evaluate_candidates, output_shapes
-from dsl_jax.evolution.image import evolve_layer, in_dtype, target_of, with_copies
+from dsl_jax.evolution.image import in_dtype
 from dsl_jax.evolution.images import as_pytrees, check_task
+from dsl_jax.evolution.layer import evolve_layer, target_of, with_copies
 from dsl_jax.evolution.operators import kind_of, moved, normalize, smoothed_noise, standardize
 from dsl_jax.evolution.rules import Rules, check_schedules, rules_of
 from dsl_jax.evolution.shared_targets import SharedTargets
+from dsl_jax.evolution.task import LayerTask
 from dsl_jax.inputs import as_array, check_images
 from dsl_jax.keys import CLUSTERS, FRESH_IMAGES, check_key, computed_once, philox_key
 from dsl_jax.progress import progress_bar
@@ -239,24 +241,21 @@ def _search_class(
         start_key = computed_once(jax.random.fold_in(layer_key, 0))
         alone = partial(evaluate_candidates, rest, label, fitness=rules.fitness)
         renewed = None
+        evaluate = alone if is_last else partial(_mean_fitness, h, cosines[index], alone)
+        if not is_last and fresh is not None:
+            renewed = partial(_fresh_fitness, layer_key, fresh, h, cosines[index], alone)
+        task = LayerTask(evaluate, layer, config, kind, rules.strategy, renewed)
         if is_last:
-            evaluate = alone
-            start = standardize(jnp.mean(h, axis=0), kind)[None]
-            candidates = start
+            candidates = standardize(jnp.mean(h, axis=0), kind)[None]
             if layer.generations:
-                candidates = with_copies(start_key, start, evaluate, layer, config, kind)
+                candidates = with_copies(start_key, candidates, task)
         else:
-            evaluate = partial(_mean_fitness, h, cosines[index], alone)
-            if fresh is not None:
-                renewed = partial(_fresh_fitness, layer_key, fresh, h, cosines[index], alone)
             shape = (config.population_size, *h.shape[1:])
             passes, truncation = layer.smoothing_passes, config.noise_truncation
             noise = smoothed_noise(start_key, shape, passes, config.smoothing, truncation)
             candidates = jax.vmap(normalize)(noise)
-        parents, trace = evolve_layer(
-            layer_key, candidates, evaluate, layer, config, kind, rules, renewed
-        )
-        best = target_of(parents, layer, config, kind)
+        parents, trace = evolve_layer(layer_key, candidates, task)
+        best = target_of(parents, task)
         found.append(best)
         traces.append(trace)
         h = jax.vmap(moved, (0, None, None))(h, best, cosines[index]) if rest else h

@@ -12,7 +12,7 @@ more dimensions than smooth noise has. Letters: n candidates of a generation, k 
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -20,9 +20,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dsl_jax.config import PAPERS_STRATEGY, LayerSchedule, SearchConfig
+from dsl_jax.config import PAPERS_STRATEGY, SearchConfig
 from dsl_jax.evolution.fitness import Population, as_cost, best_first
-from dsl_jax.evolution.operators import Near, noise_basis, spread, standardize
+from dsl_jax.evolution.operators import noise_basis, spread, standardize
+from dsl_jax.evolution.task import LayerTask
 from dsl_jax.keys import FIRST_DRAW
 from dsl_jax.names import find
 
@@ -88,37 +89,28 @@ def _is_slow(algorithm: type) -> bool:
     return algorithm.__module__.startswith("evosax.") and algorithm.__name__ in SLOW
 
 
-def evolve(
-    key: jax.Array,
-    algorithm: type,
-    population: Population,
-    evaluate: Callable[[jax.Array], jax.Array],
-    layer: LayerSchedule,
-    config: SearchConfig,
-    kind: str,
-    near: Near | None = None,
-) -> tuple[jax.Array, jax.Array]:
-    """Evolves a layer by an algorithm, with as many evaluations as the paper's.
+def evolve(key: jax.Array, population: Population, task: LayerTask) -> tuple[jax.Array, jax.Array]:
+    """Evolves a layer by the task's strategy, with as many evaluations as the paper's.
 
     Args:
       key: a `jax.random` key.
-      algorithm: the class, see `resolve`.
       population: what the layer begins with.
-      evaluate: from candidates [n, ...] to their fitness [n].
-      layer, config, kind, near: as `search` has them; at least one generation.
+      task: with a strategy, at least one generation, and nothing `renewed`.
 
     Returns:
       The best k candidates [k, ...] that were evaluated, best first, k = num_parents, and the
       best fitness of each generation [g + 1].
     """
+    assert task.strategy is not None
+    config = task.config
     archive = _best_of(population, config.num_parents)
-    decode, shape = _mutations_of(archive.candidates[0], layer, config, kind, near)
-    strategy = _make(algorithm, config, shape)
+    decode, shape = _mutations_of(archive.candidates[0], task)
+    strategy = _make(task.strategy, config, shape)
 
     def generation_of(us, archive):
         """What the candidates cost, and the archive after them."""
         candidates = jax.vmap(decode)(us)
-        new = Population(candidates, evaluate(candidates))
+        new = Population(candidates, task.evaluate(candidates))
         return as_cost(_without_nan(new.fitness)), _archive_with(new, archive, config)
 
     with jax.ensure_compile_time_eval():
@@ -153,7 +145,7 @@ def evolve(
         state = jax.tree.map(lambda new, old: jnp.asarray(new, jnp.result_type(old)), told, state)
         return (state, archive), archive.fitness[0]
 
-    numbers = jnp.arange(first, layer.generations + 1)
+    numbers = jnp.arange(first, task.layer.generations + 1)
     (_, archive), rest = jax.lax.scan(generation, (state, archive), numbers)
     return archive.candidates, jnp.concatenate([*trace, rest])
 
@@ -167,10 +159,9 @@ def _archive_with(new: Population, archive: Population, config: SearchConfig) ->
     return jax.tree.map(lambda old, new: jnp.where(is_enough, old, new), archive, kept)
 
 
-def _mutations_of(
-    start: jax.Array, layer: LayerSchedule, config: SearchConfig, kind: str, near: Near | None
-):
+def _mutations_of(start: jax.Array, task: LayerTask):
     """The function from u to a candidate, and the shape of u."""
+    layer, config, near = task.layer, task.config, task.near
     scale = layer.mutation_strength * layer.exploration_boost * spread(start)
     basis, shape = None, start.shape
     if layer.smoothing_passes and start.ndim > 1:
@@ -181,7 +172,7 @@ def _mutations_of(
 
     def decode(u):
         noise = u if basis is None else (basis @ u).reshape(start.shape)
-        mutated = standardize(start + scale * noise, kind)
+        mutated = standardize(start + scale * noise, task.kind)
         return mutated if near is None else near(mutated)
 
     return decode, shape

@@ -11,7 +11,8 @@ from toy_search import CONFIG, KEY, STAGES, data
 from dsl_jax.config import SearchConfig
 from dsl_jax.evolution import image
 from dsl_jax.evolution.images import search
-from dsl_jax.evolution.rules import rules_of
+from dsl_jax.evolution.layer import evolve_layer
+from dsl_jax.evolution.task import LayerTask
 from dsl_jax.keys import philox_key
 
 STRENGTH = 0.7
@@ -109,15 +110,13 @@ def test_the_first_candidates_are_judged_with_noise_too():
     """Or the best of them would be chosen by another fitness than all that come after."""
     candidates = jax.random.normal(KEY, (5, 3))
     layer = dataclasses.replace(NOISY.layers[0], generations=0)
-    best, trace = image.evolve_layer(
-        philox_key(KEY),
-        candidates,
+    task = LayerTask(
         lambda h: h[:, 0],
         layer,
         NOISY,
         "vector",
-        rules_of(NOISY),
         renewed=lambda number: lambda h: h[:, 1] + number,
     )
+    best, trace = evolve_layer(philox_key(KEY), candidates, task)
     np.testing.assert_array_equal(best[0], candidates[candidates[:, 1].argmax()])
     np.testing.assert_array_equal(trace, candidates[:, 1].max()[None])

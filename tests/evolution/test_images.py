@@ -17,9 +17,11 @@ from toy_search import CONFIG, KEY, STAGES, data, image_stage, logits_stage, vec
 
 from dsl_jax import devices
 from dsl_jax.config import LayerSchedule
-from dsl_jax.evolution.image import search_image, with_copies
+from dsl_jax.evolution.image import search_image
 from dsl_jax.evolution.images import _search_one, as_pytrees, search
+from dsl_jax.evolution.layer import with_copies
 from dsl_jax.evolution.operators import standardize
+from dsl_jax.evolution.task import LayerTask
 from dsl_jax.keys import philox_key
 from dsl_jax.targets.fill import search_to_store
 
@@ -138,7 +140,8 @@ def test_a_layers_first_candidates_are_as_near_as_refiners():
     """Of strength alpha (SPEC 3): without the boost that explorers have."""
     layer = LayerSchedule(1, 1e-4, exploration_boost=1e3)
     best = standardize(jax.random.normal(KEY, (6, 6, 2)), "conv")[None]
-    copies = with_copies(philox_key(KEY), best, lambda h: h[:, 0, 0, 0], layer, CONFIG, "conv")
+    task = LayerTask(lambda h: h[:, 0, 0, 0], layer, CONFIG, "conv")
+    copies = with_copies(philox_key(KEY), best, task)
     assert copies.shape == (CONFIG.population_size, 6, 6, 2)
     distances = jnp.abs(copies[1:] - best).max(axis=(1, 2, 3))
     assert float(distances.min()) > 0 and float(distances.max()) < 1e-2

@@ -15,6 +15,7 @@ from dsl_jax.evolution.fitness import Population
 from dsl_jax.evolution.image import search_image
 from dsl_jax.evolution.images import search
 from dsl_jax.evolution.operators import kind_of, noise_basis, normalize, standardize
+from dsl_jax.evolution.task import LayerTask
 from dsl_jax.keys import philox_key
 
 STRATEGIES = ("SimpleGA", "DifferentialEvolution", "SNES", "Open_ES", "Sep_CMA_ES")
@@ -59,12 +60,8 @@ def test_as_many_candidates_are_evaluated_as_by_the_papers_algorithm(name):
     with jax.disable_jit():
         kept, trace = strategies.evolve(
             philox_key(KEY),
-            strategies.resolve(name),
             Population(population, jnp.arange(7.0) - 100),
-            evaluate,
-            layer,
-            with_strategy(name),
-            "conv",
+            LayerTask(evaluate, layer, with_strategy(name), "conv", strategies.resolve(name)),
         )
     assert sum(evaluated) == layer.generations * CONFIG.num_children
     assert kept.shape == (CONFIG.num_parents, 4, 4, 3) and trace.shape == (4,)
@@ -101,7 +98,8 @@ def test_an_algorithm_begins_at_the_best_and_moves_in_smooth_mutations_of_it():
     layer = LayerSchedule(1, 0.3, 2.0, 2)
     begun = Population(population, jnp.array([-3.0, -1.0, jnp.nan, -2.0, -5.0]))
     with jax.disable_jit():
-        strategies.evolve(philox_key(KEY), Spy, begun, evaluate, layer, config, "conv")
+        task = LayerTask(evaluate, layer, config, "conv", Spy)
+        strategies.evolve(philox_key(KEY), begun, task)
     start = population[1]
     np.testing.assert_allclose(seen[0][0], start, atol=1e-5)
     basis = noise_basis((6, 6), 2, True, config.noise_truncation)

@@ -1,0 +1,106 @@
+"""Evolution of one layer: its first candidates, its generations, and what is kept of them.
+
+Letters: n candidates, k parents.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+from dsl_jax.evolution import strategies
+from dsl_jax.evolution.fitness import Population, as_cost, ranked
+from dsl_jax.evolution.operators import reproduce, standardize
+from dsl_jax.evolution.task import LayerTask
+from dsl_jax.keys import computed_once
+
+
+def with_copies(key: jax.Array, best: jax.Array, task: LayerTask) -> jax.Array:
+    """A layer's first candidates [n, ...]: what came in [1, ...], and mutated copies of it."""
+    config, layer = task.config, task.layer
+    copies = reproduce(
+        key,
+        best,
+        config.population_size - 1,
+        layer.mutation_strength,
+        layer.smoothing_passes,
+        smoothing=config.smoothing,
+        kind=task.kind,
+        truncation=config.noise_truncation,
+        near=task.near,
+    )
+    if config.stop_probability < 1:  # what comes in right with the margin is left alone
+        is_enough = task.evaluate(best)[0] >= math.log(config.stop_probability)
+        copies = jnp.where(is_enough, best, copies)
+    return jnp.concatenate([best, copies])
+
+
+def evolve_layer(
+    key: jax.Array, candidates: jax.Array, task: LayerTask
+) -> tuple[jax.Array, jax.Array]:
+    """Parents [k, ...] after the last generation, best first, and the best fitness of each."""
+    first = task.evaluate if task.renewed is None else task.renewed(jnp.int32(0))
+    population = Population(candidates, first(candidates))
+    if not task.layer.generations:
+        best = jnp.argmax(ranked(population.fitness))
+        return candidates[best][None], population.fitness[best][None]
+    if task.strategy is None:
+        return _evolve_as_in_the_paper(key, population, task)
+    # evosax computes in float32
+    population = population._replace(candidates=candidates.astype(jnp.float32))
+    parents, trace = strategies.evolve(key, population, task)
+    return parents.astype(candidates.dtype), trace
+
+
+def target_of(parents: jax.Array, task: LayerTask) -> jax.Array:
+    """What is kept of a layer's last parents [k, ...], best first: the best, or their mean."""
+    parents = parents.astype(jnp.float32)
+    if task.config.target == "parent_mean" and task.layer.generations:
+        return standardize(jnp.mean(parents, axis=0), task.kind)
+    return parents[0]
+
+
+def _evolve_as_in_the_paper(
+    key: jax.Array, population: Population, task: LayerTask
+) -> tuple[jax.Array, jax.Array]:
+    """`evolve_layer` by `RepresentationGA`, for at least one generation."""
+    config, layer = task.config, task.layer
+    with jax.ensure_compile_time_eval():  # evosax makes arrays; none may belong to this trace
+        from dsl_jax.evolution.generation import Params, RepresentationGA
+
+        algorithm = RepresentationGA(
+            config.num_parents,
+            config.num_explorers,
+            config.num_refiners,
+            jnp.zeros(population.candidates.shape[1:], population.candidates.dtype),
+            smoothing_passes=layer.smoothing_passes,
+            smoothing=config.smoothing,
+            kind=task.kind,
+            truncation=config.noise_truncation,
+            near=task.near,
+        )
+    params = Params(layer.mutation_strength, layer.exploration_boost)
+    first = algorithm.survivors((population.candidates,), as_cost(population.fitness))
+
+    def renew(carry, number):
+        parents, costs = carry
+        generation_key = computed_once(jax.random.fold_in(key, number))
+        evaluate = task.evaluate
+        if task.renewed is not None:
+            evaluate = task.renewed(number)
+            costs = as_cost(evaluate(parents))
+        children = algorithm.offspring(generation_key, parents, params)
+        new_costs = [as_cost(evaluate(part)) for part in children if len(part)]
+        return algorithm.survivors((parents, *children), jnp.concatenate([costs, *new_costs]))
+
+    def generation(carry, number):
+        if config.stop_probability < 1:  # a search of one image alone, as on a CPU, skips the rest
+            is_enough = as_cost(carry[1][0]) >= math.log(config.stop_probability)
+            new = jax.lax.cond(is_enough, lambda old, _: old, renew, carry, number)
+        else:
+            new = renew(carry, number)
+        return new, new[1][0]
+
+    numbers = jnp.arange(1, layer.generations + 1)
+    (parents, _), rest = jax.lax.scan(generation, first, numbers)
+    return parents, as_cost(jnp.concatenate([first[1][:1], rest]))
