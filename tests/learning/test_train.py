@@ -14,13 +14,16 @@ from flax import nnx
 from stripes import DATASET, leaves, make, targets
 
 from dsl_jax.config import LearnConfig
+from dsl_jax.devices import take
 from dsl_jax.evolution.image import SearchResult
 from dsl_jax.learning import steps, train
 from dsl_jax.learning.batches import plan_batches
 from dsl_jax.learning.evaluation import (
     Evaluation,
     evaluate,
+    evaluate_images,
     representations_of,
+    with_training_statistics,
 )
 from dsl_jax.learning.optimizer import learning_rate, make_optimizer
 from dsl_jax.learning.resident import has_room_for
@@ -125,6 +128,41 @@ def test_the_network_kept_is_the_best_epochs_by_validation(epochs, monkeypatch):
     assert result.best_epoch == result.history[1]
     for kept, best in zip(leaves(result.network, nnx.Param), seen[1], strict=True):
         np.testing.assert_array_equal(kept, best)
+
+
+def test_batches_keep_their_images_and_come_in_another_order_each_epoch(monkeypatch):
+    taken = []
+
+    def recorded(array, rows, mesh):
+        if array is DATASET.train.images:
+            taken.append(tuple(rows.tolist()))
+        return take(array, rows, mesh)
+
+    monkeypatch.setattr(train, "take", recorded)
+    learn_sgd(KEY, make(), DATASET, CONFIG)
+    epochs = np.split(np.array(taken), CONFIG.epochs)
+    first = set(map(tuple, epochs[0].tolist()))
+    assert len(first) == 4 and all(set(map(tuple, rows.tolist())) == first for rows in epochs)
+    assert len({rows.tobytes() for rows in epochs}) > 1
+
+
+def test_statistics_are_of_some_images_in_training_and_of_all_trained_on_at_its_end(monkeypatch):
+    measured, scored = [], []
+
+    def measure(network, dataset, rows):
+        measured.append(set(rows.tolist()))
+        return with_training_statistics(network, dataset, rows)
+
+    def score(network, dataset, split, statistics):
+        scored.append(statistics)
+        return evaluate_images(network, dataset, split, statistics)
+
+    monkeypatch.setattr(train, "with_training_statistics", measure)
+    monkeypatch.setattr(train, "evaluate_images", score)
+    config = dataclasses.replace(CONFIG, evaluation_statistics="batch")
+    learn_sgd(KEY, make(), DATASET, config)
+    assert [len(rows) for rows in measured] == [32, 32, 32, 64]
+    assert len(DATASET.train.images) == 64 and scored == ["batch"] * CONFIG.epochs
 
 
 def test_a_measure_sees_each_validated_epochs_network_and_joins_its_record():
