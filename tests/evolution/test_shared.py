@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from drawn_keys import recording_key
 from toy_search import CONFIG, KEY, STAGES, data, image_stage, logits_stage, vector_stage
 
 from dsl_jax.config import SharedConfig
@@ -182,6 +183,14 @@ def test_each_generation_is_judged_by_images_of_its_own():
         logits = logits_stage(vector_stage(np.asarray(h, np.float32)))
         each = likelihood(logits, label)
         assert np.isclose(each, fresh.fitness[0][label, -1], atol=1e-5).any()
+
+
+def test_no_two_draws_have_the_same_key():
+    found(key=recording_key(2, drawn := []), clusters=2, fresh_images=2)
+    jax.effects_barrier()
+    searches = 2 * 5  # of each two draws a generation, one for its images
+    generations = sum(layer.generations for layer in CONFIG.layers)
+    assert len(set(drawn)) == len(drawn) > 2 * searches * generations
 
 
 def test_fresh_images_are_for_the_papers_strategy():

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import own_strategy
 import pytest
+from drawn_keys import recording_key
 from toy_search import CONFIG, KEY, STAGES, data
 
 from dsl_jax.config import LayerSchedule, SearchConfig
@@ -44,6 +45,14 @@ def test_fitness_rises_and_representations_are_as_the_papers(name):
     np.testing.assert_allclose(
         result.representations[1], jax.vmap(normalize)(result.representations[1]), atol=1e-3
     )
+
+
+def test_no_two_draws_have_the_same_key():
+    key = recording_key(3, drawn := [])
+    search(key, STAGES, IMAGES[:2], LABELS[:2], with_strategy("SNES", num_searches=2))
+    jax.effects_barrier()
+    generations = sum(layer.generations for layer in CONFIG.layers)
+    assert len(set(drawn)) == len(drawn) >= 2 * 2 * generations
 
 
 @pytest.mark.slow

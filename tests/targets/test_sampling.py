@@ -6,6 +6,7 @@ import math
 import jax
 import numpy as np
 import pytest
+from drawn_keys import recording_key
 from toy_search import CONFIG, KEY, STAGES, data, image_stage, vector_stage
 
 from dsl_jax.config import SamplerConfig
@@ -75,6 +76,13 @@ def test_what_is_held_out_is_measured_on_images_that_it_did_not_learn_from():
     predicted += propose(found.targets.weights[0], natural, labels)
     left = np.sum((targets - predicted) ** 2) / np.sum(targets**2)
     assert left == pytest.approx(shares.min(), rel=1e-3)
+
+
+def test_no_two_draws_have_the_same_key():
+    key, config = recording_key(4, drawn := [], "words"), dataclasses.replace(SAMPLER, epochs=3)
+    learn_sampler(key, STAGES, made_targets(IMAGES, LABELS), IMAGES, LABELS, 5, config)
+    jax.effects_barrier()
+    assert len(set(drawn)) == len(drawn) > 2 * config.epochs  # of two blocks
 
 
 def test_targets_have_the_cosine_of_the_search_and_without_weights_are_the_classs(learned):
