@@ -27,7 +27,6 @@ from dsl_jax.targets.reading import (
     Control,
     Given,
     Naturals,
-    Targets,
     as_targets,
     blocks_of,
     centred,
@@ -131,13 +130,14 @@ def class_part_targets(
     if not statistics.counts.all():
         absent = np.flatnonzero(statistics.counts == 0).tolist()
         raise ValueError(f"no image of the classes {absent} was searched: search more images")
-    members = np.eye(num_classes, dtype=np.float32)[labels].T
-    logits = members @ np.asarray(read.read().representations[-1], np.float32)
+    logits = np.zeros((num_classes, num_classes))
+    for rows in chunks(np.arange(len(labels))):
+        np.add.at(logits, np.asarray(labels)[rows], read.read(rows).representations[-1])
     return SharedTargets(
         as_pytrees(stages),
         statistics.parts,
         np.asarray(statistics.cosines, np.float32),
-        logits / statistics.counts[:, None].astype(np.float32),
+        (logits / statistics.counts[:, None]).astype(np.float32),
     )
 
 
@@ -193,11 +193,12 @@ def shuffled_labels(key: jax.Array, labels: np.ndarray) -> np.ndarray:
     return np.asarray(labels)[np.asarray(jax.random.permutation(key, len(labels)))]
 
 
-def with_blocks_of(other: Targets, targets: Targets) -> Control:
+def with_blocks_of(other: Given, targets: Given) -> Given:
     """The blocks' targets of another search of the same images, with the logits of this one."""
-    if not np.array_equal(other.ids, targets.ids):
+    read = as_targets(other)
+    if not np.array_equal(read.ids, as_targets(targets).ids):
         raise ValueError("the two searches are of different images, or in another order")
-    return _with_logits(targets, lambda rows: other.read(rows).representations[:-1])
+    return _with_logits(targets, lambda rows: read.read(rows).representations[:-1])
 
 
 def class_means(targets: Given, labels: np.ndarray, statistics: ClassStatistics) -> Given:

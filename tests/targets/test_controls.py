@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from dsl_jax.evolution.image import SearchResult
 from dsl_jax.targets import controls, reading
 from dsl_jax.targets.controls import class_statistics
+from dsl_jax.targets.decomposition import decompose
 from dsl_jax.targets.reading import Naturals
 
 KEY = jax.random.key(0)
@@ -117,6 +118,33 @@ def test_reading_in_parts_changes_nothing(store, naturals, statistics, monkeypat
     jax.tree.map(np.testing.assert_array_equal, parts, whole)
 
 
+def test_a_store_is_never_read_whole(store, naturals, statistics, monkeypatch):
+    """A run's store may not fit the memory."""
+    monkeypatch.setattr(reading, "CHUNK", 2)
+    asked = []
+
+    class Recorded:
+        ids = store.ids
+
+        def read(self, rows=None):
+            asked.append(len(store.ids) if rows is None else len(rows))
+            return store.read(rows)
+
+    parts, few = Recorded(), np.array([5, 2])
+    class_statistics(parts, naturals, LABELS, 3)
+    controls.class_part_targets(toy.STAGES, parts, naturals, LABELS, 3)
+    decompose(parts, naturals, LABELS, 3)
+    for control in (
+        controls.permuted(KEY, parts, LABELS),
+        controls.class_means(parts, LABELS, statistics),
+        controls.natural(parts, naturals),
+        controls.natural_plus(statistics.parts, statistics.cosines, parts, naturals, LABELS),
+        controls.with_blocks_of(parts, parts),
+    ):
+        control.read(few)
+    assert asked and max(asked) == 2
+
+
 def test_a_control_of_the_blocks_keeps_the_images_own_logits(store, naturals, statistics):
     logits = store.read().representations[-1]
     made = {
@@ -176,6 +204,7 @@ def test_a_search_result_serves_like_a_store(store, statistics):
     for make in (
         lambda targets: controls.permuted(KEY, targets, LABELS),
         lambda targets: controls.class_means(targets, LABELS, statistics),
+        lambda targets: controls.with_blocks_of(targets, targets),
     ):
         ours = make(in_memory)
         assert isinstance(ours, SearchResult)  # has no ids, and so `learn` asks for none

@@ -39,8 +39,8 @@ def test_shares_of_known_parts():
     n, d, r = directions(3)
     target = 0.6 * n + 0.3 * d + 0.74 * r
     size = 0.36 + 0.09 + 0.74**2
-    # The displacement has some of the natural in it, which is taken away.
-    along, common = shares_of(target[None], 3 * n[None] + 7, (2 * d - 5 * n)[None])
+    # The displacement has some of the natural in it, which is taken away; means do not count.
+    along, common = shares_of(target[None] + 4, 3 * n[None] + 7, (2 * d - 5 * n)[None] - 2)
     assert along[0] == pytest.approx(0.36 / size, abs=1e-5)
     assert common[0] == pytest.approx(0.09 / size, abs=1e-5)
     nothing = np.zeros((1, SIZE))
