@@ -27,7 +27,8 @@ def carried_table(shares: Sequence[Shares]) -> Table:
         "Shares of the variance of a searched target: along its image's natural representation in "
         "the searched network; along its class's mean displacement, searched less natural, of the "
         f"other images of the class; and neither, {rest:.0%} on average. With few images a class "
-        "the second share is too low, and the third too high. What is an image's own helps only as "
+        "the second share is too low, and the third too high; with many, too, some of what a class "
+        "has in common counts as neither. What is an image's own helps only as "
         "far as it can be told from the image; the control called permuted trains on the targets "
         "of another image of the class."
     )
