@@ -6,7 +6,8 @@ Each folder is one that what_targets_carry.py has filled; its rows and predictio
 nothing is computed. Of each the preset's own search is shown with the first G, a column a cycle.
 --ladder=TITLE=FOLDER calls one something else than its data set and number of images;
 --ladder=FOLDER+FOLDER joins the seeds of two that differ at most in what is compared.
---lines=ladders has a line a ladder; --compared and --variant choose what is shown.
+--lines=ladders has a line a ladder; --compared and --variant choose what is shown, and --less what
+all else is set against, in place of the searched targets.
 """
 
 import itertools
@@ -21,7 +22,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 import what_targets_carry
 from common import command_line, plan, sweep_rows
-from common.predictions import in_text, with_predictions
+from common.predictions import in_text, less, with_predictions
 from common.sweeps import what_counts
 
 from dsl_jax.config import from_dict
@@ -30,6 +31,7 @@ from dsl_jax.plain_data import differences
 from dsl_jax.reports import plots
 from dsl_jax.reports.intervals import Interval
 
+SEARCHED = "searched targets"
 LADDERS = flags.DEFINE_multi_string(
     "ladder", [], "FOLDER, FOLDER+FOLDER of other seeds, or TITLE= and these; once for each."
 )
@@ -40,15 +42,19 @@ COMPARED = flags.DEFINE_multi_string(
     "compared", [], 'What to show, such as "permuted targets", once for each (all there is).'
 )
 VARIANT = flags.DEFINE_string("variant", None, "The only one to show, such as all_layers.")
+LESS = flags.DEFINE_string(
+    "less", SEARCHED, 'What all else is set against, such as "natural and channel code".'
+)
 OFF_THE_SCALE = "natural representations"  # of the picture
-SEARCHED = "searched targets"
 
 
 class Column(NamedTuple):
-    """A ladder's cycle: what it is called, by variant the accuracy of the searched targets, as
-    text, and how far all else is from it, by name."""
+    """A ladder's cycle: what it is called, the candidates that its searches have evaluated for an
+    image, by variant the accuracy of what all else is set against, as text, and how far all else is
+    from it, by name."""
 
     title: str
+    candidates: int
     accuracies: dict[str, str]
     differences: dict[str, dict[str, Interval]]
 
@@ -68,13 +74,14 @@ def read_points(folder: Path) -> list[dict[str, Any]]:
     return [point | {"rows": with_predictions(point["rows"], folder)} for point in points]
 
 
-def read_ladder(folders: str, title: str | None = None) -> list[Column]:
+def read_ladder(folders: str, title: str | None = None, reference: str = SEARCHED) -> list[Column]:
     """The kept points of a folder, or of several that have other seeds; a column a cycle.
 
     folders: with + between them.
+    reference: what all else is set against.
 
     Raises:
-      ValueError: there are none, or they are not of one ladder.
+      ValueError: there are none, or they are not of one ladder, or none has the reference.
     """
     points = [point for name in folders.split("+") for point in read_points(Path(name))]
     check_alike(points, folders)
@@ -82,28 +89,37 @@ def read_ladder(folders: str, title: str | None = None) -> list[Column]:
     groups = min((row["learner_groups"] for row in rows if row["search"] == "preset"), default=0)
     if not groups:
         raise ValueError(f"{folders} has no finished ladder yet: its command goes on")
-    if title is None:
-        name = rows[0]["dataset"]
-        config = plan.for_dataset(from_dict(points[0]["identity"]["config"]), name)
-        title = f"{name}, {plan.image_counts(config)[0]:,}"
+    name = rows[0]["dataset"]
+    config = plan.for_dataset(from_dict(points[0]["identity"]["config"]), name)
+    num_images = plan.image_counts(config)[0]
+    title = title or f"{name}, {num_images:,}"
     cycles: dict[int, Column] = {}
     for ladder in what_targets_carry.ladders(rows):
         row = ladder.searched[0]
         if (row["search"], row["learner_groups"]) == ("preset", groups):
             variant, cycle = row["variant"].replace("_", " "), row["cycle"]
             called = title if cycle == 1 else f"{title}, cycle {cycle}"
-            column = cycles.setdefault(cycle, Column(called, {}, {}))
-            column.accuracies[variant] = sweep_rows.mean_percent(ladder.searched, "test_accuracy")
-            column.differences[variant] = {
-                short_name(name, variant, cycle): one
-                for name, one in what_targets_carry.differences(ladder).items()
+            there = {SEARCHED: ladder.searched} | {
+                short_name(name, variant, cycle): one for name, one in ladder.others.items()
             }
+            if reference not in there:
+                raise ValueError(
+                    f"less has {reference!r}, which {called} has not: choose from "
+                    f"{'; '.join(there)}"
+                )
+            ours = there.pop(reference)
+            column = cycles.setdefault(
+                cycle, Column(called, row["candidates"] // num_images, {}, {})
+            )
+            column.accuracies[variant] = sweep_rows.mean_percent(ours, "test_accuracy")
+            found = {name: less(one, ours) for name, one in there.items()}
+            column.differences[variant] = {name: one for name, one in found.items() if one}
     return [cycles[cycle] for cycle in sorted(cycles)]
 
 
 def check_alike(points: Sequence[dict[str, Any]], folders: str) -> None:
-    """Raises ValueError unless points of one search and G differ in their seed, and in what is
-    learned beside the searched targets, alone."""
+    """Raises ValueError unless points of one search and G differ in their seed, in what is learned
+    beside the searched targets, and in the number of cycles alone."""
     first: dict[tuple[str, int], dict[str, Any]] = {}
     seeds: set[tuple[str, int, int]] = set()
     for point in points:
@@ -114,7 +130,7 @@ def check_alike(points: Sequence[dict[str, Any]], folders: str) -> None:
             raise ValueError(f"{folders} has seed {seed} of search {search} twice")
         seeds.add((search, groups, seed))
         config = what_counts(point["identity"])["config"]
-        unlike = {"seed", "target_controls", "variants"}
+        unlike = {"seed", "target_controls", "variants", "cycles"}  # a first cycle is as without
         unlike |= set() if "sgd" in config["variants"] else {"sgd"}
         config = {name: value for name, value in config.items() if name not in unlike}
         known = first.setdefault((search, groups), config)
@@ -142,15 +158,14 @@ def of_variant(column: Column, variant: str) -> Column:
     if variant not in column.accuracies:
         known = ", ".join(name.replace(" ", "_") for name in column.accuracies)
         raise ValueError(f"{column.title} has no variant {variant.replace(' ', '_')}, but {known}")
-    return Column(
-        column.title,
-        {variant: column.accuracies[variant]},
-        {variant: column.differences[variant]},
+    return column._replace(
+        accuracies={variant: column.accuracies[variant]},
+        differences={variant: column.differences[variant]},
     )
 
 
 def names_of(columns: Sequence[Column], compared: Sequence[str]) -> list[str]:
-    """What is shown beside the searched targets, in order: `compared`, or all there is.
+    """What is shown beside what all is set against, in order: `compared`, or all there is.
 
     Raises:
       ValueError: one of them is in no column.
@@ -164,21 +179,24 @@ def names_of(columns: Sequence[Column], compared: Sequence[str]) -> list[str]:
     return list(compared) or known
 
 
-def table(columns: Sequence[Column], names: Sequence[str], lines: str) -> str:
-    """A table a variant: accuracies of the searched targets, and the others' less these.
+def table(
+    columns: Sequence[Column], names: Sequence[str], lines: str, reference: str = SEARCHED
+) -> str:
+    """A table a variant: accuracies of the reference, and the others' less these.
 
-    lines: "targets", a line each; or "ladders".
+    lines: "targets", a line each; or "ladders", with the candidates that each has evaluated.
     """
     parts = []
     for variant in dict.fromkeys(name for column in columns for name in column.accuracies):
         with_it = [column for column in columns if variant in column.accuracies]
         cells = [[variant, *(column.title for column in with_it)]]
-        cells.append([SEARCHED, *(column.accuracies[variant] for column in with_it)])
+        cells.append([reference, *(column.accuracies[variant] for column in with_it)])
         for name in names:
             found = [column.differences[variant].get(name) for column in with_it]
             if any(found):
                 cells.append([name, *map(in_text, found)])
         if lines == "ladders":
+            cells.insert(1, ["candidates an image", *(f"{c.candidates:,}" for c in with_it)])
             cells = [list(line) for line in zip(*cells, strict=True)]
         parts.append(sweep_rows.markdown(cells[0], cells[1:]))
     return "\n\n".join(parts)
@@ -218,14 +236,14 @@ def run_all() -> None:
     columns = []
     for given in LADDERS.value:
         title, _, name = given.rpartition("=")
-        columns += read_ladder(name, title or None)
+        columns += read_ladder(name, title or None, LESS.value)
     titles = [column.title for column in columns]
     if alike := [title for title in titles if titles.count(title) > 1]:
         raise ValueError(f"two ladders are called {alike[0]}: give one a title, TITLE=FOLDER")
     if VARIANT.value:
         columns = [of_variant(column, VARIANT.value.replace("_", " ")) for column in columns]
     names = names_of(columns, COMPARED.value)
-    text = table(columns, names, LINES.value)
+    text = table(columns, names, LINES.value, LESS.value)
     write_text(folder / "report.md", text + "\n")
     with replacing(folder / "ladders.png") as file:
         draw(columns, names, LINES.value).savefig(file, format="png")

@@ -48,10 +48,33 @@ def test_a_line_a_ladder_and_cycle(experiment, tmp_path, monkeypatch, capsys):
         assert table[-1].startswith("The picture: ")  # so there is one table, of one variant
         tables.append([x.strip("|").split("|") for x in table[:1] + table[2:-1]])
     cells = [[cell.strip() for cell in line] for line in tables[0]]
-    assert cells[0][1:] == ["searched targets", *compared]
+    assert cells[0][2:] == ["searched targets", *compared]
     assert [x[0] for x in cells[1:]] == ["twice", "twice, cycle 2", "laptop, seeds 1 to 3"]
-    assert [x[3] == "" for x in cells[1:]] == [True, True, False]  # there are no class means
-    assert [*zip(*tables[0], strict=True)] == [tuple(line) for line in tables[1]]
+    assert [x[1] for x in cells[1:]] == ["4,152", "6,404", "4,152"]  # both cycles' in the second
+    assert [x[4] == "" for x in cells[1:]] == [True, True, False]  # there are no class means
+    without_price = [line[:1] + line[2:] for line in tables[0]]
+    assert [*zip(*without_price, strict=True)] == [tuple(line) for line in tables[1]]
+
+
+def test_all_else_is_set_against_what_is_asked_for(experiment, tmp_path, monkeypatch, capsys):
+    """Where both have the same seeds, a difference of two differences."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+    given = ["--ladder=results/carry-cifar10_long", f"--output_dir={tmp_path / 'ladders'}"]
+    tables = []
+    for less in ([], ["--less=natural and channel code"]):
+        assert experiment("ladders")(*given, *less) == 0
+        table = capsys.readouterr().out.split("\n\n")[0].splitlines()[2:-1]
+        tables.append(dict(line.strip("| ").split(" | ") for line in table))
+    searched, code = tables
+    assert [next(iter(x)) for x in tables] == ["searched targets", "natural and channel code"]
+
+    def points(cell):
+        return float(cell.split(" (")[0])
+
+    for name in ("permuted targets", "natural and class part", "SGD, same depth"):
+        less = points(searched[name]) - points(searched["natural and channel code"])
+        assert points(code[name]) == pytest.approx(less, abs=0.011)
+    assert points(code["searched targets"]) == -points(searched["natural and channel code"])
 
 
 def test_seeds_of_two_folders_are_one_ladder(experiment, tmp_path, monkeypatch, capsys):
@@ -82,8 +105,8 @@ def test_a_panel_for_each_of_what_is_compared_where_a_line_is_a_ladder():
     module = importlib.import_module("ladders")
     one, two = Interval(0.01, 0.0, 0.02), Interval(0.03, 0.02, 0.04)
     columns = [
-        module.Column("first", {}, {"all layers": {"b": one}}),
-        module.Column("second", {}, {"all layers": {"a": one, "b": two}}),
+        module.Column("first", 1, {}, {"all layers": {"b": one}}),
+        module.Column("second", 1, {}, {"all layers": {"a": one, "b": two}}),
     ]
     panels = module.draw(columns, ["a", "b"], "ladders").axes
     assert [axes.get_title() for axes in panels] == ["a", "b"]
@@ -111,6 +134,11 @@ def test_a_panel_for_each_of_what_is_compared_where_a_line_is_a_ladder():
         ),
         ("results/carry-cifar10+results/carry-cifar10_long", "", "are no seeds of one ladder: "),
         ("results/carry-cifar10", "--compared=permuted", "'permuted', which none of the ladders"),
+        (
+            "results/carry-cifar10_part",
+            "--less=SGD, same depth",
+            "less has 'SGD, same depth', which cifar10, 5,000 has not: choose from searched",
+        ),
         (
             "results/carry-cifar10_part",
             "--variant=skip_block_0",
