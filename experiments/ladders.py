@@ -188,7 +188,7 @@ def table(
     """
     parts = []
     for variant in dict.fromkeys(name for column in columns for name in column.accuracies):
-        with_it = [column for column in columns if variant in column.accuracies]
+        with_it = [c for c in columns if c.differences.get(variant, {}).keys() & set(names)]
         cells = [[variant, *(column.title for column in with_it)]]
         cells.append([reference, *(column.accuracies[variant] for column in with_it)])
         for name in names:
