@@ -29,6 +29,8 @@ SCRIPTS = (
     "cycles",
     "learnable",
     "starts",
+    "what_targets_carry",
+    "full_data",
 )
 
 
