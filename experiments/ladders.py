@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 import what_targets_carry
 from common import command_line, plan, sweep_rows
-from common.predictions import in_text, less, with_predictions
+from common.predictions import in_text, less, read_points
 from common.sweeps import what_counts
 
 from dsl_jax.config import from_dict
@@ -59,21 +59,6 @@ class Column(NamedTuple):
     differences: dict[str, dict[str, Interval]]
 
 
-def read_points(folder: Path) -> list[dict[str, Any]]:
-    """The kept points of a folder, their rows with predictions.
-
-    Raises:
-      ValueError: there are none, or they are of another experiment.
-    """
-    found = read_json(folder / "sweep.json")
-    if found is None or found["experiment"] != "what_targets_carry":
-        raise ValueError(f"{folder} holds no what_targets_carry: see its --output_dir")
-    points = [read_json(path) for path in sorted(folder.glob("points/*.json"))]
-    if not points:
-        raise ValueError(f"{folder} has no finished point: its command goes on where it stopped")
-    return [point | {"rows": with_predictions(point["rows"], folder)} for point in points]
-
-
 def read_ladder(folders: str, title: str | None = None, reference: str = SEARCHED) -> list[Column]:
     """The kept points of a folder, or of several that have other seeds; a column a cycle.
 
@@ -83,6 +68,10 @@ def read_ladder(folders: str, title: str | None = None, reference: str = SEARCHE
     Raises:
       ValueError: there are none, or they are not of one ladder, or none has the reference.
     """
+    for name in folders.split("+"):
+        found = read_json(Path(name) / "sweep.json")
+        if found is None or found["experiment"] != "what_targets_carry":
+            raise ValueError(f"{name} holds no what_targets_carry: see its --output_dir")
     points = [point for name in folders.split("+") for point in read_points(Path(name))]
     check_alike(points, folders)
     rows = [row for point in points for row in point["rows"]]
@@ -221,10 +210,7 @@ def draw(columns: Sequence[Column], names: Sequence[str], lines: str) -> Figure:
 
 def run_all() -> None:
     """What the command line says."""
-    command_line.takes_no("config", "sweep")
-    for name in command_line.SHARED:
-        if name != "output_dir" and flags.FLAGS[name].present:
-            raise ValueError(f"--{name} has no effect: kept sweeps are read, nothing is computed")
+    command_line.computes_nothing("output_dir")
     if not LADDERS.value:
         raise ValueError("ladder is empty: give the folders, --ladder=FOLDER --ladder=FOLDER")
     folder = command_line.output_dir("runs/ladders")

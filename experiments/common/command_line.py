@@ -137,6 +137,14 @@ def takes_no(*groups: str) -> None:
             raise ValueError(f"--{group}.{name} has no effect: this program has no --{group}.NAME")
 
 
+def computes_nothing(*but: str) -> None:
+    """Raises ValueError for the flags of programs that compute, `but` these."""
+    takes_no("config", "sweep")
+    for name in SHARED:
+        if name not in but and flags.FLAGS[name].present:
+            raise ValueError(f"--{name} has no effect: kept sweeps are read, nothing is computed")
+
+
 def output_dir(default: str) -> Path:
     """The folder that --output_dir names, or the default one.
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from common import sweep_rows
 from dsl_jax.data.dataset import Dataset
-from dsl_jax.files import read_arrays, replacing
+from dsl_jax.files import read_arrays, read_json, replacing
 from dsl_jax.reports import intervals
 
 REMEDY = "delete it and the .json beside it, and the same command computes the point again"
@@ -32,6 +32,23 @@ def with_predictions(rows: sweep_rows.Rows, folder: Path) -> sweep_rows.Rows:
         return kept[row["training"]] == kept["labels"]
 
     return [row | {"right": right(row)} if row.get("predictions") else row for row in rows]
+
+
+def read_points(folder: Path) -> list[dict[str, Any]]:
+    """The kept points of a sweep, their rows with predictions.
+
+    Raises:
+      ValueError: there are none.
+    """
+    points = [read_json(path) for path in sorted(folder.glob("points/*.json"))]
+    if not points:
+        raise ValueError(f"{folder} has no finished point of a sweep: see its --output_dir")
+    return [point | {"rows": with_predictions(point["rows"], folder)} for point in points]
+
+
+def read_rows(folder: Path) -> sweep_rows.Rows:
+    """The rows of `read_points`."""
+    return [row for point in read_points(folder) for row in point["rows"]]
 
 
 def less(ours: sweep_rows.Rows, theirs: sweep_rows.Rows) -> intervals.Interval | None:

@@ -104,6 +104,22 @@ def test_ladders_shown_side_by_side_are_those_of_the_kept_rows(
         assert len({*drawn} & readme) == IN_README[number]
 
 
+COMPARED = [
+    (path, line)
+    for path in PAGES
+    for line in path.read_text().replace("\\\n", "").splitlines()
+    if line.startswith("python experiments/compare.py")
+]
+
+
+@pytest.mark.parametrize(("page", "command"), COMPARED, ids=lambda x: getattr(x, "name", ""))
+def test_comparisons_are_those_of_the_kept_rows(page, command, experiment, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert experiment("compare")(*shlex.split(command)[2:]) == 0
+    drawn = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert set(drawn) <= {*page.read_text().splitlines()}
+
+
 def accuracies(folder, training):
     """A kept training's test accuracies, a seed each, in order."""
     points = (ROOT / "results" / folder / "points").glob("*.json")

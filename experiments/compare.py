@@ -1,0 +1,129 @@
+"""Trainings of a kept sweep compared: test accuracy of one less that of others, with its interval.
+
+    python experiments/compare.py --folder=results/full-cifar10 --where=size=46000 \\
+        --ours=method=per_class,variant=all_layers --theirs=method=searched,variant=all_layers
+
+The rows and predictions that an experiment has kept are read, and nothing is computed. Rows are
+chosen by what is in their columns (rows.csv of the folder has them): COLUMN=VALUE, with a comma
+between several. A title may stand before, TITLE:COLUMN=VALUE. Intervals are over the test images
+and the seeds that both have.
+"""
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from absl import flags
+
+sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
+from common import command_line, sweep_rows
+from common.predictions import in_text, less, read_rows
+
+FOLDERS = flags.DEFINE_multi_string("folder", [], "Of a sweep; several are read as one.")
+OURS = flags.DEFINE_multi_string("ours", [], "The trainings of which others are taken.")
+THEIRS = flags.DEFINE_multi_string("theirs", [], "The others, each a line of the table.")
+WHERE = flags.DEFINE_multi_string("where", [""], "What holds for all, each a column of the table.")
+
+
+class Choice(NamedTuple):
+    """Which rows: what they are called, and the text in their columns."""
+
+    title: str
+    columns: dict[str, str]
+
+
+def parse_choice(given: str, flag: str) -> Choice:
+    """A choice as on the command line.
+
+    Raises:
+      ValueError: it is none.
+    """
+    title, _, conditions = given.rpartition(":")
+    columns = {}
+    for condition in filter(None, conditions.split(",")):
+        name, equals, value = condition.partition("=")
+        if not equals:
+            raise ValueError(f"{flag} has {condition!r}: write COLUMN=VALUE")
+        columns[name] = value
+    return Choice(title or ", ".join(columns.values()), columns)
+
+
+def chosen(rows: sweep_rows.Rows, choice: Choice, flag: str) -> sweep_rows.Rows:
+    """The rows with these values, as text.
+
+    Raises:
+      ValueError: there are none.
+    """
+    for name, value in choice.columns.items():
+        known = {str(row[name]): None for row in rows if name in row}
+        if not known:
+            names = ", ".join(dict.fromkeys(name for row in rows for name in row))
+            raise ValueError(f"{flag}: there is no column {name!r} among {names}")
+        rows = [row for row in rows if str(row.get(name)) == value]
+        if not rows:
+            raise ValueError(f"{flag}: no {name} is {value!r}, but {', '.join(known)}")
+    return rows
+
+
+def of_different_seeds(rows: sweep_rows.Rows, flag: str) -> sweep_rows.Rows:
+    """The rows.
+
+    Raises:
+      ValueError: two have the same seed, so that it is not clear which is meant.
+    """
+    first: dict[int, dict[str, object]] = {}
+    for row in rows:
+        other = first.setdefault(row["seed"], row)
+        if other is not row:
+            names = [n for n in row if type(row[n]) in (str, int) and row[n] != other.get(n)]
+            unlike = "; ".join(f"{n}: {other.get(n)}, {row[n]}" for n in names)
+            raise ValueError(
+                f"{flag} chooses two trainings of seed {row['seed']}: add one of {unlike}"
+            )
+    return rows
+
+
+def table(
+    rows: sweep_rows.Rows, ours: list[Choice], theirs: list[Choice], where: list[Choice]
+) -> str:
+    """Of each of ours the accuracy, and what it is less each of theirs.
+
+    With one `where` these are columns, and each of ours has a line; else a `where` has a column.
+    """
+
+    def of(choice: Choice, flag: str) -> list[sweep_rows.Rows]:
+        there = [chosen(rows, place, "where") for place in where]
+        return [of_different_seeds(chosen(some, choice, flag), flag) for some in there]
+
+    others = {one.title: of(one, "theirs") for one in theirs}
+    lines, columns = [], ["test accuracy", *(f"less {title}" for title in others)]
+    for one in ours:
+        mine = of(one, "ours")
+        cells = [[sweep_rows.mean_percent(m, "test_accuracy") for m in mine]]
+        for other in others.values():
+            cells.append([in_text(less(m, o)) for m, o in zip(mine, other, strict=True)])
+        if len(where) == 1:
+            lines.append([one.title, *(cell for (cell,) in cells)])
+        else:
+            names = [one.title, *(f"{one.title} {column}" for column in columns[1:])]
+            lines += [[name, *line] for name, line in zip(names, cells, strict=True)]
+    places = [place.title for place in where]
+    header = [places[0] or "training", *columns] if len(where) == 1 else [columns[0], *places]
+    return sweep_rows.markdown(header, lines)
+
+
+def run_all() -> None:
+    """What the command line says."""
+    command_line.computes_nothing()
+    for flag in (FOLDERS, OURS, THEIRS):
+        if not flag.value:
+            raise ValueError(f"{flag.name} is empty: --help has an example")
+    rows = [row for folder in FOLDERS.value for row in read_rows(Path(folder))]
+    ours, theirs, where = (
+        [parse_choice(given, flag.name) for given in flag.value] for flag in (OURS, THEIRS, WHERE)
+    )
+    print(table(rows, ours, theirs, where))
+
+
+if __name__ == "__main__":
+    command_line.start(run_all)

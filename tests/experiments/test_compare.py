@@ -1,0 +1,100 @@
+"""Trainings of kept sweeps compared: which rows are chosen, and what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dsl_jax.reports.intervals import in_percent, of_paired_seeds_and_images
+
+ROOT = Path(__file__).parents[2]
+FOLDER = "--folder=results/full-cifar10_5k_codes"
+OURS, THEIRS = "--ours=method=per_class", "--theirs=method=class_part"
+
+
+@pytest.fixture
+def compare(experiment, monkeypatch, capsys):
+    """Runs it at the root; exit code, what it prints, what it says of faults."""
+    monkeypatch.chdir(ROOT)
+
+    def run(*flags):
+        code = experiment("compare")(*flags)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_a_difference_is_that_of_the_kept_predictions(compare):
+    """Seed by seed, with the title that was given."""
+    code, printed, _ = compare(FOLDER, "--ours=ours:method=per_class", THEIRS)
+    said = {"per_class": [], "class_part": []}
+    for method, right in said.items():
+        for seed in range(30, 35):
+            name = f"results/full-cifar10_5k_codes/points/5000-{method}-all_layers-seed_{seed}.npz"
+            kept = np.load(ROOT / name)
+            (training,) = set(kept.files) - {"labels"}
+            right.append(kept[training] == kept["labels"])
+    ours, theirs = map(np.stack, said.values())
+    accuracies = 100 * ours.mean(axis=1)
+    less = in_percent(of_paired_seeds_and_images(ours, theirs), sign=True)
+    assert code == 0
+    assert printed.splitlines() == [
+        "| training | test accuracy | less class_part |",
+        "| --- | --- | --- |",
+        f"| ours | {accuracies.mean():.2f} ± {accuracies.std(ddof=1):.2f} | {less} |",
+    ]
+
+
+def test_several_places_are_columns_with_the_same_numbers(compare):
+    folder, ours = "--folder=results/full-cifar10", "--ours=method=per_class"
+    theirs = "--theirs=method=permuted"
+    places = ["size=20000,variant=all_layers", "46,000:size=46000,variant=all_layers"]
+    _, both, _ = compare(folder, ours, theirs, *(f"--where={place}" for place in places))
+    cells = [line.strip("| ").split(" | ") for line in both.splitlines()]
+    assert cells[0] == ["test accuracy", "20000, all_layers", "46,000"]
+    assert [line[0] for line in cells[2:]] == ["per_class", "per_class less permuted"]
+    for number, place in enumerate(places, 1):
+        _, one, _ = compare(folder, ours, theirs, f"--where={place}")
+        alone = one.splitlines()[2].strip("| ").split(" | ")
+        assert alone[1:] == [line[number] for line in cells[2:]]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ([OURS, THEIRS], "folder is empty: --help has an example"),
+        ([FOLDER, THEIRS], "ours is empty"),
+        ([FOLDER, OURS, THEIRS, "--seed=3"], "--seed has no effect: kept sweeps are read"),
+        (["--folder=results/kills", OURS, THEIRS], "kills has no finished point of a sweep"),
+        ([FOLDER, "--ours=per_class", THEIRS], "ours has 'per_class': write COLUMN=VALUE"),
+        ([FOLDER, OURS, "--theirs=metho=x"], "theirs: there is no column 'metho' among dataset, "),
+        ([FOLDER, OURS, "--theirs=method=x"], "theirs: no method is 'x', but channel_code, class"),
+        ([FOLDER, "--ours=size=5000", THEIRS], "ours chooses two trainings of seed 30: add one of"),
+        ([FOLDER, OURS, THEIRS, "--where=size=4"], "where: no size is '4', but 5000"),
+    ],
+)
+def test_what_chooses_no_rows_is_named(flags, message, compare):
+    code, _, said = compare(*flags)
+    assert code == 2 and message in said
+
+
+def test_what_differs_between_two_of_a_seed_is_named(compare):
+    _, _, said = compare(FOLDER, "--ours=size=5000", THEIRS)
+    assert "method: channel_code, class_part" in said and "right" not in said
+
+
+def test_a_training_that_failed_is_left_out(compare, tmp_path):
+    for seed, failure in ((1, None), (2, "diverged at step 5")):
+        rows = [{"seed": seed, "training": name, "test_accuracy": 0.5} for name in "ab"]
+        for row in rows:
+            row |= {"predictions": "points/p.npz"}
+        if failure:
+            rows[0] = {"seed": seed, "training": "a", "failure": failure}
+        (tmp_path / "points").mkdir(exist_ok=True)
+        (tmp_path / f"points/{seed}.json").write_text(json.dumps({"rows": rows}))
+    labels = np.arange(10)
+    np.savez(tmp_path / "points/p.npz", labels=labels, a=labels, b=np.where(labels, labels, 1))
+    _, printed, _ = compare(f"--folder={tmp_path}", "--ours=training=a", "--theirs=training=b")
+    (line,) = printed.splitlines()[2:]
+    assert "1 of 2 diverged at step 5" in line and "+10.00 (" in line
