@@ -33,7 +33,7 @@ from dsl_jax.evolution.operators import (
     standardize,
 )
 from dsl_jax.evolution.rules import Rules, check_schedules, rules_of
-from dsl_jax.evolution.task import LayerTask
+from dsl_jax.evolution.task import Evaluate, LayerTask
 from dsl_jax.inputs import check_labels
 from dsl_jax.keys import NOISE, computed_once, philox_key
 
@@ -146,46 +146,74 @@ def _search_once(
     start: tuple[jax.Array, ...] | None,
 ) -> SearchResult:
     """One search of an image, by a philox key."""
-    if start is None:
-        image_keys = jax.random.split(jax.random.fold_in(key, len(stages)), config.population_size)
-        noisy = jax.vmap(perturb_image, (0, None, None))(image_keys, image, config.initial_noise)
-        candidates = _in_parts(stages[0], noisy)
-    else:
-        first = config.compute_dtype if len(stages) > 1 else "float32"
-        candidates = start[0][None].astype(first)
-
-    targets, traces, natural, near = [], [], image[None], None
+    candidates = _first_candidates(key, stages, image, config, start)
+    targets, traces, natural = [], [], image[None]
     for index, layer in enumerate(config.layers):
-        is_last = index == len(stages) - 1
-        kind = kind_of(candidates.shape[1:], last=is_last)
+        layer_key = computed_once(jax.random.fold_in(key, index))
         if config.least_cosine is not None:
             natural = stages[index](natural)
-            near = None if is_last else _near(natural[0], config.least_cosine)
-        if start is not None and index > 0:
-            own = start[index][None].astype(candidates.dtype)
-            candidates = jnp.concatenate([candidates, own])
-        if near is not None:
-            candidates = jax.vmap(near)(candidates)
-        layer_key = computed_once(jax.random.fold_in(key, index))
         evaluate = partial(evaluate_candidates, stages[index + 1 :], label, fitness=rules.fitness)
-        if start is not None and index > 0:
-            fitter = jnp.argmax(ranked(evaluate(candidates)))
-            candidates = candidates[fitter][None]
-        renewed = None
-        if config.fitness_noise and not is_last:
-            noise_key = computed_once(jax.random.fold_in(layer_key, NOISE))
-            shape = candidates.shape[1:]
-            renewed = partial(_under_noise, noise_key, evaluate, layer, config, shape)
-        task = LayerTask(evaluate, layer, config, kind, rules.strategy, renewed, near)
+        shape, is_last = candidates.shape[1:], index == len(stages) - 1
+        task = _task(layer_key, evaluate, layer, config, rules, shape, natural[0], is_last)
+        candidates = _brought_in(candidates, start[index] if start and index else None, task)
         if len(candidates) == 1 and layer.generations:
             copies_key = computed_once(jax.random.fold_in(layer_key, 0))
             candidates = with_copies(copies_key, candidates, task)
         parents, trace = evolve_layer(layer_key, candidates, task)
         targets.append(target_of(parents, task))
         traces.append(trace)
-        if index + 1 < len(stages):
+        if not is_last:
             candidates = stages[index + 1](parents[:1])
     return SearchResult(tuple(targets), tuple(traces))
+
+
+def _first_candidates(
+    key: jax.Array,
+    stages: Stages,
+    image: jax.Array,
+    config: SearchConfig,
+    start: tuple[jax.Array, ...] | None,
+) -> jax.Array:
+    """Layer 0's [n, ...]: what it makes of noisy copies of the image; [1, ...]: its proposal."""
+    if start is not None:
+        return start[0][None].astype(config.compute_dtype if len(stages) > 1 else "float32")
+    image_keys = jax.random.split(jax.random.fold_in(key, len(stages)), config.population_size)
+    noisy = jax.vmap(perturb_image, (0, None, None))(image_keys, image, config.initial_noise)
+    return _in_parts(stages[0], noisy)
+
+
+def _brought_in(incoming: jax.Array, proposal: jax.Array | None, task: LayerTask) -> jax.Array:
+    """What a layer begins with: what came in, or the fitter of that [1, ...] and a proposal."""
+    candidates = incoming
+    if proposal is not None:
+        candidates = jnp.concatenate([incoming, proposal[None].astype(incoming.dtype)])
+    if task.near is not None:
+        candidates = jax.vmap(task.near)(candidates)
+    if proposal is None:
+        return candidates
+    fitter = jnp.argmax(ranked(task.evaluate(candidates)))
+    return candidates[fitter][None]
+
+
+def _task(
+    key: jax.Array,
+    evaluate: Evaluate,
+    layer: LayerSchedule,
+    config: SearchConfig,
+    rules: Rules,
+    shape: tuple[int, ...],
+    natural: jax.Array,
+    is_last: bool,
+) -> LayerTask:
+    """What is to be evolved in a layer. Neither noise nor nearness is of logits."""
+    renewed, near = None, None
+    if config.fitness_noise and not is_last:
+        noise_key = computed_once(jax.random.fold_in(key, NOISE))
+        renewed = partial(_under_noise, noise_key, evaluate, layer, config, shape)
+    if config.least_cosine is not None and not is_last:
+        near = _near(natural, config.least_cosine)
+    kind = kind_of(shape, last=is_last)
+    return LayerTask(evaluate, layer, config, kind, rules.strategy, renewed, near)
 
 
 def _near(natural: jax.Array, least_cosine: float) -> Near:
@@ -198,12 +226,12 @@ def _near(natural: jax.Array, least_cosine: float) -> Near:
 
 def _under_noise(
     key: jax.Array,
-    evaluate: Callable[[jax.Array], jax.Array],
+    evaluate: Evaluate,
     layer: LayerSchedule,
     config: SearchConfig,
     shape: tuple[int, ...],
     number: jax.Array,
-) -> Callable[[jax.Array], jax.Array]:
+) -> Evaluate:
     """How a generation of this number evaluates candidates of a shape: see `fitness_noise`."""
     noises = smoothed_noise(
         jax.random.fold_in(key, number),
