@@ -14,13 +14,15 @@ direction, and the same logits. "sampler" is "class_part", and what a small netw
 learned from the few searches, makes of the image besides. "again" are the searched targets,
 searched once more in a network that has learned from them, with --config.later_cycles[0];
 "cross_fitted" likewise, each image in a network that has not learned from it; "again_permuted" and
-"cross_fitted_permuted" are those of another image of its class. Settings, each --sweep.NAME=VALUE
-(laptop's): sizes, of training images, validation not counted (2000, 5000); methods (sgd_g1, sgd_g2,
-class_part, per_class, channel_code); searched_images, the few (1000); images_per_class, of a
-class's search (32); fresh_images, of these drawn anew in each generation (0: all, always);
-clusters, of a class (1); folds, among which images are dealt out to be cross-fitted (5);
-validation_size (1000); num_seeds (1); changes, what is set for a size, a method, or both, such as
-"2000:learn.learning_rate=2|2000-sgd_g1:sgd.learning_rate=0.1" (none); probes, whether to measure
+"cross_fitted_permuted" are those of another image of its class. "again_natural" is what the network
+of "again" makes of the image, without a second search; "again_class_part" and "again_channel_code"
+are that, moved as the controls of this name do (`dsl_jax.controls`). Settings, each
+--sweep.NAME=VALUE (laptop's): sizes, of training images, validation not counted (2000, 5000);
+methods (sgd_g1, sgd_g2, class_part, per_class, channel_code); searched_images, the few (1000);
+images_per_class, of a class's search (32); fresh_images, of these drawn anew in each generation (0:
+all, always); clusters, of a class (1); folds, among which images are dealt out to be cross-fitted
+(5); validation_size (1000); num_seeds (1); changes, what is set for a size, a method, or both, such
+as "2000:learn.learning_rate=2|2000-sgd_g1:sgd.learning_rate=0.1" (none); probes, whether to measure
 how well the training images are learned, and how well a new linear head does on the trained body
 (False).
 """
@@ -38,7 +40,7 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, curves, few_searches, plan, sweep_points, sweep_rows, sweeps
 from common import whole_searches as whole
-from common.methods import AGAIN, CONTROLS, SGD, SHARED, STORED, Method, method_title
+from common.methods import CONTROLS, SECOND, SGD, SHARED, STORED, Method, method_title
 from common.overrides import override, parse_options
 from common.predictions import in_text, keep_predictions, less, over, with_predictions
 
@@ -73,7 +75,7 @@ class Settings(sweeps.Settings):
 
     def networks(self, method: str) -> int:
         """In how many trained networks a method searches the images once more."""
-        if method not in AGAIN:
+        if method not in SECOND:
             return 0
         return self.folds if method.startswith("cross_fitted") else 1
 
@@ -115,10 +117,10 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
         raise ValueError("sweep.num_train has no effect here: set sweep.sizes")
     if any(name.startswith("per_class") for name in settings.methods):
         dataclasses.replace(config, searched="per_class")  # refuses what such a search has not
-    if {*settings.methods} & {*AGAIN}:
+    if {*settings.methods} & {*SECOND}:
         whole.check_later_cycles(config)
     elif config.later_cycles != get_preset(config.name, config.dataset).later_cycles:
-        raise ValueError(f"config.later_cycles is for the methods {', '.join(AGAIN)} alone")
+        raise ValueError(f"config.later_cycles is for the methods {', '.join(SECOND)} alone")
     if not any(name.startswith("cross_fitted") for name in settings.methods):
         if settings.folds != Settings.folds:
             raise ValueError("sweep.folds has no effect without the method cross_fitted")
@@ -175,7 +177,7 @@ def check_change(place: str, field: str) -> None:
     unused: tuple[str, ...] = ("learn", "search") if method in SGD else ("sgd",)
     if method.isdigit():  # a size alone, for all methods
         unused = ()
-    if method in AGAIN:
+    if method in SECOND:
         raise ValueError(
             f"sweep.changes: {field} of {place} would be that of the networks that are searched, "
             "too, and its control would be searched in others: set it for the size, or by --config"

@@ -19,7 +19,7 @@ from dsl_jax import pipeline
 from dsl_jax.config import CycleConfig, RunConfig
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.keys import CHOICE, purpose_key
-from dsl_jax.runs.controlled import control_key
+from dsl_jax.runs.controlled import control_key, control_of
 from dsl_jax.runs.steps import FIRST_TARGETS, Search, later_cycle, searches, trainings
 from dsl_jax.targets import controls
 from dsl_jax.targets.layout import estimated_bytes
@@ -57,7 +57,7 @@ def as_second_cycle(point: sweeps.Point, networks: int, is_searched: bool) -> sw
 
 
 def targets_of(point: sweeps.Point, dataset: Dataset, folder: Path, networks: int) -> Any:
-    """A target for each training image: its own, or with "permuted" another's of its class.
+    """A target for each training image: its own, or what a control puts in its place.
 
     Args:
       point: its columns name the method.
@@ -69,10 +69,12 @@ def targets_of(point: sweeps.Point, dataset: Dataset, folder: Path, networks: in
     run_folder = sweep_points.open_run(point, folder)
     step = Search(FIRST_TARGETS, point.config.search)
     pipeline.search_targets(run_folder, dataset, seed, step, False, True)
-    found = pipeline.open_targets(run_folder, seed)
+    found, method = pipeline.open_targets(run_folder, seed), point.columns["method"]
     if networks:
         found = searched_again(point, dataset, found, folder.parent, networks)
-    if not point.columns["method"].endswith("permuted"):
+    if method.startswith("again_"):
+        return control_of_again(point, dataset, found, folder.parent)
+    if not method.endswith("permuted"):
         return found
     key = control_key(seed, "permuted", 2 if networks else 1)
     return controls.permuted(key, found, dataset.train.labels)
@@ -89,14 +91,32 @@ def searched_again(
       folder: of the sweep's points.
       networks: that share the images; one alone searches those that it has learned from.
     """
-    config = point.config
-    name = f"again-{sweep_points.config_digest(config)}"
-    parts = deal_out(purpose_key(config.seed, CHOICE, 2), len(dataset.train.images), networks)
+    key = purpose_key(point.config.seed, CHOICE, 2)
+    parts = deal_out(key, len(dataset.train.images), networks)
     found = []
     for number, rows in enumerate(parts, 1):
         print(f"    searched once more: network {number} of {networks}", flush=True)
-        found.append(search_part(point, dataset, rows, folder / f"{name}-{number}_of_{networks}"))
+        part = folder_of_part(point, folder, number, networks)
+        found.append(search_part(point, dataset, rows, part))
     return Overlay([first, *found])
+
+
+def folder_of_part(point: sweeps.Point, folder: Path, number: int, networks: int) -> Path:
+    """Of one of the networks that share the second search; folder: of the sweep's points."""
+    digest = sweep_points.config_digest(point.config)
+    return folder / f"again-{digest}-{number}_of_{networks}"
+
+
+def control_of_again(point: sweeps.Point, dataset: Dataset, found: Overlay, folder: Path) -> Any:
+    """What a control puts in the place of what was found in one network; see `controlled`.
+
+    folder: of the sweep's points.
+    """
+    run_folder = sweep_points.open_run(point, folder_of_part(point, folder, 1, 1))
+    later = (s for s in trainings(point.config) if s.role == "method" and s.cycle == 2)
+    kind = point.columns["method"].removeprefix("again_")
+    step = next(later)._replace(kind=kind)
+    return control_of(run_folder, dataset, point.config.seed, step, found, None)
 
 
 def deal_out(key: jax.Array, count: int, parts: int) -> list[np.ndarray]:

@@ -269,7 +269,7 @@ def test_probes_measure_the_training_images_and_a_new_head(experiment, tmp_path,
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("one_device")
-def test_cross_fitted_each_image_is_searched_in_a_network_that_has_not_learned_from_it(
+def test_a_second_search_is_in_networks_that_have_learned_from_the_image_or_have_not(
     experiment, tmp_path, monkeypatch
 ):
     trained, searched = [], []
@@ -293,19 +293,19 @@ def test_cross_fitted_each_image_is_searched_in_a_network_that_has_not_learned_f
     monkeypatch.setattr(pipeline, "learn", lambda key, *arguments, **options: recorded(*arguments))
     monkeypatch.setattr(pipeline, "search_to_store", search)
     flags = [flag for flag in FLAGS if "methods" not in flag]
-    methods = "--sweep.methods=again,cross_fitted_permuted,cross_fitted"
+    methods = "--sweep.methods=again,cross_fitted_permuted,cross_fitted,again_natural"
     strength = "--config.later_cycles[0].search.layers[0].mutation_strength=0.25"
     flags += [methods, strength, "--sweep.folds=3", f"--output_dir={tmp_path / 'sweep'}"]
     assert experiment("full_data")(*flags) == 0
 
-    # A network that is searched, one that learns; three and one; and one, of the same searches.
-    assert len(trained) == 7 and len(searched) == 1 + 3 + 3
+    # A network that is searched, one that learns; three and one; and two, of the same searches.
+    assert len(trained) == 8 and len(searched) == 1 + 3 + 3 + 1
     again, others, own = (trained[number][1] for number in (1, 5, 6))
     dataset = trained[1][0]
     labels, places = dataset.train.labels, {n: i for i, n in enumerate(dataset.train.ids)}
     assert {*trained[0][0].train.ids} == {*searched[0][2].ids} == {*places}
     last = jax.numpy.ones((1, *own.read([0]).representations[-2].shape[1:]))
-    for number, (key, stages, found, of_them) in enumerate([*searched[:1], *searched[4:]]):
+    for number, (key, stages, found, of_them) in enumerate([*searched[:1], *searched[4:7]]):
         learned, _, logit = trained[[0, 2, 3, 4][number]]
         assert key == purpose_key(0, SEARCH, 2)
         np.testing.assert_allclose(stages[-1](last), [[logit] * 10], rtol=1e-5)
@@ -323,18 +323,26 @@ def test_cross_fitted_each_image_is_searched_in_a_network_that_has_not_learned_f
         assert labels[source] == labels[image]
         assert source != image or (labels == labels[image]).sum() == 1
 
-    assert [row["networks"] for row in rows_of(tmp_path / "sweep")] == [1, 3, 3]
+    *natural, logits = trained[7][1].read().representations
+    made = dataset.normalize(dataset.train.images)
+    for stage, ours in zip(searched[0][1][:-1], natural, strict=True):
+        made = stage(made)
+        np.testing.assert_allclose(ours, made, rtol=1e-3, atol=1e-3)  # kept in float16
+    np.testing.assert_array_equal(logits, again.read().representations[-1])
+
+    assert [row["networks"] for row in rows_of(tmp_path / "sweep")] == [1, 3, 3, 1]
 
 
 def test_a_second_search_is_of_all_images_and_counted_once():
     script = importlib.import_module("full_data")
     config = dsl_jax.get_preset("laptop", "cifar10")
-    methods = ("searched", "again", "cross_fitted", "cross_fitted_permuted")
+    methods = ("searched", "again", "again_natural", "cross_fitted", "cross_fitted_permuted")
     settings = script.Settings(sizes=(1000,), methods=methods)
     points = {p.columns["method"]: p for p in script.define(config, settings).points}
     each = config.later_cycles[0].search.candidates_per_image
     counted = {name: p.candidates // each for name, p in points.items() if name in methods[1:]}
-    assert counted == {"again": 1000, "cross_fitted": 1000, "cross_fitted_permuted": 0}
+    counted_once = {"again_natural": 0, "cross_fitted_permuted": 0}
+    assert counted == {"again": 1000, "cross_fitted": 1000} | counted_once
     assert points["cross_fitted"].disk_bytes and not points["cross_fitted_permuted"].disk_bytes
     assert points["searched"].config.cycles == 1 and points["again"].config.cycles == 2
     for folds in (1, 1001):
