@@ -20,9 +20,9 @@ from common import command_line, sweep_rows
 from common.predictions import in_text, less, read_rows
 
 FOLDERS = flags.DEFINE_multi_string("folder", [], "Of a sweep; several are read as one.")
-OURS = flags.DEFINE_multi_string("ours", [], "The trainings of which others are taken.")
-THEIRS = flags.DEFINE_multi_string("theirs", [], "The others, each a line of the table.")
-WHERE = flags.DEFINE_multi_string("where", [""], "What holds for all, each a column of the table.")
+OURS = flags.DEFINE_multi_string("ours", [], "What is compared, once for each training.")
+THEIRS = flags.DEFINE_multi_string("theirs", [], "With what, once for each training.")
+WHERE = flags.DEFINE_multi_string("where", [""], "What holds for both, once for each place.")
 
 
 class Choice(NamedTuple):
@@ -95,12 +95,12 @@ def table(
         there = [chosen(rows, place, "where") for place in where]
         return [of_different_seeds(chosen(some, choice, flag), flag) for some in there]
 
-    others = {one.title: of(one, "theirs") for one in theirs}
-    lines, columns = [], ["test accuracy", *(f"less {title}" for title in others)]
+    others = [of(one, "theirs") for one in theirs]
+    lines, columns = [], ["test accuracy", *(f"less {one.title}" for one in theirs)]
     for one in ours:
         mine = of(one, "ours")
         cells = [[sweep_rows.mean_percent(m, "test_accuracy") for m in mine]]
-        for other in others.values():
+        for other in others:
             cells.append([in_text(less(m, o)) for m, o in zip(mine, other, strict=True)])
         if len(where) == 1:
             lines.append([one.title, *(cell for (cell,) in cells)])
