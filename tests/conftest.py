@@ -5,6 +5,7 @@ import gc
 import importlib
 import os
 import shutil
+import signal
 import tempfile
 from pathlib import Path
 
@@ -19,6 +20,9 @@ os.environ.setdefault("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", 
 
 import jax
 import pytest
+
+# A shell's background job ignores Ctrl-C, and so would what tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CACHE = os.environ["DSL_JAX_CACHE"]  # of this process, whose end removes it
 jax.config.update("jax_numpy_rank_promotion", "raise")
