@@ -22,12 +22,12 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 import what_targets_carry
 from common import command_line, plan, sweep_rows
-from common.predictions import in_text, less, read_points
+from common.predictions import differences, in_text, read_points
 from common.sweeps import what_counts
 
+from dsl_jax import plain_data
 from dsl_jax.config import from_dict
 from dsl_jax.files import read_json, replacing, write_text
-from dsl_jax.plain_data import differences
 from dsl_jax.reports import plots
 from dsl_jax.reports.intervals import Interval
 
@@ -66,7 +66,7 @@ def read_ladder(folders: str, title: str | None = None, reference: str = SEARCHE
     reference: what all else is set against.
 
     Raises:
-      ValueError: there are none, or they are not of one ladder, or none has the reference.
+      ValueError: there are none, or they are not of one ladder, or it lacks the reference.
     """
     for name in folders.split("+"):
         found = read_json(Path(name) / "sweep.json")
@@ -101,8 +101,7 @@ def read_ladder(folders: str, title: str | None = None, reference: str = SEARCHE
                 cycle, Column(called, row["candidates"] // num_images, {}, {})
             )
             column.accuracies[variant] = sweep_rows.mean_percent(ours, "test_accuracy")
-            found = {name: less(one, ours) for name, one in there.items()}
-            column.differences[variant] = {name: one for name, one in found.items() if one}
+            column.differences[variant] = differences(there, ours)
     return [cycles[cycle] for cycle in sorted(cycles)]
 
 
@@ -124,7 +123,7 @@ def check_alike(points: Sequence[dict[str, Any]], folders: str) -> None:
         config = {name: value for name, value in config.items() if name not in unlike}
         known = first.setdefault((search, groups), config)
         shared = config.keys() & known.keys()
-        if changed := differences(*({k: c[k] for k in shared} for c in (config, known))):
+        if changed := plain_data.differences(*({k: c[k] for k in shared} for c in (config, known))):
             raise ValueError(
                 f"{folders} has points of other settings, which are no seeds of one ladder: "
                 f"{'; '.join(changed)}"

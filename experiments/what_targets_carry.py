@@ -25,13 +25,20 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, sweep_points, sweep_rows, sweeps
 from common.overrides import override, parse_assignments, parse_options, refuse_fields
-from common.predictions import in_text, keep_predictions, less, over, with_predictions
+from common.predictions import (
+    differences,
+    in_text,
+    keep_predictions,
+    less,
+    over,
+    with_predictions,
+)
 from common.sweep_failures import run_to_the_end
 
 from dsl_jax.config import TARGET_CONTROLS, RunConfig
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.pipeline import open_targets
-from dsl_jax.reports import intervals, plots
+from dsl_jax.reports import plots
 from dsl_jax.reports.carried import HEADER
 from dsl_jax.reports.titles import training_title
 from dsl_jax.runs.controlled import searched_naturals
@@ -205,12 +212,6 @@ def ladders(rows: sweep_rows.Rows) -> Iterator[Ladder]:
         yield Ladder(title, searched, others, sgd, best)
 
 
-def differences(ladder: Ladder) -> dict[str, intervals.Interval]:
-    """How far all else is from the searched targets, by name, where there are pairs."""
-    found = {name: less(rows, ladder.searched) for name, rows in ladder.others.items()}
-    return {name: one for name, one in found.items() if one is not None}
-
-
 def table(rows: sweep_rows.Rows) -> str:
     """A table a ladder; what the targets are made of."""
     header = ["learned", "test", "validation", "less searched", "less SGD", "less SGD at its best"]
@@ -262,7 +263,7 @@ def draw(rows: sweep_rows.Rows) -> dict[str, tuple[Figure, str]]:
     """A figure a ladder: how far each control is from the searched targets."""
     figures = {}
     for number, ladder in enumerate(ladders(rows)):
-        if known := differences(ladder):
+        if known := differences(ladder.others, ladder.searched):
             what = "test accuracy less that of searched targets"
             caption = f"{rows[0]['dataset']}, {ladder.title}: {what}."
             figures[f"ladder_{number}"] = (plots.plot_differences({"": {"": known}}), caption)

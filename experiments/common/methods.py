@@ -5,10 +5,15 @@ from typing import NamedTuple
 from common import sweep_rows
 
 SGD = ("sgd_g1", "sgd_g2", "sgd_g3")
-AGAIN_KINDS = ("permuted", "natural", "class_part", "channel_code")  # see targets.controls
-AGAIN = ("again", *(f"again_{kind}" for kind in AGAIN_KINDS))
-CROSS_FITTED = ("cross_fitted", "cross_fitted_permuted")
-SECOND = (*AGAIN, *CROSS_FITTED)  # these need a second search of every image
+SECOND = (  # these need a second search of every image
+    "again",
+    "again_permuted",
+    "again_natural",
+    "again_class_part",
+    "again_channel_code",
+    "cross_fitted",
+    "cross_fitted_permuted",
+)
 STORED = ("searched", "permuted", *SECOND)  # these need a search of every image
 SHARED = ("class_part", "per_class", "channel_code", "per_class_code", "sampler")
 # What a method is compared with: the first of these that was trained.

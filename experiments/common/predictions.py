@@ -1,5 +1,6 @@
 """What networks say of each test image: kept beside a point's rows, and compared."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,14 @@ def less(ours: sweep_rows.Rows, theirs: sweep_rows.Rows) -> intervals.Interval |
     if not pairs:
         return None
     return intervals.of_paired_seeds_and_images(*map(np.stack, zip(*pairs, strict=True)))
+
+
+def differences(
+    others: Mapping[str, sweep_rows.Rows], reference: sweep_rows.Rows
+) -> dict[str, intervals.Interval]:
+    """How far each of the others is from the reference, by name, where there are pairs."""
+    found = {name: less(rows, reference) for name, rows in others.items()}
+    return {name: one for name, one in found.items() if one is not None}
 
 
 def over(rows: sweep_rows.Rows) -> str:

@@ -341,8 +341,8 @@ def test_a_second_search_is_of_all_images_and_counted_once():
     points = {p.columns["method"]: p for p in script.define(config, settings).points}
     each = config.later_cycles[0].search.candidates_per_image
     counted = {name: p.candidates // each for name, p in points.items() if name in methods[1:]}
-    counted_once = {"again_natural": 0, "cross_fitted_permuted": 0}
-    assert counted == {"again": 1000, "cross_fitted": 1000} | counted_once
+    of_the_same_searches = {"again_natural": 0, "cross_fitted_permuted": 0}
+    assert counted == {"again": 1000, "cross_fitted": 1000} | of_the_same_searches
     assert points["cross_fitted"].disk_bytes and not points["cross_fitted_permuted"].disk_bytes
     assert points["searched"].config.cycles == 1 and points["again"].config.cycles == 2
     for folds in (1, 1001):
