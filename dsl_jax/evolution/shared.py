@@ -231,35 +231,54 @@ def _search_class(
     fresh: how many of them a generation evaluates; None: all.
     """
     key = computed_once(jax.random.fold_in(key, number))
+    *blocks, head = in_dtype(stages, images[0], config.compute_dtype, between=jnp.float32)
     h, found, traces = images, [], []
-    whole = in_dtype(stages, images[0], config.compute_dtype, between=jnp.float32)
-    for index, (stage, layer) in enumerate(zip(whole, config.layers, strict=True)):
-        h, rest = stage(h), whole[index + 1 :]
-        is_last = not rest
-        kind = kind_of(h.shape[1:], last=is_last)
+    for index, stage in enumerate(blocks):
+        h, cosine = stage(h), cosines[index]
         layer_key = computed_once(jax.random.fold_in(key, index))
-        start_key = computed_once(jax.random.fold_in(layer_key, 0))
-        alone = partial(evaluate_candidates, rest, label, fitness=rules.fitness)
-        renewed = None
-        evaluate = alone if is_last else partial(_mean_fitness, h, cosines[index], alone)
-        if not is_last and fresh is not None:
-            renewed = partial(_fresh_fitness, layer_key, fresh, h, cosines[index], alone)
-        task = LayerTask(evaluate, layer, config, kind, rules.strategy, renewed)
-        if is_last:
-            candidates = standardize(jnp.mean(h, axis=0), kind)[None]
-            if layer.generations:
-                candidates = with_copies(start_key, candidates, task)
-        else:
-            shape = (config.population_size, *h.shape[1:])
-            passes, truncation = layer.smoothing_passes, config.noise_truncation
-            noise = smoothed_noise(start_key, shape, passes, config.smoothing, truncation)
-            candidates = jax.vmap(normalize)(noise)
-        parents, trace = evolve_layer(layer_key, candidates, task)
-        best = target_of(parents, task)
+        after = (*blocks[index + 1 :], head)
+        of_moved = partial(evaluate_candidates, after, label, fitness=rules.fitness)
+        task = LayerTask(
+            partial(_mean_fitness, h, cosine, of_moved),
+            config.layers[index],
+            config,
+            kind_of(h.shape[1:], last=False),
+            rules.strategy,
+            fresh and partial(_fresh_fitness, layer_key, fresh, h, cosine, of_moved),
+        )
+        best, trace = _evolve(layer_key, _first_directions(layer_key, h.shape[1:], task), task)
+        h = jax.vmap(moved, (0, None, None))(h, best, cosine)
         found.append(best)
         traces.append(trace)
-        h = jax.vmap(moved, (0, None, None))(h, best, cosines[index]) if rest else h
-    return FoundForClass(tuple(found), tuple(traces))
+    h, layer_key = head(h), computed_once(jax.random.fold_in(key, len(blocks)))
+    evaluate = partial(evaluate_candidates, (), label, fitness=rules.fitness)
+    kind = kind_of(h.shape[1:], last=True)
+    task = LayerTask(evaluate, config.layers[-1], config, kind, rules.strategy)
+    best, trace = _evolve(layer_key, _first_logits(layer_key, h, task), task)
+    return FoundForClass((*found, best), (*traces, trace))
+
+
+def _evolve(key, candidates, task):
+    """What is kept of a layer, and the best fitness of each generation."""
+    parents, trace = evolve_layer(key, candidates, task)
+    return target_of(parents, task), trace
+
+
+def _first_directions(key, shape, task):
+    """A block's first candidates [n, ...]: smoothed noise, normalised."""
+    config, start_key = task.config, computed_once(jax.random.fold_in(key, 0))
+    shape = (config.population_size, *shape)
+    passes = task.layer.smoothing_passes
+    noise = smoothed_noise(start_key, shape, passes, config.smoothing, config.noise_truncation)
+    return jax.vmap(normalize)(noise)
+
+
+def _first_logits(key, logits, task):
+    """The first candidates [n, classes]: the mean of the images', and mutated copies of it."""
+    mean = standardize(jnp.mean(logits, axis=0), task.kind)[None]
+    if not task.layer.generations:
+        return mean
+    return with_copies(computed_once(jax.random.fold_in(key, 0)), mean, task)
 
 
 def _fresh_fitness(key, count, naturals, cosine, evaluate, generation):
