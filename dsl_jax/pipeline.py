@@ -313,7 +313,7 @@ def _train(
         "checkpoints": run_folder.checkpoints(name),
         "measure": measure,
         "on_epoch": lambda record: run_folder.log({"training": name, **record}),
-        "progress": f"{step.name} (G={step.groups})" if progress else None,
+        "progress": progress and f"{step.name} (G={step.groups})",
     }
     key = purpose_key(seed, TRAINING, step.cycle)
     if step.variant == "sgd":

@@ -238,13 +238,16 @@ def _search_class(
         layer_key = computed_once(jax.random.fold_in(key, index))
         after = (*blocks[index + 1 :], head)
         of_moved = partial(evaluate_candidates, after, label, fitness=rules.fitness)
+        renewed = None
+        if fresh is not None:
+            renewed = partial(_fresh_fitness, layer_key, fresh, h, cosine, of_moved)
         task = LayerTask(
             partial(_mean_fitness, h, cosine, of_moved),
             config.layers[index],
             config,
             kind_of(h.shape[1:], last=False),
             rules.strategy,
-            fresh and partial(_fresh_fitness, layer_key, fresh, h, cosine, of_moved),
+            renewed,
         )
         best, trace = _evolve(layer_key, _first_directions(layer_key, h.shape[1:], task), task)
         h = jax.vmap(moved, (0, None, None))(h, best, cosine)

@@ -1,6 +1,7 @@
 """What learning refuses, and why: networks, settings, targets and losses."""
 
 import logging
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -78,16 +79,25 @@ def _target_arrays(targets: Any, ids: np.ndarray) -> tuple[np.ndarray, ...]:
         check_distinct(ids, "the training split")
         rows = rows_of(targets.ids, ids)
         if missing := ids[rows < 0].tolist():
+            are_rows = np.array_equal(targets.ids, np.arange(len(ids)))
+            remedy = "search the same training split"
+            if are_rows:
+                remedy = "the targets are of ids 0, 1, 2 ...: search with ids=dataset.train.ids"
             raise ValueError(
                 f"the targets lack {len(missing)} of {len(ids)} training images, ids "
-                f"{missing[:5]} ...: search the same training split"
+                f"{missing[:5]} ...: {remedy}"
             )
         targets = targets.read(rows)
     if not hasattr(targets, "representations"):
-        raise TypeError(
-            f"the targets are a {type(targets).__name__}: give a TargetStore, an Overlay, what "
-            "search returns, or a function that returns one of these for each epoch"
+        remedy = (
+            "what search returns, a TargetStore, an Overlay, SharedTargets, a Sampler, or a "
+            "function that returns one of the first three for each epoch"
         )
+        if isinstance(targets, str | os.PathLike):
+            remedy = "TargetStore.open of it"
+        if isinstance(getattr(targets, "targets", None), SharedTargets):
+            remedy = "its .targets"
+        raise TypeError(f"the targets are a {type(targets).__name__}: give {remedy}")
     return tuple(np.asarray(h) for h in targets.representations)
 
 
@@ -104,6 +114,13 @@ def _check_targets(network: nnx.Module, dataset: Dataset, arrays: Sequence[np.nd
                 f"the targets of layer {number} are not finite for {len(bad)} of {count} images, "
                 f"ids {bad[:5].tolist()}: search them again, or leave these images out"
             )
+    named = float(np.mean(np.argmax(arrays[-1], axis=1) == dataset.train.labels))
+    if named < (1 + 1 / dataset.num_classes) / 2:
+        logger.warning(
+            "the targets' logits name the class of %.0f %% of the training images: are they the "
+            "targets of these images, in this order?",
+            100 * named,
+        )
 
 
 def check_shared_targets(network: nnx.Module, dataset: Dataset, targets: Any) -> None:

@@ -44,6 +44,7 @@ OnEpoch = Callable[[Record], None]
 TargetsOf = Callable[[int, nnx.Module], Any]
 
 STEPS_AT_ONCE = 600  # at most, where they are one program, after which the bar moves
+STEPS_AHEAD = 2  # of which the batches are made while the device is busy
 
 
 class LearnResult(NamedTuple):
@@ -95,7 +96,7 @@ def learn(
     checkpoints: Checkpoints | None = None,
     measure: Measure | None = None,
     on_epoch: OnEpoch | None = None,
-    progress: str | None = None,
+    progress: bool | str = False,
 ) -> LearnResult:
     """Trains a copy of `network` on searched representations (paper 4.2).
 
@@ -121,7 +122,7 @@ def learn(
         returns joins the epoch's record. The network is gone when the next step begins.
       on_epoch: given each epoch's record, before the state is kept: those of epochs that an
         interruption lost come again.
-      progress: a name, to show a bar under it.
+      progress: show a bar of steps; a name: under this name.
 
     Returns:
       A `LearnResult`; BatchNorm statistics re-estimated over the training images. The network
@@ -153,7 +154,7 @@ def learn_sgd(
     checkpoints: Checkpoints | None = None,
     measure: Measure | None = None,
     on_epoch: OnEpoch | None = None,
-    progress: str | None = None,
+    progress: bool | str = False,
 ) -> LearnResult:
     """The baseline: the same loop, cross-entropy end to end (paper A.3); see `learn`."""
     check_arguments(network, dataset, config, mesh)
@@ -169,7 +170,7 @@ class Options(NamedTuple):
     checkpoints: Checkpoints | None
     measure: Measure | None
     on_epoch: OnEpoch | None
-    progress: str | None
+    progress: bool | str
 
 
 class Task(NamedTuple):
@@ -222,8 +223,8 @@ def _train(
         config.epochs * steps,
         done=len(history) * steps,
         unit="step",
-        description=options.progress or "",
-        show=options.progress is not None,
+        description=options.progress if isinstance(options.progress, str) else "learn",
+        show=bool(options.progress),
     )
     with bar:
         for epoch in range(len(history), config.epochs):
@@ -347,13 +348,15 @@ def _run_batches(
         return state._replace(params=params, optimizer=optimizer), np.concatenate(losses)
     for number in order:
         rows = task.batches[number]
-        key = jax.random.fold_in(step_key, number)
+        number_key = jax.random.fold_in(step_key, number)
         some, theirs = jax.tree.map(lambda array: take(array, rows, task.mesh), (images, answers))
         with sharing(task.mesh):
             params, optimizer, loss = take_step(
-                key, params, optimizer, rest, task.objective, some, theirs, task.program
+                number_key, params, optimizer, rest, task.objective, some, theirs, task.program
             )
         losses.append(loss)
+        if len(losses) > STEPS_AHEAD:  # or batches would pile up on the device
+            jax.block_until_ready(losses[-1 - STEPS_AHEAD])
         bar.update()
     return state._replace(params=params, optimizer=optimizer), np.asarray(losses)
 
@@ -364,7 +367,10 @@ def _validate(task: Task, state: TrainState, measure: Measure | None) -> tuple[T
     Higher accuracy wins, between equals the lower loss.
     """
     config = task.program.config
-    network = _as_it_is(task, state)
+    if measure or config.evaluation_statistics == "train":
+        network = _as_it_is(task, state)
+    else:  # a batch's own statistics are used
+        network = nnx.merge(task.graph, state.params, task.rest)
     scores = evaluate_images(
         network, task.dataset, task.dataset.validation, config.evaluation_statistics
     )

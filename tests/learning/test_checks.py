@@ -151,3 +151,53 @@ def test_a_measure_that_returns_no_dict_and_what_is_no_mesh_or_key_are_named(dat
         learn(mesh=jax.devices())
     with pytest.raises(TypeError, match=r"the key is 0 \(int\): give one key"):
         learn(key=0)
+
+
+class Read:
+    """What a store is to `learn`: ids, and targets by row."""
+
+    def __init__(self, ids, targets):
+        self.ids, self._targets = np.asarray(ids), targets
+
+    def read(self, rows):
+        return jax.tree.map(lambda array: array[rows], self._targets)
+
+
+def test_targets_that_were_searched_without_ids_are_told_so(dataset):
+    network, targets = network_for(dataset), targets_for(dataset)
+    count = len(dataset.train.images)
+    without_ids = Read(np.arange(count), targets)
+    with pytest.raises(ValueError, match="targets are of ids 0, 1, 2 .*ids=dataset.train.ids"):
+        dsl.learn(KEY, network, dataset, without_ids, ONE_EPOCH)
+    of_others = Read(np.arange(count) + 10**6, targets)
+    with pytest.raises(ValueError, match="targets lack 40 of 40 .*search the same training split"):
+        dsl.learn(KEY, network, dataset, of_others, ONE_EPOCH)
+
+
+def test_what_holds_targets_but_is_none_is_told_what_to_give(dataset, tmp_path):
+    network = network_for(dataset)
+    shared = dsl.SharedTargets((), (), np.zeros(0), np.zeros((10, 10)))
+    searched = dsl.SharedSearch(shared, (), 0)
+    for given, message in (
+        (searched, "are a SharedSearch: give its .targets"),
+        (str(tmp_path), "are a str: give TargetStore.open of it"),
+        (tmp_path, "Path: give TargetStore.open of it"),
+        (shared.logits, "are a ndarray: give what search returns, a TargetStore"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            dsl.learn(KEY, network, dataset, given, ONE_EPOCH)
+
+
+def test_targets_of_other_images_are_warned_of(dataset, caplog):
+    network, labels = network_for(dataset), dataset.train.labels
+    blocks = targets_for(dataset).representations[:-1]
+
+    def learn_from(logits):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            targets = dsl.SearchResult((*blocks, np.float32(logits)), ())
+            dsl.learn(KEY, network, dataset, targets, ONE_EPOCH, progress=True)
+        return "targets of these images" in caplog.text
+
+    assert not learn_from(np.eye(10)[labels])
+    assert learn_from(np.eye(10)[np.roll(labels, 1)])
