@@ -31,6 +31,8 @@ from dsl_jax.config import COMPUTE_DTYPES
 from dsl_jax.evolution.fitness import evaluate_candidates, output_shapes
 from dsl_jax.evolution.image import in_dtype
 from dsl_jax.evolution.images import (
+    Images,
+    Method,
     _search_on_mesh,
     _search_together,
     as_pytrees,
@@ -87,14 +89,14 @@ def make_cases(config: dsl.RunConfig, memory: float, mesh: Mesh) -> Iterator[Cas
                     kernel[...] = kernel[...] + 1e-3  # no identity any more
         stages = as_pytrees(dsl.frozen_stages(network, images, config.search, key=key))
         count = _IMAGES.value or chunk_size_for(memory, stages, shape, config.search)
-        shared = (key, stages, config.search)
+        method = Method(key, stages, config.search)
         rules = {"rules": rules_of(config.search)}
-        yield Case(name, _search_together, (shared, *searched(count, shape)), rules, count)
+        yield Case(name, _search_together, (method, searched(count, shape)), rules, count)
         if name == "search":
             yield from generations(config, stages, shape, count)
             if mesh.size > 1:
-                shared = (jax.random.key_data(key), stages, config.search)
-                arguments = (shared, searched(count * mesh.size, shape))
+                words = jax.random.key_data(key)
+                arguments = (method._replace(key=words), searched(count * mesh.size, shape))
                 yield Case(ON_ALL.format(name), _search_on_mesh, arguments,
                            rules | {"mesh": mesh}, count, split=(1,))  # fmt: skip
     size = config.learn.batch_size
@@ -109,10 +111,10 @@ def make_cases(config: dsl.RunConfig, memory: float, mesh: Mesh) -> Iterator[Cas
     yield Case("evaluation", jax.jit(partial(_score, graph)), (state, *batch), {}, BATCH_SIZE)
 
 
-def searched(count: int, shape: tuple[int, ...]) -> tuple[jax.ShapeDtypeStruct, ...]:
-    """Images, labels and ids."""
+def searched(count: int, shape: tuple[int, ...]) -> Images:
+    """So many images, labels and ids, as shapes."""
     kinds = ((shape, np.float32), ((), np.int32), ((), np.uint32))
-    return tuple(jax.ShapeDtypeStruct((count, *rest), dtype) for rest, dtype in kinds)
+    return Images(*(jax.ShapeDtypeStruct((count, *rest), dtype) for rest, dtype in kinds))
 
 
 def computing_in(config: dsl.RunConfig, dtype: str) -> dsl.RunConfig:

@@ -28,7 +28,7 @@ from jax.tree_util import Partial
 
 import dsl_jax as dsl
 from dsl_jax.evolution.fitness import evaluate_candidates
-from dsl_jax.evolution.images import _search_together, as_pytrees
+from dsl_jax.evolution.images import Images, Method, _search_together, as_pytrees
 from dsl_jax.evolution.layer import evolve_layer
 from dsl_jax.evolution.operators import kind_of
 from dsl_jax.evolution.rules import rules_of
@@ -87,8 +87,9 @@ def search_arguments(case: Case) -> tuple:
     """What `_search_together` takes for the images of a case, but for the rules."""
     _, stages, images = make(case)
     labels = (np.arange(case.images) % CLASSES).astype(np.int32)
-    shared = (philox_key(jax.random.key(1)), stages, case.search)
-    return shared, images[: case.images], labels, np.arange(case.images, dtype=np.uint32)
+    method = Method(philox_key(jax.random.key(1)), stages, case.search)
+    ids = np.arange(case.images, dtype=np.uint32)
+    return method, Images(images[: case.images], labels, ids)
 
 
 # --------------------------------------------------------------------------------------------

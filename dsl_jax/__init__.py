@@ -18,7 +18,8 @@ from dsl_jax.evolution.shared import SharedSearch, search_shared
 from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.learning.evaluation import Evaluation, evaluate
 from dsl_jax.learning.refreshed import along_gradient, refreshed
-from dsl_jax.learning.train import LearnResult, learn, learn_sgd
+from dsl_jax.learning.result import LearnResult
+from dsl_jax.learning.train import learn, learn_sgd
 from dsl_jax.networks.adapters import PairNetwork, StagedNetwork
 from dsl_jax.networks.check import check_stages
 from dsl_jax.networks.convnet import ConvNet
@@ -33,6 +34,7 @@ from dsl_jax.targets.decomposition import decompose
 from dsl_jax.targets.fill import search_to_store
 from dsl_jax.targets.overlay import Overlay
 from dsl_jax.targets.sampling import LearnedSampler, learn_sampler
+from dsl_jax.targets.shared_files import load_targets, save_targets
 from dsl_jax.targets.store import TargetStore
 
 __all__ = [
@@ -72,9 +74,11 @@ __all__ = [
     "learning",
     "load_dataset",
     "load_run",
+    "load_targets",
     "measures",
     "refreshed",
     "run",
+    "save_targets",
     "search",
     "search_image",
     "search_shared",

@@ -17,7 +17,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-import jax
 import numpy as np
 
 
@@ -95,11 +94,6 @@ def unsealed(values: Any) -> Any:
 def _checksum(values: dict[str, Any]) -> str:
     as_read = json.loads(json.dumps(values))
     return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def plain(values: Any) -> Any:
-    """The same dicts, lists and tuples, their arrays as numbers and lists, which JSON can hold."""
-    return jax.tree.map(lambda x: x.tolist() if hasattr(x, "tolist") else x, values)
 
 
 def write_text(path: Path, text: str) -> None:

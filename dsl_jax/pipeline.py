@@ -21,7 +21,8 @@ from dsl_jax.keys import CHOICE, SEARCH, TRAINING, purpose_key
 from dsl_jax.learning.batches import exact_batch_size
 from dsl_jax.learning.checks import check_crop
 from dsl_jax.learning.evaluation import logits_of
-from dsl_jax.learning.train import Measure, learn, learn_sgd
+from dsl_jax.learning.result import Measure
+from dsl_jax.learning.train import learn, learn_sgd
 from dsl_jax.networks.convnet import ConvNet
 from dsl_jax.runs.classes import search_per_class, targets_per_class
 from dsl_jax.runs.comparison import evaluate_all

@@ -1,6 +1,13 @@
-"""Plain data, as JSON holds it: in what two pieces of it differ."""
+"""Plain data, as JSON holds it: made of arrays, and in what two pieces of it differ."""
 
 from typing import Any
+
+import jax
+
+
+def plain(values: Any) -> Any:
+    """The same dicts, lists and tuples, their arrays as numbers and lists, which JSON can hold."""
+    return jax.tree.map(lambda x: x.tolist() if hasattr(x, "tolist") else x, values)
 
 
 def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:

@@ -32,7 +32,7 @@ from common.refreshing import Targets
 from dsl_jax.config import RunConfig, SearchConfig
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.evolution.fitness import unrelated
-from dsl_jax.learning.train import LearnResult
+from dsl_jax.learning.result import LearnResult
 from dsl_jax.runs.steps import Search
 from dsl_jax.values import one_of
 

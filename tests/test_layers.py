@@ -1,6 +1,7 @@
 """Imports go one way, and importing the package does nothing that costs."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,14 @@ def test_imports_go_down_only():
             other = imported.partition(".")[0]
             inside = wing == other and "." in name
             assert inside or LEVEL[other] < LEVEL[wing], f"{name} -> {imported}"
+
+
+def test_files_are_written_and_read_in_few_wings():
+    allowed = {"data", "targets", "runs", "reports", "files"}
+    for name, path in modules():
+        if name.partition(".")[0] not in allowed:
+            assert not {"files", "files.DamagedFile"} & set(imports(path)), name
+            assert not re.search(r"np\.(save|load)|\.write_(text|bytes)\(", path.read_text()), name
 
 
 def test_no_modules_import_each_other_in_a_circle():

@@ -99,8 +99,13 @@ def best_first(costs: jax.Array, count: int) -> jax.Array:
 
 
 def as_cost(fitness: jax.Array) -> jax.Array:
-    """Fitness as evosax has it, which minimises; and back again. The sign turns here alone."""
+    """Fitness as evosax has it, which minimises."""
     return -fitness
+
+
+def from_cost(cost: jax.Array) -> jax.Array:
+    """The fitness that `as_cost` was given."""
+    return -cost
 
 
 def evaluate_candidates(

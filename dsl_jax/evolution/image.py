@@ -155,7 +155,7 @@ def _search_once(
         evaluate = partial(evaluate_candidates, stages[index + 1 :], label, fitness=rules.fitness)
         shape, is_last = candidates.shape[1:], index == len(stages) - 1
         task = _task(layer_key, evaluate, layer, config, rules, shape, natural[0], is_last)
-        candidates = _brought_in(candidates, start[index] if start and index else None, task)
+        candidates = _begin_with(candidates, start[index] if start and index else None, task)
         if len(candidates) == 1 and layer.generations:
             copies_key = computed_once(jax.random.fold_in(layer_key, 0))
             candidates = with_copies(copies_key, candidates, task)
@@ -182,7 +182,7 @@ def _first_candidates(
     return _in_parts(stages[0], noisy)
 
 
-def _brought_in(incoming: jax.Array, proposal: jax.Array | None, task: LayerTask) -> jax.Array:
+def _begin_with(incoming: jax.Array, proposal: jax.Array | None, task: LayerTask) -> jax.Array:
     """What a layer begins with: what came in, or the fitter of that [1, ...] and a proposal."""
     candidates = incoming
     if proposal is not None:

@@ -6,7 +6,7 @@ What happens to one image is in the module `image`.
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,15 +14,36 @@ import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
 from dsl_jax.config import SearchConfig
-from dsl_jax.devices import Array, check_mesh, join, on_cores, replicate, sharding, take
+from dsl_jax.devices import Array, check_mesh, join, num_cores, on_cores, replicate, sharding, take
 from dsl_jax.evolution.dead import check_layers_change
 from dsl_jax.evolution.fitness import Stages, num_logits, output_shapes
 from dsl_jax.evolution.image import SearchResult, search_image
-from dsl_jax.evolution.rules import check_schedules, rules_of
+from dsl_jax.evolution.rules import Rules, check_schedules, rules_of
 from dsl_jax.inputs import as_array, check_ids, check_images, check_labels
 from dsl_jax.keys import check_key, computed_once, key_for_several_devices, philox_key
 from dsl_jax.progress import progress_bar
 from dsl_jax.values import whole_number
+
+
+class Method(NamedTuple):
+    """What all images are searched with; key: on a mesh of accelerators the words of a key."""
+
+    key: jax.Array
+    stages: Stages
+    config: SearchConfig
+
+
+class Images(NamedTuple):
+    """What is searched: arrays [N, ...], or without that axis of one image."""
+
+    images: Any
+    labels: Any
+    ids: Any
+    starts: tuple[Any, ...] | None = None
+
+    def rows(self, rows: Any) -> "Images":
+        """Those rows of all arrays."""
+        return jax.tree.map(lambda array: array[rows], self)
 
 
 def search(
@@ -82,20 +103,19 @@ def search(
     ids = check_ids(ids, len(images))
     check_images(images, ids)
     images = images.astype(np.float32, copy=False)
-    labels = check_task(stages, images.shape[1:], labels, len(images), config)
+    labels = checked_labels(stages, images.shape[1:], labels, len(images), config)
     if chunk_size is None:
         chunk_size = min(choose_chunk_size(stages, images.shape[1:], config), len(images))
     if (chunk_size := whole_number("chunk_size", chunk_size)) < 1:
         raise ValueError(f"chunk_size is {chunk_size}: it must be at least 1")
 
     per_call = chunk_size * (1 if mesh is None else mesh.size)
-    shared: tuple = (philox_key(key), as_pytrees(stages), config)
+    method = Method(philox_key(key), as_pytrees(stages), config)
     if mesh is not None and not _is_cpu():
-        shared = replicate((jax.random.key_data(shared[0]), *shared[1:]), mesh)
+        method = replicate(method._replace(key=jax.random.key_data(method.key)), mesh)
     rules = rules_of(config)
-    each: tuple = (images, labels, ids.astype(np.uint32))
-    if starts is not None:
-        each += (_check_starts(starts, stages, images),)
+    proposals = None if starts is None else _check_starts(starts, stages, images)
+    every = Images(images, labels, ids.astype(np.uint32), proposals)
     results: list[SearchResult] = []
     bar = progress_bar(len(images), unit="image", description="search", show=progress)
     with bar:
@@ -105,7 +125,7 @@ def search(
             # that is the shape of one image.
             padded = size if mesh is None and _is_cpu() else per_call
             rows = np.minimum(np.arange(start, start + padded), len(images) - 1)
-            chunk = jax.block_until_ready(_search_chunk(shared, each, rows, rules, mesh))
+            chunk = jax.block_until_ready(_search_chunk(method, every, rows, rules, mesh))
             if check_finite and not results:
                 _check_any_finite(chunk.fitness)
             results.append(chunk if size == len(rows) else jax.tree.map(lambda x: x[:size], chunk))
@@ -113,11 +133,6 @@ def search(
     if len(results) == 1:
         return results[0]
     return jax.tree.map(lambda *parts: jnp.concatenate(parts), *results)
-
-
-def _rows_of(each: Any, rows: Any) -> Any:
-    """Those rows of all arrays of a pytree."""
-    return jax.tree.map(lambda array: array[rows], each)
 
 
 def _check_starts(
@@ -145,15 +160,17 @@ def _check_any_finite(fitness: Sequence[jax.Array]) -> None:
         )
 
 
-def _search_chunk(shared, each, rows, rules, mesh):
+def _search_chunk(
+    method: Method, every: Images, rows: np.ndarray, rules: Rules, mesh: Mesh | None
+) -> SearchResult:
     """The rows of a chunk, chunk size times devices; on a mesh, each device keeps its part."""
     if mesh is None:
-        return _search_parts([(shared, _rows_of(each, rows))], rules)[0]
+        return _search_parts([(method, every.rows(rows))], rules)[0]
     if not _is_cpu():
-        each = jax.tree.map(lambda array: take(array, rows, mesh), each)
-        return _search_on_mesh(shared, each, rules=rules, mesh=sharding(mesh).mesh)
+        part = jax.tree.map(lambda array: take(array, rows, mesh), every)
+        return _search_on_mesh(method, part, rules=rules, mesh=sharding(mesh).mesh)
     parts = [
-        jax.device_put((shared, _rows_of(each, part)), device)
+        jax.device_put((method, every.rows(part)), device)
         for device, part in zip(mesh.devices.flat, np.split(rows, mesh.size), strict=True)
         if device.process_index == jax.process_index()
     ]
@@ -164,22 +181,19 @@ def _is_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def _search_parts(parts, rules):
-    """What each device finds, by the same program whatever their number.
-
-    parts: for each device key, stages and config, and the images, labels and ids of its part.
-    """
+def _search_parts(parts: Sequence[tuple[Method, Images]], rules: Rules) -> list[SearchResult]:
+    """What each device finds of its images, by the same program whatever their number."""
     if not _is_cpu():
-        return [_search_together(shared, *each, rules=rules) for shared, each in parts]
+        return [_search_together(method, images, rules=rules) for method, images in parts]
 
     # On a CPU an image stays in a core's cache, which XLA's own threads would share out in pieces
     # too small to gain by it; and its bits cannot depend on its neighbours, or on the cores.
-    def search_one(task):
+    def search_one(task: tuple[Method, Images]) -> SearchResult:
         # A thread's next program would wait for this one; another thread's need not.
         return jax.block_until_ready(_search_one(*task, rules=rules))
 
     tasks = [
-        (shared, *_rows_of(each, row)) for shared, each in parts for row in range(len(each[0]))
+        (method, images.rows(row)) for method, images in parts for row in range(len(images.ids))
     ]
     found = list(on_cores(search_one, tasks))
     size = len(tasks) // len(parts)
@@ -190,34 +204,31 @@ def _search_parts(parts, rules):
 
 
 @partial(jax.jit, static_argnames="rules")
-def _search_one(shared, image, label, number, start=None, *, rules):
-    """The search of the image with this id."""
-    key, stages, config = shared
-    key = computed_once(jax.random.fold_in(key, number))
-    return search_image(key, stages, image, label, config, rules, start)
+def _search_one(method: Method, one: Images, *, rules: Rules) -> SearchResult:
+    """The search of one image."""
+    key, stages, config = method
+    key = computed_once(jax.random.fold_in(key, one.ids))
+    return search_image(key, stages, one.images, one.labels, config, rules, one.starts)
 
 
 @partial(jax.jit, static_argnames="rules")
-def _search_together(shared, *each, rules):
+def _search_together(method: Method, images: Images, *, rules: Rules) -> SearchResult:
     """`_search_one` of several images at once."""
-    return jax.vmap(partial(_search_one, shared, rules=rules))(*each)
+    return jax.vmap(partial(_search_one, method, rules=rules))(images)
 
 
 @partial(jax.jit, static_argnames=("rules", "mesh"))
-def _search_on_mesh(shared, each, *, rules, mesh):
-    """`_search_together` of each device's images, in one program for all devices.
+def _search_on_mesh(method: Method, images: Images, *, rules: Rules, mesh: Mesh) -> SearchResult:
+    """`_search_together` of each device's images, in one program for all devices."""
 
-    shared: as there, but in the key's place the words of a philox key.
-    """
+    def search_part(method: Method, images: Images) -> SearchResult:
+        method = method._replace(key=key_for_several_devices(method.key))
+        return _search_together(method, images, rules=rules)
 
-    def search_part(shared, each):
-        words, *rest = shared
-        return _search_together((key_for_several_devices(words), *rest), *each, rules=rules)
-
-    whole, images = PartitionSpec(), PartitionSpec(*mesh.axis_names)
+    whole, part = PartitionSpec(), PartitionSpec(*mesh.axis_names)
     return jax.shard_map(
-        search_part, mesh=mesh, in_specs=(whole, images), out_specs=images, check_vma=False
-    )(shared, each)
+        search_part, mesh=mesh, in_specs=(whole, part), out_specs=part, check_vma=False
+    )(method, images)
 
 
 def as_pytrees(stages: Stages) -> tuple[jax.tree_util.Partial, ...]:
@@ -231,7 +242,7 @@ def as_pytrees(stages: Stages) -> tuple[jax.tree_util.Partial, ...]:
     )
 
 
-def check_task(
+def checked_labels(
     stages: Stages, image_shape: Sequence[int], labels: Any, num_images: int, config: SearchConfig
 ) -> np.ndarray:
     """Labels as int32 [N], where stages, labels and schedules fit each other.
@@ -248,10 +259,11 @@ def check_task(
 
 
 def choose_chunk_size(stages: Stages, image_shape: Sequence[int], config: SearchConfig) -> int:
-    """Images a call and device: 32 on a CPU, elsewhere what fills half the free memory, to 256."""
+    """Images a call and device: on a CPU 32, or a few more that the cores share equally; elsewhere
+    what fills half the free memory, to 256."""
     device = jax.local_devices()[0]
     if device.platform == "cpu":
-        return 32
+        return 32 + -32 % num_cores()
     stats = device.memory_stats() or {}
     free = stats.get("bytes_limit", 8 * 2**30) - stats.get("bytes_in_use", 0)
     return chunk_size_for(free, stages, image_shape, config)

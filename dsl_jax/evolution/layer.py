@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dsl_jax.evolution import strategies
-from dsl_jax.evolution.fitness import Population, as_cost, ranked
+from dsl_jax.evolution.fitness import Population, as_cost, from_cost, ranked
 from dsl_jax.evolution.operators import reproduce, standardize
 from dsl_jax.evolution.task import LayerTask
 from dsl_jax.keys import computed_once
@@ -17,18 +17,9 @@ from dsl_jax.keys import computed_once
 
 def with_copies(key: jax.Array, best: jax.Array, task: LayerTask) -> jax.Array:
     """A layer's first candidates [n, ...]: what came in [1, ...], and mutated copies of it."""
-    config, layer = task.config, task.layer
-    copies = reproduce(
-        key,
-        best,
-        config.population_size - 1,
-        layer.mutation_strength,
-        layer.smoothing_passes,
-        smoothing=config.smoothing,
-        kind=task.kind,
-        truncation=config.noise_truncation,
-        near=task.near,
-    )
+    config = task.config
+    count = config.population_size - 1
+    copies = reproduce(key, best, count, task.layer.mutation_strength, **task.mutation)
     if config.stop_probability < 1:  # what comes in right with the margin is left alone
         is_enough = task.evaluate(best)[0] >= math.log(config.stop_probability)
         copies = jnp.where(is_enough, best, copies)
@@ -73,11 +64,7 @@ def _evolve_as_in_the_paper(
             config.num_explorers,
             config.num_refiners,
             jnp.zeros(population.candidates.shape[1:], population.candidates.dtype),
-            smoothing_passes=layer.smoothing_passes,
-            smoothing=config.smoothing,
-            kind=task.kind,
-            truncation=config.noise_truncation,
-            near=task.near,
+            **task.mutation,
         )
     params = Params(layer.mutation_strength, layer.exploration_boost)
     first = algorithm.survivors((population.candidates,), as_cost(population.fitness))
@@ -95,7 +82,7 @@ def _evolve_as_in_the_paper(
 
     def generation(carry, number):
         if config.stop_probability < 1:  # a search of one image alone, as on a CPU, skips the rest
-            is_enough = as_cost(carry[1][0]) >= math.log(config.stop_probability)
+            is_enough = from_cost(carry[1][0]) >= math.log(config.stop_probability)
             new = jax.lax.cond(is_enough, lambda old, _: old, renew, carry, number)
         else:
             new = renew(carry, number)
@@ -103,4 +90,4 @@ def _evolve_as_in_the_paper(
 
     numbers = jnp.arange(1, layer.generations + 1)
     (parents, _), rest = jax.lax.scan(generation, first, numbers)
-    return parents, as_cost(jnp.concatenate([first[1][:1], rest]))
+    return parents, from_cost(jnp.concatenate([first[1][:1], rest]))

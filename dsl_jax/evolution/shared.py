@@ -20,7 +20,7 @@ from dsl_jax.devices import Array, on_cores
 from dsl_jax.evolution.clusters import cluster_rows, features, find_centres
 from dsl_jax.evolution.fitness import Stages, evaluate_candidates, output_shapes
 from dsl_jax.evolution.image import in_dtype
-from dsl_jax.evolution.images import as_pytrees, check_task
+from dsl_jax.evolution.images import as_pytrees, checked_labels
 from dsl_jax.evolution.layer import evolve_layer, target_of, with_copies
 from dsl_jax.evolution.operators import kind_of, moved, normalize, smoothed_noise, standardize
 from dsl_jax.evolution.rules import Rules, check_schedules, rules_of
@@ -114,7 +114,7 @@ def class_searches(
     check_key(key)
     images = as_array("images", images)
     check_images(images, np.arange(len(images)))
-    labels = check_task(stages, images.shape[1:], labels, len(images), config)
+    labels = checked_labels(stages, images.shape[1:], labels, len(images), config)
     cosines = _cosines(shared, config)
     num_classes = output_shapes(stages, images.shape[1:])[-1][-1]
     counts = np.bincount(labels, minlength=num_classes)

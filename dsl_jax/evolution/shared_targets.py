@@ -3,23 +3,15 @@
 Letters: B images of a batch, C classes, K clusters of a class, L blocks.
 """
 
-from pathlib import Path
-from typing import Any
-
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
 from dsl_jax.devices import Array
 from dsl_jax.evolution.clusters import cluster_rows
 from dsl_jax.evolution.fitness import Stages
 from dsl_jax.evolution.image import in_dtype
-from dsl_jax.evolution.images import as_pytrees
 from dsl_jax.evolution.operators import moved, normalize
-from dsl_jax.files import read_arrays, replacing
-
-REMEDY = "delete it, and make the targets again"
 
 
 def natural_representations(stages: Stages, images: jax.Array) -> tuple[jax.Array, ...]:
@@ -74,41 +66,3 @@ class SharedTargets:
             found.append(target)
             h = target if self.propagates else h
         return (*found, jnp.asarray(self.logits)[rows])
-
-    def arrays(self) -> dict[str, Any]:
-        """All but the stages, by name."""
-        found: dict[str, Any] = {f"direction_{i}": d for i, d in enumerate(self.directions)}
-        found |= {} if self.centres is None else {"centres": self.centres}
-        named = {"cosines": self.cosines, "logits": self.logits, "propagates": self.propagates}
-        return found | named
-
-    def save(self, path: str | Path) -> None:
-        """Writes all but the stages to a NumPy archive (.npz), whole or not at all."""
-        with replacing(Path(path)) as file:
-            np.savez(file, **jax.device_get(self.arrays()))
-
-    @classmethod
-    def load(cls, path: str | Path, stages: Stages) -> "SharedTargets":
-        """What `save` wrote, for the stages of the same network.
-
-        Raises:
-          DamagedFile: it is not whole, or something else.
-          ValueError: a `Sampler` was saved there.
-        """
-        saved = read_arrays(Path(path), REMEDY)
-        if any(name.startswith("sampler_") for name in saved):
-            raise ValueError(f"{path} holds a Sampler: load it by dsl_jax.Sampler.load")
-        return cls.from_arrays(saved, stages)
-
-    @classmethod
-    def from_arrays(cls, saved: dict[str, np.ndarray], stages: Stages) -> "SharedTargets":
-        """From what `arrays` gave, and others."""
-        count = sum(name.startswith("direction_") for name in saved)
-        return cls(
-            as_pytrees(stages),
-            tuple(saved[f"direction_{index}"] for index in range(count)),
-            saved["cosines"],
-            saved["logits"],
-            saved.get("centres"),
-            bool(saved["propagates"]),
-        )

@@ -1,7 +1,7 @@
 """`LayerTask`: all that the evolution of a layer needs but for a key and candidates."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 
@@ -33,3 +33,22 @@ class LayerTask(NamedTuple):
     strategy: type | None = None
     renewed: Callable[[jax.Array], Evaluate] | None = None
     near: Near | None = None
+
+    @property
+    def mutation(self) -> dict[str, Any]:
+        """How its candidates are mutated, see `mutation_options`."""
+        return mutation_options(self.layer, self.config, self.kind, self.near)
+
+
+def mutation_options(
+    layer: LayerSchedule, config: SearchConfig, kind: str, near: Near | None = None
+) -> dict[str, Any]:
+    """How a layer's candidates are mutated but for the strength: for `operators.reproduce`, and for
+    `RepresentationGA`."""
+    return {
+        "smoothing_passes": layer.smoothing_passes,
+        "smoothing": config.smoothing,
+        "kind": kind,
+        "truncation": config.noise_truncation,
+        "near": near,
+    }

@@ -3,7 +3,8 @@
 Where the network or the images lie on a mesh of several devices, its devices share each batch.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -12,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dsl_jax.batching import in_batches
 from dsl_jax.config import EVALUATION_STATISTICS
 from dsl_jax.data.dataset import Dataset, Split
-from dsl_jax.devices import mesh_of, replicate, sharing, take
+from dsl_jax.devices import mesh_of, replicate, sharding, sharing, take
 from dsl_jax.inputs import check_labels
 from dsl_jax.networks.interface import batch_norms, check_fits, check_network, in_mode
 from dsl_jax.values import instance_of, one_of, whole_number
@@ -194,14 +196,52 @@ def with_training_statistics(
     if jax.tree.leaves(statistics):
         count = -(-len(rows) // batch_size)
         size = len(rows) // count
-        total = None
-        for batch in np.asarray(rows)[: count * size].reshape(count, size):
-            images = dataset.normalize(take(dataset.train.images, batch, mesh))
-            with sharing(mesh):
-                measured = _batch_statistics(graph, statistics, rest, images)
-            total = measured if total is None else jax.tree.map(jnp.add, total, measured)
+        batches = np.asarray(rows)[: count * size].reshape(count, size)
+        if mesh is None or size % mesh.size == 0:
+            each = _of_shared_batches(graph, statistics, rest, dataset, batches, mesh)
+        else:
+            each = _of_dealt_batches(graph, statistics, rest, dataset, batches, mesh)
+        total = functools.reduce(partial(jax.tree.map, jnp.add), each)
         statistics = jax.tree.map(lambda x: x / count, total)
     return in_mode(nnx.merge(graph, statistics, rest), training=False)
+
+
+def _of_shared_batches(
+    graph: Any, statistics: Any, rest: Any, dataset: Dataset, batches: np.ndarray, mesh: Mesh | None
+) -> Iterator[Any]:
+    """The statistics of each batch, rows [count, size]; of each, devices take equal parts."""
+    for batch in batches:
+        images = dataset.normalize(take(dataset.train.images, batch, mesh))
+        with sharing(mesh):
+            yield _batch_statistics(graph, statistics, rest, images)
+
+
+def _of_dealt_batches(
+    graph: Any, statistics: Any, rest: Any, dataset: Dataset, batches: np.ndarray, mesh: Mesh
+) -> Iterator[Any]:
+    """The same, where the devices cannot share a batch equally: each takes whole ones."""
+    for start in range(0, len(batches), mesh.size):
+        some = batches[start : start + mesh.size]
+        filled = np.resize(some, (mesh.size, batches.shape[1]))
+        images = dataset.normalize(take(dataset.train.images, filled.ravel(), mesh))
+        found = _on_each_device(graph, statistics, rest, images, sharding(mesh).mesh)
+        for number in range(len(some)):
+            yield jax.tree.map(lambda x, number=number: x[number], found)
+
+
+@partial(jax.jit, static_argnames=("graph", "mesh"))
+def _on_each_device(graph: Any, statistics: Any, rest: Any, images: jax.Array, mesh: Mesh) -> Any:
+    """`_batch_statistics` of each device's images, in a leading axis; whole on every device."""
+
+    def of_a_device(statistics: Any, rest: Any, images: jax.Array) -> Any:
+        found = _batch_statistics(graph, statistics, rest, images)
+        return jax.tree.map(lambda x: x[None], found)
+
+    whole, part = PartitionSpec(), PartitionSpec(*mesh.axis_names)
+    found = jax.shard_map(of_a_device, mesh=mesh, in_specs=(whole, whole, part), out_specs=part)(
+        statistics, rest, images
+    )
+    return jax.lax.with_sharding_constraint(found, NamedSharding(mesh, whole))
 
 
 @partial(jax.jit, static_argnames="graph")

@@ -2,8 +2,8 @@
 
 With few generations such a target is a small step away from the network's own representation, and
 what it has in common with a step against the gradient of the loss can be measured. All this is of
-normalised representations, as candidates are: it is for networks whose blocks end so, as those of a
-`ConvNet` with `normalize_blocks`. Letters: N training images, L blocks.
+normalised representations, as candidates are, and so for networks whose blocks end so; others are
+refused. Letters: N training images, L blocks.
 """
 
 import dataclasses
@@ -31,6 +31,8 @@ from dsl_jax.networks.frozen import frozen_stages
 from dsl_jax.values import instance_of
 
 LABEL_LOGIT = 10.0  # of ten classes, a probability of 0.9996
+IMAGES_TO_CHECK = 4
+NEARLY = 0.1  # of numbers of unit variance; what 16 bits round is below that
 
 
 def refreshed(
@@ -54,7 +56,8 @@ def refreshed(
 
     Args:
       key: a `jax.random` key; each image has its own random numbers, as in `search`.
-      network: in evaluation mode, with the statistics to search with, as `learn` hands it over.
+      network: in evaluation mode, with the statistics to search with, as `learn` hands it over. Its
+        blocks must end normalised, as those of a `ConvNet` with `normalize_blocks` do.
       dataset: its training images are searched.
       config: a `SearchConfig` for the network's stages; a few generations and little noise. Its
         `initial_noise` and the generations of the logits are not used.
@@ -66,11 +69,13 @@ def refreshed(
       A `SearchResult` of N images, on the host.
 
     Raises:
-      ValueError, TypeError: as `search` and `frozen_stages`.
+      ValueError: a block does not end normalised; else as `search` and `frozen_stages`.
+      TypeError: as these.
     """
     instance_of(SearchConfig, "config", config)
     instance_of(Dataset, "dataset", dataset)
     check_own_mesh(mesh)
+    stages = _stages(network, dataset)
     *blocks, logits = config.layers
     layers = (*blocks, dataclasses.replace(logits, generations=0))
     split = dataset.train
@@ -79,7 +84,7 @@ def refreshed(
     own = (*own_representations(network, dataset), labels[split.labels])
     found = search(
         key,
-        frozen_stages(network),
+        stages,
         dataset.normalize(split.images),
         split.labels,
         dataclasses.replace(config, layers=layers),
@@ -91,6 +96,21 @@ def refreshed(
     )
     searched = jax.device_get(found)
     return searched._replace(representations=(*searched.representations[:-1], own[-1]))
+
+
+def _stages(network: ConvNet | StagedNetwork, dataset: Dataset) -> Stages:
+    """The network's stages. Raises ValueError where a block does not end normalised."""
+    stages = frozen_stages(network)
+    h: Any = dataset.normalize(dataset.train.images[:IMAGES_TO_CHECK])
+    for number, stage in enumerate(stages[:-1]):
+        h = stage(h)
+        whole = h.astype(jnp.float32)
+        if jnp.max(jnp.abs(jax.vmap(normalize)(whole) - whole)) > NEARLY:
+            raise ValueError(
+                f"block {number} of the network does not end normalised, as candidates are: build "
+                "a ConvNet with normalize_blocks=True, or end the block of another network so"
+            )
+    return stages
 
 
 def own_representations(
@@ -121,10 +141,11 @@ def along_gradient(
       taken of normalised representations; 0 where one of them is 0.
 
     Raises:
-      ValueError, TypeError: as `learn` for targets.
+      ValueError: a block does not end normalised; else as `learn` for targets.
+      TypeError: as there.
     """
     instance_of(Dataset, "dataset", dataset)
-    stages = frozen_stages(network)
+    stages = _stages(network, dataset)
     *blocks, _ = checked_targets(network, dataset, targets)
 
     def of_rows(rows: np.ndarray) -> tuple[jax.Array, ...]:

@@ -6,8 +6,8 @@ Letters: N training images, B images of a batch, L searched layers before the lo
 """
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,6 @@ from dsl_jax.config import LearnConfig
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.devices import on_one_device, replicate, sharing, take
 from dsl_jax.evolution.shared_targets import SharedTargets
-from dsl_jax.files import plain
 from dsl_jax.keys import threefry_key
 from dsl_jax.learning.batches import plan_batches
 from dsl_jax.learning.checks import (
@@ -30,54 +29,21 @@ from dsl_jax.learning.checks import (
     checked_targets,
 )
 from dsl_jax.learning.evaluation import evaluate_images, with_training_statistics
+from dsl_jax.learning.identity import Identity, check_same_training, identity_of
 from dsl_jax.learning.objectives import sgd_objective, shared_objective, target_objective
 from dsl_jax.learning.optimizer import learning_rate, make_optimizer
 from dsl_jax.learning.resident import has_room_for, on_device
+from dsl_jax.learning.result import Checkpoints, LearnResult, Measure, OnEpoch, Record
 from dsl_jax.learning.steps import Program, take_step, take_steps
 from dsl_jax.networks.interface import in_mode, multiplying_in
 from dsl_jax.networks.sampler import Sampler
+from dsl_jax.plain_data import plain
 from dsl_jax.progress import progress_bar
 
-Record = dict[str, Any]
-Measure = Callable[[nnx.Module], dict[str, Any]]
-OnEpoch = Callable[[Record], None]
 TargetsOf = Callable[[int, nnx.Module], Any]
 
 STEPS_AT_ONCE = 600  # at most, where they are one program, after which the bar moves
 STEPS_AHEAD = 2  # of which the batches are made while the device is busy
-
-
-class LearnResult(NamedTuple):
-    """A trained network.
-
-    Attributes:
-      network: the best epoch's by validation accuracy.
-      history: one record an epoch: epoch, images (trained on), train_loss, learning_rate, seconds
-        and, where the epoch was validated, validation_accuracy, validation_loss and best_so_far.
-    """
-
-    network: nnx.Module
-    history: list[Record]
-
-    @property
-    def best_epoch(self) -> Record:
-        """The record of the epoch whose network this is."""
-        return best_epoch(self.history)
-
-
-def best_epoch(history: Sequence[Record]) -> Record:
-    """The record of the best epoch by validation accuracy, between equals by loss."""
-    return next(record for record in reversed(history) if record.get("best_so_far"))
-
-
-class Checkpoints(Protocol):
-    """Where training keeps its state; `runs.saved.Checkpoints` is the one on disk."""
-
-    def restore(self, like: Any) -> tuple[Any, list[Record]] | None:
-        """The last saved (state, history), the state with the structure and devices of `like`."""
-
-    def save(self, epoch: int, state: Any, history: list[Record], last: bool) -> None:
-        """Keeps the state after an epoch; `last` is the final one."""
 
 
 # --------------------------------------------------------------------------------------------
@@ -130,7 +96,8 @@ def learn(
 
     Raises:
       ValueError: targets are missing, or their shapes are not the network's; the network has
-        dropout; or the number of devices does not divide that of a batch's images.
+        dropout; the number of devices does not divide that of a batch's images; or the checkpoints
+        are of another training.
       TypeError: the network lacks `representations` or `head`.
       FloatingPointError: the loss is not finite; names the step.
     """
@@ -140,8 +107,11 @@ def learn(
         check_shared_targets(network, dataset, targets)
         objective = Partial(shared_objective, jax.device_put(targets))
         return _train(key, network, dataset, dataset.train.labels, objective, config, options)
-    answers = targets if callable(targets) else checked_targets(network, dataset, targets)
-    return _train(key, network, dataset, answers, Partial(target_objective), config, options)
+    objective = Partial(target_objective)
+    if callable(targets):
+        return _train(key, network, dataset, None, objective, config, options, targets)
+    answers = checked_targets(network, dataset, targets)
+    return _train(key, network, dataset, answers, objective, config, options)
 
 
 def learn_sgd(
@@ -197,6 +167,7 @@ class TrainState(NamedTuple):
     optimizer: Any
     best_params: Any
     best: jax.Array  # [2]: validation accuracy, minus validation loss
+    identity: Identity  # does not change, but is kept with the rest
 
 
 def _train(
@@ -207,18 +178,17 @@ def _train(
     objective: Partial,
     config: LearnConfig,
     options: Options,
+    targets_of: TargetsOf | None = None,
 ) -> LearnResult:
     """Epochs of training, each with its validation and its checkpoint.
 
-    answers: as a `Task` has them, or a function that gives an epoch's targets.
+    answers: as a `Task` has them; None: `targets_of` gives an epoch's.
     """
     key = threefry_key(key)
-    batches_key, epochs_key = jax.random.fold_in(key, 0), jax.random.fold_in(key, 1)
-    task, state = _begin(batches_key, network, dataset, answers, objective, config, options.mesh)
-    history: list[Record] = []
-    checkpoints, steps = options.checkpoints, len(task.batches)
-    if checkpoints is not None and (saved := checkpoints.restore(state)) is not None:
-        state, history = saved
+    epochs_key = jax.random.fold_in(key, 1)
+    task, state = _begin(key, network, dataset, answers, objective, config, options.mesh)
+    state, history = _restored(options.checkpoints, state)
+    steps = len(task.batches)
     bar = progress_bar(
         config.epochs * steps,
         done=len(history) * steps,
@@ -228,17 +198,18 @@ def _train(
     )
     with bar:
         for epoch in range(len(history), config.epochs):
+            started = time.monotonic()
+            if targets_of is not None:
+                task = _with_new_targets(task, state, epoch, targets_of)
             epoch_key = jax.random.fold_in(epochs_key, epoch)
-            last, started = epoch + 1 == config.epochs, time.monotonic()
-            if callable(answers):
-                task = _with_new_targets(task, state, epoch, answers)
             state, record = _run_epoch(epoch_key, task, state, epoch, options.measure, bar)
             record["seconds"] = time.monotonic() - started
             history.append(record)
             if options.on_epoch is not None:
                 options.on_epoch(record)
-            if checkpoints is not None:
-                checkpoints.save(epoch + 1, state, history, last)
+            if options.checkpoints is not None:
+                is_last = epoch + 1 == config.epochs
+                options.checkpoints.save(epoch + 1, state, history, is_last)
     best = nnx.merge(task.graph, state.best_params, task.rest)
     best = with_training_statistics(best, dataset, task.batches.ravel())
     graph, weights = nnx.split(best)
@@ -255,25 +226,50 @@ def _begin(
     mesh: Mesh | None,
 ) -> tuple[Task, TrainState]:
     """What is trained on what, in which batches; and the state before the first epoch."""
-    count = len(dataset.train.images)
-    batches = plan_batches(key, count, config.batch_size, config.batch_multiple)
+    count, batches_key = len(dataset.train.images), jax.random.fold_in(key, 0)
+    batches = plan_batches(batches_key, count, config.batch_size, config.batch_multiple)
     trained = in_mode(network, training=True)
     graph, *states = nnx.split(trained, nnx.Param, ...)
-    # Copies: a step gives its state's memory away, and the network passed in keeps its own.
-    params, best_params = (jax.tree.map(jnp.copy, states[0]) for _ in range(2))
-    optimizer = make_optimizer(config, len(batches)).init(params)
-    state = TrainState(params, optimizer, best_params, jnp.full(2, -jnp.inf, jnp.float32))
+    params, rest = states
     stepped = nnx.graphdef(multiplying_in(trained, config.compute_dtype))
-    program = Program(stepped, config, len(batches), dataset.mean, dataset.std)
-    rest, objective = replicate((states[1], objective), mesh)
-    task = Task(graph, program, dataset, batches, objective, None, rest, mesh, False)
+    task = Task(
+        graph=graph,
+        program=Program(stepped, config, len(batches), dataset.mean, dataset.std),
+        dataset=dataset,
+        batches=batches,
+        objective=replicate(objective, mesh),
+        answers=None,
+        rest=replicate(rest, mesh),
+        mesh=mesh,
+        is_resident=False,
+    )
+    # Copies: a step gives its state's memory away, and the network passed in keeps its own.
+    state = TrainState(
+        params=jax.tree.map(jnp.copy, params),
+        optimizer=make_optimizer(config, len(batches)).init(params),
+        best_params=jax.tree.map(jnp.copy, params),
+        best=jnp.full(2, -jnp.inf, jnp.float32),
+        identity=identity_of(key, params, dataset, answers, objective, config),
+    )
     state = replicate(state, mesh)
-    return task if callable(answers) else _with_answers(task, state, answers), state
+    return task if answers is None else _with_answers(task, state, answers), state
+
+
+def _restored(
+    checkpoints: Checkpoints | None, state: TrainState
+) -> tuple[TrainState, list[Record]]:
+    """The state and the history with which training goes on: those given where nothing is kept."""
+    saved = None if checkpoints is None else checkpoints.restore(state)
+    if saved is None:
+        return state, []
+    check_same_training(*jax.device_get((state.identity, saved[0].identity)))
+    return saved
 
 
 def _with_answers(task: Task, state: TrainState, answers: Any) -> Task:
     """The task with what the network should give; on the device, where that has room for it."""
-    (device, *_), dataset = jax.tree.leaves(state.params)[0].devices(), task.dataset
+    device, *_ = jax.tree.leaves(state.params)[0].devices()
+    dataset = task.dataset
     data = (dataset.train.images, dataset.validation.images, answers)
     if is_resident := task.mesh is None and has_room_for(data, device):
         dataset, answers = on_device(dataset, answers, device)

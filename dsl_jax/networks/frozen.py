@@ -16,6 +16,7 @@ from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.devices import Array
 from dsl_jax.evolution.dead import check_layers_change
 from dsl_jax.evolution.operators import brought_near, kind_of, perturb_image, reproduce
+from dsl_jax.evolution.task import mutation_options
 from dsl_jax.inputs import as_array, check_images
 from dsl_jax.keys import philox_key
 from dsl_jax.networks.adapters import StagedNetwork
@@ -312,17 +313,12 @@ def _apply_pre_gelu_head(kernel: jax.Array, x: jax.Array) -> jax.Array:
 def _explorers(key: jax.Array, x: jax.Array, layer: LayerSchedule, config: SearchConfig):
     """One explorer of each sample of x [N, ...] alone, as search makes them at this layer."""
 
+    strength = layer.mutation_strength * layer.exploration_boost
+    options = mutation_options(layer, config, kind_of(x.shape[1:], last=False))
+
     def explorer(key, h):
-        return reproduce(
-            key,
-            h.astype(jnp.float32)[None],
-            1,
-            layer.mutation_strength * layer.exploration_boost,
-            layer.smoothing_passes,
-            smoothing=config.smoothing,
-            kind=kind_of(h.shape, last=False),
-            truncation=config.noise_truncation,
-        )[0].astype(h.dtype)
+        parent = h.astype(jnp.float32)[None]
+        return reproduce(key, parent, 1, strength, **options)[0].astype(h.dtype)
 
     return jax.vmap(explorer)(jax.random.split(key, len(x)), x)
 

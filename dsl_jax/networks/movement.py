@@ -13,6 +13,7 @@ import numpy as np
 from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.evolution.fitness import Stages
 from dsl_jax.evolution.operators import kind_of, reproduce, spread, standardize
+from dsl_jax.evolution.task import mutation_options
 
 CHILDREN = 8  # of each image
 SAME = 1e-5  # a difference, in units of the spread, that is rounding
@@ -56,19 +57,13 @@ def check_movement(
 
 
 def _children(h: jax.Array, layer: LayerSchedule, config: SearchConfig, kind: str) -> jax.Array:
-    """Children [N, n, ...] of each image's H [N, ...] alone, as explorers are made; float32."""
+    """Children [N, n, ...] of each image's H [N, ...] alone, as those that move most; float32."""
+    boosts = layer.exploration_boost * (config.num_explorers > 0), 1.0 * (config.num_refiners > 0)
+    strength = layer.mutation_strength * max(boosts)
+    options = mutation_options(layer, config, kind)
 
     def of_one(key: jax.Array, one: jax.Array) -> jax.Array:
-        return reproduce(
-            key,
-            one[None],
-            CHILDREN,
-            layer.mutation_strength * max(1.0, layer.exploration_boost),
-            layer.smoothing_passes,
-            smoothing=config.smoothing,
-            kind=kind,
-            truncation=config.noise_truncation,
-        )
+        return reproduce(key, one[None], CHILDREN, strength, **options)
 
     keys = jax.random.split(jax.random.key(0, impl="philox4x32"), len(h))
     return jax.vmap(of_one)(keys, h.astype(jnp.float32))

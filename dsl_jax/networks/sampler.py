@@ -3,19 +3,15 @@
 Letters: B images of a batch, C classes, F features or channels, H hidden ones, L blocks.
 """
 
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
 
 from dsl_jax.devices import Array
-from dsl_jax.evolution.fitness import Stages
 from dsl_jax.evolution.operators import moved
-from dsl_jax.evolution.shared_targets import REMEDY, SharedTargets, natural_representations
-from dsl_jax.files import read_arrays, replacing
+from dsl_jax.evolution.shared_targets import SharedTargets, natural_representations
 from dsl_jax.networks.convnet import gelu
 from dsl_jax.networks.convolution import convolve_same
 
@@ -54,26 +50,6 @@ class Sampler:
             cosine = shared.cosines[index]
             found.append(jax.vmap(moved, (0, 0, None))(natural, direction, cosine))
         return (*found, jnp.asarray(shared.logits)[labels])
-
-    def save(self, path: str | Path) -> None:
-        """Writes all but the stages to a NumPy archive (.npz), whole or not at all."""
-        arrays = self.shared.arrays()
-        for index, weights in enumerate(self.weights):
-            arrays |= {f"sampler_{index}_{name}": array for name, array in weights.items()}
-        with replacing(Path(path)) as file:
-            np.savez(file, **jax.device_get(arrays))
-
-    @classmethod
-    def load(cls, path: str | Path, stages: Stages) -> "Sampler":
-        """What `save` wrote, for the stages of the same network. Raises DamagedFile, also for
-        `SharedTargets` that were saved there."""
-        saved = read_arrays(Path(path), REMEDY)
-        shared = SharedTargets.from_arrays(saved, stages)
-        weights = tuple(
-            {name: saved[f"sampler_{index}_{name}"] for name in ("first", "labels", "last")}
-            for index in range(len(shared.directions))
-        )
-        return cls(shared, weights)
 
 
 def propose(weights: Weights, natural: Any, labels: Any) -> jax.Array:

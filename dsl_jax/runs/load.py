@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from dsl_jax.config import RunConfig
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.data.identity import DataIdentity
-from dsl_jax.learning.train import Record
+from dsl_jax.learning.result import Record
 from dsl_jax.networks.convnet import ConvNet
 from dsl_jax.runs.class_files import KeptClasses
 from dsl_jax.runs.data import load_data, read_identity

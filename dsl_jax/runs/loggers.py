@@ -14,7 +14,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dsl_jax.files import plain, write_text, writing
+from dsl_jax.files import write_text, writing
+from dsl_jax.plain_data import plain
 from dsl_jax.values import one_of
 
 LOGGERS = ("console", "tensorboard", "wandb")

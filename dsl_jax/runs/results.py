@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dsl_jax.files import DamagedFile, read_json
-from dsl_jax.learning.train import Record, best_epoch
+from dsl_jax.learning.result import Record, best_epoch
 
 TRAIN_AGAIN = "restore it from a copy, or delete it, and the network is trained again"
 

@@ -18,6 +18,7 @@ from dsl_jax.runs.lock import alone
 from dsl_jax.runs.steps import FIRST_TARGETS, Training
 from dsl_jax.runs.untrained import make_stages
 from dsl_jax.targets.sampling import learn_sampler, split_rows
+from dsl_jax.targets.shared_files import load_targets, save_targets
 from dsl_jax.targets.store import TargetStore
 
 
@@ -28,7 +29,8 @@ def sampled_targets(
     class, or a random code in its place."""
     stages = make_stages(run_folder.config, dataset, seed)
     learn_sampler_once(run_folder, dataset, seed, stages, progress)
-    sampler = Sampler.load(sampler_file(run_folder.folder, seed), stages)
+    sampler = load_targets(sampler_file(run_folder.folder, seed), stages)
+    assert isinstance(sampler, Sampler)
     if step.kind == "cycle":
         return sampler
     if step.kind == "class_part":
@@ -59,7 +61,7 @@ def learn_sampler_once(
             )
             shares = [errors.tolist() for errors in learned.unexplained]
             write_json(_errors_file(folder, seed), {"unexplained": shares})
-            learned.targets.save(path)
+            save_targets(path, learned.targets)
             seconds = time.monotonic() - started
             run_folder.note_search(seed, FIRST_TARGETS, "sampler", seconds)
 
@@ -71,7 +73,7 @@ def check_sampler(dataset: Dataset, seed: int, count: int, config: SamplerConfig
 
 
 def sampler_file(folder: Path, seed: int) -> Path:
-    """Where a seed's sampler is kept; `dsl.Sampler.load` reads it."""
+    """Where a seed's sampler is kept; `dsl.load_targets` reads it."""
     return folder / f"seed_{seed}" / "sampler.npz"
 
 

@@ -16,7 +16,7 @@ from flax import nnx
 
 from dsl_jax.files import DamagedFile, refuse_file, writing
 from dsl_jax.jobs import first_says
-from dsl_jax.learning.train import Record
+from dsl_jax.learning.result import Record
 from dsl_jax.networks.convnet import ConvNet
 from dsl_jax.networks.interface import named_leaves
 from dsl_jax.runs.results import Trained
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """`learning.train.Checkpoints` on disk, with orbax, in a folder of their own.
+    """`learning.result.Checkpoints` on disk, with orbax, in a folder of their own.
 
     The state is written every 30 seconds at most, and after the last epoch. The processes of a job
     call each method together.

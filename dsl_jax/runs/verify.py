@@ -20,7 +20,6 @@ import numpy as np
 from dsl_jax.config import RunConfig, to_dict
 from dsl_jax.files import DamagedFile, read_json, write_text
 from dsl_jax.keys import SEARCH, purpose_key
-from dsl_jax.networks.sampler import Sampler
 from dsl_jax.plain_data import differences
 from dsl_jax.progress import progress_bar
 from dsl_jax.runs.class_files import class_files, load_class
@@ -36,6 +35,7 @@ from dsl_jax.runs.results import read_trained, to_json
 from dsl_jax.runs.saved import damaged_checkpoints, load_network
 from dsl_jax.runs.steps import is_per_class, searches
 from dsl_jax.targets import layout
+from dsl_jax.targets.shared_files import read_targets
 from dsl_jax.targets.store import TargetStore
 
 logger = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def verify_run(folder: str | os.PathLike, progress: bool = False) -> list[Damage
             found += _verify_archive(path, load_class)
             bar.update()
         for path in samplers:
-            found += _verify_archive(path, lambda path: Sampler.load(path, ()))
+            found += _verify_archive(path, read_targets)
             bar.update()
         for path in trainings:
             found += _verify_training(path)

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from dsl_jax.config import SearchConfig
 from dsl_jax.devices import check_own_mesh
 from dsl_jax.evolution.image import Stages
-from dsl_jax.evolution.images import check_task, choose_chunk_size, search
+from dsl_jax.evolution.images import checked_labels, choose_chunk_size, search
 from dsl_jax.evolution.rules import check_schedules
 from dsl_jax.files import writing
 from dsl_jax.inputs import check_distinct, check_ids, check_images
@@ -92,7 +92,7 @@ def search_to_store(
     check_distinct(ids, "the argument ids")
     take = functools.partial(_take, images, ids, preprocess)
     image_shape = take(slice(0, 1)).shape[1:]
-    labels = check_task(stages, image_shape, labels, len(images), config)
+    labels = checked_labels(stages, image_shape, labels, len(images), config)
     if chunk_size is None:
         if there is not None:
             chunk_size = there["fingerprint"]["chunk_size"]

@@ -23,6 +23,7 @@ from dsl_jax.runs.untrained import make_stages
 from dsl_jax.targets import controls
 from dsl_jax.targets.reading import Naturals
 from dsl_jax.targets.sampling import learn_sampler
+from dsl_jax.targets.shared_files import load_targets, save_targets
 from dsl_jax.targets.store import TargetStore
 
 
@@ -124,8 +125,8 @@ def search_classes(
                 shared,
                 progress=True,
             )
-            found.targets.save(path)
-    return SharedTargets.load(path, stages)
+            save_targets(path, found.targets)
+    return load_targets(path, stages)
 
 
 @contextlib.contextmanager

@@ -20,7 +20,8 @@ from dsl_jax.evolution.image import SearchResult
 from dsl_jax.evolution.images import choose_chunk_size, search
 from dsl_jax.evolution.rules import check_config
 from dsl_jax.learning.evaluation import evaluation_and_predictions
-from dsl_jax.learning.train import LearnResult, learn, learn_sgd
+from dsl_jax.learning.result import LearnResult
+from dsl_jax.learning.train import learn, learn_sgd
 from dsl_jax.runs import steps, untrained
 from dsl_jax.runs.folder import RunFolder, find_targets
 from dsl_jax.runs.saved import Checkpoints

@@ -232,8 +232,8 @@ def test_cores_change_no_bit_and_share_one_compilation(monkeypatch):
 
 
 def test_a_failure_in_a_thread_is_told(monkeypatch):
-    def fails(shared, image, *_, rules):
-        raise FloatingPointError(f"image {image[0, 0, 0]:.0f}")
+    def fails(method, one, *, rules):
+        raise FloatingPointError(f"image {one.images[0, 0, 0]:.0f}")
 
     monkeypatch.setattr(MODULE, "_search_one", fails)
     images, labels = data(3)

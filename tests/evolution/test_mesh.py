@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from toy_search import CONFIG, KEY, STAGES, data, image_stage, logits_stage, vector_stage
 
-from dsl_jax.evolution.images import as_pytrees, search
+from dsl_jax.evolution.images import Images, Method, as_pytrees, search
 from dsl_jax.evolution.rules import rules_of
 from dsl_jax.keys import philox_key
 from dsl_jax.measures import effective_solutions
@@ -64,10 +64,10 @@ def test_many_devices_search_without_a_word_to_each_other():
     stages = as_pytrees((lambda x: logits_stage(vector_stage(image_stage(x))),))
     config = dataclasses.replace(CONFIG, layers=CONFIG.layers[-1:])
     mesh = jax.sharding.Mesh(np.array(jax.devices()[:2]), ("images",))
-    shared = (jax.random.key_data(philox_key(KEY)), stages, config)
-    each = (*data(4), np.arange(4, dtype=np.uint32))
+    method = Method(jax.random.key_data(philox_key(KEY)), stages, config)
+    images = Images(*data(4), np.arange(4, dtype=np.uint32))
     program = MODULE._search_on_mesh
-    text = program.lower(shared, each, rules=rules_of(config), mesh=mesh).compile().as_text()
+    text = program.lower(method, images, rules=rules_of(config), mesh=mesh).compile().as_text()
     assert "num_partitions=2" in text
     assert not re.search(r"all-reduce|all-gather|all-to-all|collective|reduce-scatter", text)
 

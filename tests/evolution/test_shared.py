@@ -11,9 +11,6 @@ from toy_search import CONFIG, KEY, STAGES, data, image_stage, logits_stage, vec
 from dsl_jax.config import SharedConfig
 from dsl_jax.evolution.image import SearchResult
 from dsl_jax.evolution.shared import search_shared
-from dsl_jax.evolution.shared_targets import SharedTargets
-from dsl_jax.files import DamagedFile
-from dsl_jax.networks.sampler import Sampler
 from dsl_jax.targets import controls
 
 COSINES = (0.3, 0.6)
@@ -136,13 +133,6 @@ def test_where_they_propagate_a_stage_is_given_the_target_before(result):
     np.testing.assert_array_equal(logits, result.targets.logits[LABELS[:3]])
 
 
-def test_they_are_kept_whole(result, tmp_path):
-    result.targets.save(tmp_path / "shared.npz")
-    again = SharedTargets.load(tmp_path / "shared.npz", STAGES)
-    assert again.propagates
-    jax.tree.map(np.testing.assert_array_equal, again, result.targets)
-
-
 def test_a_class_without_a_finite_fitness_is_named():
     images = IMAGES.copy()
     images[LABELS == 3] *= 1e30  # what comes of these overflows
@@ -150,19 +140,6 @@ def test_a_class_without_a_finite_fitness_is_named():
     shared = SharedConfig(cosines=COSINES, images_per_class=4)
     with pytest.raises(FloatingPointError, match="nothing that was found for class 3"):
         search_shared(KEY, stages, images, LABELS, CONFIG, shared)
-
-
-def test_a_samplers_file_or_anothers_is_not_taken_for_it(result, tmp_path):
-    nothing = Sampler(result.targets, ({"first": np.ones(1)}, {}))
-    nothing.save(tmp_path / "sampler.npz")
-    with pytest.raises(ValueError, match=r"holds a Sampler: load it by dsl_jax\.Sampler"):
-        SharedTargets.load(tmp_path / "sampler.npz", STAGES)
-    result.targets.save(tmp_path / "shared.npz")
-    with pytest.raises(DamagedFile, match="it has no 'sampler_0_first'"):
-        Sampler.load(tmp_path / "shared.npz", STAGES)
-    np.savez(tmp_path / "other.npz", a=np.ones(2))
-    with pytest.raises(DamagedFile, match="it has no 'cosines'"):
-        SharedTargets.load(tmp_path / "other.npz", STAGES)
 
 
 def test_fresh_images_of_all_are_the_same_images_in_another_order(result):
@@ -223,14 +200,6 @@ def test_each_cluster_of_a_class_has_a_direction_of_its_own_for_its_own_images()
             ours = both.fitness[0][2 * label + cluster, -1]
             np.testing.assert_allclose(ours, expected, atol=1e-5)
         assert clusters == {0, 1}
-
-
-def test_clusters_are_kept_with_the_targets(tmp_path):
-    some = found(clusters=2, images_per_class=8).targets
-    some.save(tmp_path / "shared.npz")
-    again = SharedTargets.load(tmp_path / "shared.npz", STAGES)
-    jax.tree.map(np.testing.assert_array_equal, again, some)
-    jax.tree.map(np.testing.assert_array_equal, again.of(IMAGES, LABELS), some.of(IMAGES, LABELS))
 
 
 def test_a_class_needs_an_image_for_each_cluster():

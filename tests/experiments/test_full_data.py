@@ -14,7 +14,7 @@ import dsl_jax
 from dsl_jax import pipeline
 from dsl_jax.keys import SEARCH, purpose_key
 from dsl_jax.learning.evaluation import with_training_statistics
-from dsl_jax.learning.train import LearnResult
+from dsl_jax.learning.result import LearnResult
 from dsl_jax.networks.interface import in_mode
 from dsl_jax.reports.intervals import in_percent, of_paired_seeds_and_images
 from dsl_jax.targets.fill import search_to_store

@@ -10,7 +10,7 @@ from tiny_search import TINY_SEARCH
 
 import dsl_jax
 from dsl_jax.learning.evaluation import with_training_statistics
-from dsl_jax.learning.train import LearnResult
+from dsl_jax.learning.result import LearnResult
 
 FLAGS = [
     *[flag for flag in TINY_SEARCH if "layers" not in flag],

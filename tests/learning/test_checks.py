@@ -167,10 +167,10 @@ def test_targets_that_were_searched_without_ids_are_told_so(dataset):
     network, targets = network_for(dataset), targets_for(dataset)
     count = len(dataset.train.images)
     without_ids = Read(np.arange(count), targets)
-    with pytest.raises(ValueError, match="targets are of ids 0, 1, 2 .*ids=dataset.train.ids"):
+    with pytest.raises(ValueError, match=r"targets are of ids 0, 1, 2 .*ids=dataset.train.ids"):
         dsl.learn(KEY, network, dataset, without_ids, ONE_EPOCH)
     of_others = Read(np.arange(count) + 10**6, targets)
-    with pytest.raises(ValueError, match="targets lack 40 of 40 .*search the same training split"):
+    with pytest.raises(ValueError, match=r"targets lack 40 of 40 .*search the same training split"):
         dsl.learn(KEY, network, dataset, of_others, ONE_EPOCH)
 
 

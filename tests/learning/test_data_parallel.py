@@ -323,9 +323,26 @@ def test_evaluation_follows_the_network_and_the_images(statistics):
 def test_training_statistics_are_measured_where_the_network_is():
     graph, state = nnx.split(Network())
     many = nnx.merge(graph, replicate(state, mesh_of(8)))
-    for size in (40, 30):  # 8 devices share 40 equally, 27 not
+    for size in (40, 30, 7):  # 8 devices share 40 equally; 3 batches of 26 not, nor 12 of 6
         ours = with_training_statistics(many, DATASET, np.arange(80), size)
         assert_close(ours, with_training_statistics(Network(), DATASET, np.arange(80), size))
+
+
+def test_no_device_measures_the_statistics_of_batches_that_others_measure(monkeypatch):
+    parts = []
+
+    def take(*arguments):
+        array = devices.take(*arguments)
+        parts.append({shard.data.shape[0] for shard in array.addressable_shards})
+        return array
+
+    monkeypatch.setattr(evaluation, "take", take)
+    graph, state = nnx.split(Network())
+    many = nnx.merge(graph, replicate(state, mesh_of(8)))
+    with_training_statistics(many, DATASET, np.arange(80), 7)
+    assert parts == [{6}, {6}]  # twelve batches of 6 images, eight at a time
+    with_training_statistics(many, DATASET, np.arange(80), 40)
+    assert parts[2:] == [{5}, {5}]
 
 
 def test_targets_and_images_may_be_sharded():

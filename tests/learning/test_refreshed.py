@@ -223,3 +223,14 @@ def test_what_a_function_gives_is_checked():
         learn(KEY, make(), DATASET, lambda *_: small, CONFIG)
     with pytest.raises(TypeError, match="the targets are a NoneType"):
         learn(KEY, make(), DATASET, lambda *_: None, CONFIG)
+
+
+def test_a_network_whose_blocks_do_not_end_normalised_is_refused():
+    network = ConvNet((12, 12, 1), 3, (4, 4, 4), rngs=nnx.Rngs(5))
+    network.whiten(DATASET.normalize(DATASET.train.images))
+    network = with_training_statistics(network, DATASET, np.arange(COUNT))
+    message = r"block 0 of the network does not end normalised.* normalize_blocks=True"
+    with pytest.raises(ValueError, match=message):
+        refreshed(KEY, network, DATASET, SEARCH)
+    with pytest.raises(ValueError, match=message):
+        along_gradient(network, DATASET, targets())

@@ -223,6 +223,50 @@ def test_an_interrupted_training_ends_with_the_same_bits(augment):
         np.testing.assert_array_equal(a, b)
 
 
+def other_targets():
+    return jax.tree.map(lambda array: array[::-1].copy(), targets())
+
+
+def other_images():
+    train = DATASET.train._replace(images=DATASET.train.images[::-1].copy())
+    return dataclasses.replace(DATASET, train=train)
+
+
+@pytest.mark.parametrize(
+    ("other", "differs"),
+    [
+        ({"key": jax.random.key(1)}, "key"),
+        ({"network": lambda: make(seed=1)}, "network"),
+        ({"dataset": other_images}, "images"),
+        ({"targets": other_targets}, "targets"),
+        ({"config": dataclasses.replace(CONFIG, learning_rate=0.3)}, "configuration"),
+        ({"config": dataclasses.replace(CONFIG, epochs=1)}, "configuration"),
+    ],
+)
+def test_a_training_does_not_go_on_from_another(other, differs):
+    def train(checkpoints, **others):
+        given = {"key": KEY, "network": make, "dataset": lambda: DATASET, "targets": targets}
+        given |= {"config": CONFIG} | others
+        makers = (given[name] for name in ("network", "dataset", "targets"))
+        return learn(
+            given["key"], *(one() for one in makers), given["config"], checkpoints=checkpoints
+        )
+
+    checkpoints = Memory(stop_after=2)
+    with pytest.raises(KeyboardInterrupt):
+        train(checkpoints)
+    with pytest.raises(ValueError, match=f"of another training, with another {differs}: give"):
+        train(checkpoints, **other)
+    assert len(train(checkpoints).history) == CONFIG.epochs
+
+
+def test_a_training_by_sgd_does_not_go_on_from_one_by_targets():
+    checkpoints = Memory()
+    learn(KEY, make(), DATASET, targets(), CONFIG, checkpoints=checkpoints)
+    with pytest.raises(ValueError, match="with another configuration, targets: give"):
+        learn_sgd(KEY, make(), DATASET, CONFIG, checkpoints=checkpoints)
+
+
 def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_checkpoint():
     broken = make()
     broken.linear.kernel[...] *= jnp.nan

@@ -111,15 +111,6 @@ def test_a_proposal_is_two_layers_with_the_label_between(shape):
     np.testing.assert_allclose(propose(weights, x, labels), hidden @ last, rtol=1e-4, atol=1e-4)
 
 
-def test_it_is_kept_whole(learned, tmp_path):
-    learned.targets.save(tmp_path / "sampler.npz")
-    again = Sampler.load(tmp_path / "sampler.npz", STAGES)
-    for ours, theirs in zip(
-        again.of(IMAGES, LABELS), learned.targets.of(IMAGES, LABELS), strict=True
-    ):
-        np.testing.assert_array_equal(ours, theirs)
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
