@@ -38,6 +38,12 @@ def _on_host(what: str, values: Any) -> np.ndarray:
         raise ValueError(f"{what} cannot be made an array: {error}") from error
 
 
+def check_floating(images: Any) -> None:
+    """Raises ValueError for images of integers, as they come from a source."""
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images are {images.dtype}: normalise them first (Dataset.normalize)")
+
+
 def check_images(images: Any, ids: np.ndarray | None = None) -> None:
     """Images as a network takes them: normalised.
 
@@ -48,8 +54,7 @@ def check_images(images: Any, ids: np.ndarray | None = None) -> None:
     Raises:
       ValueError: not floating, or with values that are not finite; names the first such images.
     """
-    if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(f"images are {images.dtype}: normalise them first (Dataset.normalize)")
+    check_floating(images)
     finite: Any = jnp.isfinite if isinstance(images, jax.Array) else np.isfinite
     fine = np.asarray(finite(images).all(axis=tuple(range(1, images.ndim))))
     if not fine.all():

@@ -49,6 +49,8 @@ class LearnConfig:
       relations: how alike they ought to be: as their "targets", or as their "labels", which the
           targets' logits tell: 1 for images of one class, else 0.
       augment, flip, crop_padding: random crops after padding, mirror images where flip is True.
+        The targets of single images do not move with the crop, and need more epochs then; those of
+        a `SharedTargets` or `Sampler` are made of it.
       evaluation_statistics: BatchNorm in evaluation: "train", re-estimated over the training
           images, or "batch", those of the evaluation batch (the paper's).
       statistics_images: number of training images that give the statistics during training.

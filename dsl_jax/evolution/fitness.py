@@ -22,11 +22,19 @@ class Population(NamedTuple):
 
 
 def output_shapes(stages: Stages, image_shape: Sequence[int]) -> list[tuple[int, ...]]:
-    """The shapes of one image's representations, without computing them."""
+    """The shapes of one image's representations, without computing them.
+
+    Raises:
+      ValueError: a stage fails on what it is given; names it.
+    """
     h = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     shapes = []
-    for stage in stages:
-        h = jax.eval_shape(stage, h)
+    for number, stage in enumerate(stages):
+        try:
+            h = jax.eval_shape(stage, h)
+        except (TypeError, ValueError) as error:
+            given = "images" if number == 0 else f"what stage {number - 1} returns,"
+            raise ValueError(f"stage {number} fails on {given} {list(h.shape)}: {error}") from error
         shapes.append(h.shape[1:])
     return shapes
 

@@ -34,7 +34,7 @@ from dsl_jax.evolution.operators import (
 )
 from dsl_jax.evolution.rules import Rules, check_schedules, rules_of
 from dsl_jax.evolution.task import Evaluate, LayerTask
-from dsl_jax.inputs import check_labels
+from dsl_jax.inputs import check_floating, check_labels
 from dsl_jax.keys import NOISE, computed_once, philox_key
 
 IMAGES_AT_ONCE = 32  # of the noisy copies of an image, in the first stage
@@ -111,7 +111,7 @@ def search_image(
 def in_dtype(
     stages: Stages, image: jax.Array, compute_dtype: str = "float32", between: Any = None
 ) -> Stages:
-    """The stages, with casts at their borders.
+    """The stages, with casts at their borders. Raises ValueError for an image that is not floating.
 
     Args:
       image: one [H, W, C], of which the shape and the dtype count.
@@ -120,6 +120,8 @@ def in_dtype(
       between: the dtype that is handed on from stage to stage; None: `compute_dtype`. Logits are
         float32.
     """
+    check_floating(image)
+    check_floating(image)
     inputs, h = [], jax.ShapeDtypeStruct((1, *image.shape), image.dtype)
     for stage in stages:
         inputs.append(h.dtype)

@@ -235,7 +235,15 @@ def as_pytrees(stages: Stages) -> tuple[jax.tree_util.Partial, ...]:
     """Stages that pass through jit: a `Partial` stays as it is, other callables become one.
 
     What a callable that is not a Partial holds is baked into the compiled program.
+
+    Raises:
+      TypeError: no sequence of functions, such as a network.
     """
+    if not isinstance(stages, Sequence):
+        raise TypeError(
+            f"the stages are a {type(stages).__name__}: give a tuple of functions, such as "
+            "dsl_jax.frozen_stages(network) returns"
+        )
     return tuple(
         stage if isinstance(stage, jax.tree_util.Partial) else jax.tree_util.Partial(stage)
         for stage in stages

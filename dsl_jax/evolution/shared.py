@@ -29,6 +29,7 @@ from dsl_jax.evolution.task import LayerTask
 from dsl_jax.inputs import as_array, check_images
 from dsl_jax.keys import CLUSTERS, FRESH_IMAGES, check_key, computed_once, philox_key
 from dsl_jax.progress import progress_bar
+from dsl_jax.values import instance_of
 
 AT_ONCE = 32  # images of a fitness that an accelerator evaluates together
 
@@ -77,16 +78,20 @@ def search_shared(
       labels: integers [N]; as many classes as the last stage returns logits.
       config: a `SearchConfig` with L + 1 layers; `initial_noise`, `num_searches`, `fitness_noise`
         and `least_cosine` have no effect here.
-      shared: the cosines (not `choices`, which a run makes), and how many images of each class a
+      shared: the cosines, and how many images of each class a
         fitness is of: fewer where the largest class has fewer; a class with fewer than that
         repeats its images. None: the defaults.
       progress: show a bar of classes.
 
     Raises:
-      ValueError: what `search` refuses, a class without images, or cosines that do not fit.
+      ValueError: what `search` refuses, a class without images, cosines that do not fit, or
+        choices.
       FloatingPointError: what was found for a class has no finite fitness.
     """
     shared = SharedConfig() if shared is None else shared
+    instance_of(SharedConfig, "shared config", shared)
+    if shared.choices:
+        raise ValueError(f"choices are {shared.choices}: a run chooses among them; give cosines")
     searches = class_searches(key, stages, images, labels, config, shared)
     return join_classes(stages, run_searches(searches, progress), config, shared)
 

@@ -33,7 +33,7 @@ class SharedTargets:
 
     Attributes:
       stages: those of the searched network, which make the natural representations.
-      directions: for each of L blocks float32 [C * K, ...], of any size, class after class.
+      directions: for each of L blocks float32 [C * K, ...], of any length, class after class.
       cosines: float32 [L], what a target has in common with its natural representation.
       logits: float32 [C * K, C], a class's target in each row.
       centres: float32 [C * K, F] of the clusters, see `clusters`; None: a class is one.

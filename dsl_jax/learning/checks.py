@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from dsl_jax.config import LearnConfig
 from dsl_jax.data.dataset import Dataset, rows_of
 from dsl_jax.devices import check_mesh
+from dsl_jax.evolution.fitness import output_shapes
 from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.inputs import check_distinct, check_labels
 from dsl_jax.learning.batches import exact_batch_size
@@ -134,6 +135,13 @@ def check_shared_targets(network: nnx.Module, dataset: Dataset, targets: Any) ->
             "moved images: give it what class_part_targets returns"
         )
     _check_shapes(network, dataset, (*targets.directions, targets.logits))
+    made = output_shapes(targets.stages, dataset.image_shape)
+    wanted = [array.shape[1:] for array in (*targets.directions, targets.logits)]
+    if made != wanted:
+        raise ValueError(
+            f"the targets have the shapes {wanted}, but their stages return {made}: give the "
+            "stages of the network that was searched"
+        )
     for array in (*targets.directions, targets.logits):
         clusters, rest = divmod(len(array), dataset.num_classes)
         if rest or (clusters != 1 and targets.centres is None):

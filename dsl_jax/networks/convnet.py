@@ -178,6 +178,10 @@ class ConvNet(nnx.Module):
         rngs: nnx.Rngs,
     ):
         one_of("representation", representation, REPRESENTATIONS)
+        if not isinstance(rngs, nnx.Rngs):
+            raise TypeError(f"rngs is a {type(rngs).__name__}: give flax.nnx.Rngs(seed)")
+        if not isinstance(widths, Sequence):
+            raise TypeError(f"widths is {widths!r}: give a number for each block, such as (64, 64)")
         if not widths or groups < 1:
             raise ValueError(f"widths {widths} and groups {groups}: need at least one of each")
         height, width, channels = image_shape

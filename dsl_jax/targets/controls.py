@@ -21,6 +21,7 @@ from dsl_jax.evolution.images import as_pytrees
 from dsl_jax.evolution.operators import moved
 from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.inputs import check_labels
+from dsl_jax.keys import check_key
 from dsl_jax.measures import cosine_distance
 from dsl_jax.targets.reading import (
     Blocks,
@@ -170,8 +171,7 @@ def permuted(key: jax.Array, targets: Given, labels: np.ndarray) -> Given:
     """
     read = as_targets(targets)
     count = len(read.ids)  # all at once: others lie anywhere, and a store reads whole chunks
-    if len(labels) != count:
-        raise ValueError(f"{len(labels)} labels of {count} images that have targets")
+    labels = check_labels(labels, count, int(np.max(labels)) + 1)
     others = permuted_rows(key, labels)
     control = Control(read.ids, lambda rows: read.read(others[rows]).representations, count)
     return _as_given(targets, control)
@@ -179,6 +179,7 @@ def permuted(key: jax.Array, targets: Given, labels: np.ndarray) -> Given:
 
 def permuted_rows(key: jax.Array, labels: np.ndarray) -> np.ndarray:
     """For each image [N] the row of another of its class: a random cycle through every class."""
+    check_key(key)
     labels = np.asarray(labels)
     order = np.asarray(jax.random.permutation(key, len(labels)))
     others = np.empty(len(labels), np.int64)
@@ -190,6 +191,7 @@ def permuted_rows(key: jax.Array, labels: np.ndarray) -> np.ndarray:
 
 def shuffled_labels(key: jax.Array, labels: np.ndarray) -> np.ndarray:
     """The labels [N] dealt out anew among all images, to search for; see `with_blocks_of`."""
+    check_key(key)
     return np.asarray(labels)[np.asarray(jax.random.permutation(key, len(labels)))]
 
 
@@ -228,7 +230,7 @@ def natural_plus(
     """Blocks: the image's natural representation moved in its class's direction.
 
     Args:
-      directions: for each block [C, ...], of any size: the `displacements` or `parts` of
+      directions: for each block [C, ...], of any length: the `displacements` or `parts` of
         `class_statistics`, or a `random_code`.
       cosines: for each block that of the target to the natural representation; `class_statistics`
         has those that search leaves.
@@ -273,6 +275,7 @@ def random_code(
       kind: "channel": a number a channel, the same at every position; "element": one an element.
     """
     one_of("kind", kind, CODES)
+    check_key(key)
     found = []
     for index, shape in enumerate(shapes):
         drawn = (*[1] * (len(shape) - 1), shape[-1]) if kind == "channel" else shape

@@ -15,7 +15,7 @@ from dsl_jax.evolution.fitness import Stages
 from dsl_jax.evolution.image import SearchResult
 from dsl_jax.evolution.images import as_pytrees
 from dsl_jax.evolution.shared_targets import natural_representations
-from dsl_jax.inputs import check_labels
+from dsl_jax.inputs import check_floating, check_labels
 
 CHUNK = 512  # images at once, so that memory holds no second copy of all
 Blocks = tuple[np.ndarray, ...]
@@ -73,8 +73,7 @@ class Naturals:
     """
 
     def __init__(self, stages: Stages, images: np.ndarray, preprocess: Callable | None = None):
-        self._images = images
-        self._prepare = (lambda images: images) if preprocess is None else preprocess
+        self._images, self._preprocess = images, preprocess
         self._stages = as_pytrees(stages)
 
     def __len__(self) -> int:
@@ -84,15 +83,18 @@ class Naturals:
         """Of each block float32 [M, ...], normalised as targets are.
 
         Raises:
-          ValueError: no rows.
+          ValueError: no rows, or images that are not floating.
         """
         if not len(rows):
             raise ValueError("no rows are asked for: natural representations need at least one")
         return in_batches(
-            lambda images: _natural(self._stages, jnp.asarray(self._prepare(images), jnp.float32)),
-            self._images[rows],
-            CHUNK,
+            lambda images: _natural(self._stages, self._prepared(images)), self._images[rows], CHUNK
         )
+
+    def _prepared(self, images: np.ndarray) -> jax.Array:
+        images = images if self._preprocess is None else self._preprocess(images)
+        check_floating(images)
+        return jnp.asarray(images, jnp.float32)
 
 
 _natural = jax.jit(natural_representations)
@@ -121,7 +123,12 @@ def check_aligned(
 
 
 def check_as_many(targets: Targets, naturals: Naturals) -> None:
-    """Raises ValueError unless there are as many targets as images."""
+    """Raises ValueError unless there are as many targets as images; TypeError for no `Naturals`."""
+    if not isinstance(naturals, Naturals):
+        raise TypeError(
+            f"the naturals are a {type(naturals).__name__}: give dsl_jax.controls.Naturals(stages, "
+            "images)"
+        )
     if (count := len(targets.ids)) != len(naturals):
         raise ValueError(f"{count} images have targets, but there are {len(naturals)} images")
 

@@ -50,6 +50,7 @@ def run_blocks(*pages):
 @pytest.mark.slow
 def test_four_libraries_models_are_searched_and_learned(capsys):
     names = run_blocks("your_own_model.md")
+    assert names["kept_accuracy"] == names["sgd_accuracy"]
     for library in ("mlp", "transformer", "linen", "equinox", "sgd"):
         assert names[f"{library}_accuracy"] > 0.7, library  # chance is 0.1
 
