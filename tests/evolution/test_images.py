@@ -129,6 +129,12 @@ def test_one_image_needs_the_label_of_a_class(label):
         search_image(KEY, STAGES, images[0], label, CONFIG)
 
 
+def test_one_image_must_be_normalised():
+    image = np.zeros((4, 4, 3), np.uint8)
+    with pytest.raises(ValueError, match="images are uint8: normalise them first"):
+        search_image(KEY, STAGES, image, 0, CONFIG)
+
+
 def test_one_image_needs_stages_that_end_with_logits():
     images, labels = data(1)
     stages = (*STAGES[:-1], lambda h: h.sum(axis=1))
@@ -266,6 +272,8 @@ def test_no_two_draws_have_the_same_key():
     ("change", "message"),
     [
         ({"stages": STAGES[:2]}, "2 stages but 3 layer schedules"),
+        ({"stages": STAGES[::-1]}, r"stage 0 fails on images \[1, 4, 4, 3\]: "),
+        ({"stages": (*STAGES[:2], STAGES[1])}, r"stage 2 fails on what stage 1 returns, \[1, "),
         ({"labels": np.zeros(2, int)}, r"labels are \(2,\): 3 images need one each"),
         ({"labels": np.array([0, 0.7, 1])}, "labels are float64: they must be integers"),
         ({"labels": np.array([0, np.nan, 1])}, "labels are float64: they must be integers"),

@@ -231,6 +231,7 @@ def test_a_class_with_few_images_repeats_them():
         ({"choices": (0.1, 2.0)}, "the cosine 2.0 is none"),
         ({"cosines": (0.1, 1.5)}, "the cosine 1.5 is none"),
         ({"cosines": (0.1, float("nan"))}, "the cosine nan is none"),
+        ({"choices": (0.1, 0.2)}, r"choices are \(0.1, 0.2\): a run chooses among them"),
         ({"images_per_class": 0}, "images_per_class is 0: it must be at least 1"),
         ({"labels": np.minimum(LABELS, 2)}, r"no image of the classes \[3, 4\]"),
         ({"labels": LABELS + 1}, "5"),

@@ -87,6 +87,7 @@ def test_an_augmented_image_has_the_targets_of_itself(monkeypatch):
         ({"directions": SHARED.directions[::-1]}, r"have shapes \[\(1, 1, 4\), .* same widths"),
         ({"directions": SHARED.directions[1:]}, r"have shapes \[\(2, 2, 4\), .* same widths"),
         ({"logits": np.eye(4, 3, dtype=np.float32)}, "for 4 classes, but there are 3"),
+        ({"stages": STAGES[:-1]}, "but their stages return"),
         ({"logits": np.full((3, 3), np.nan, np.float32)}, "not finite: search them again"),
     ],
 )

@@ -200,6 +200,13 @@ def test_pre_gelu_is_the_same_network_seen_before_the_last_gelu():
         assert float(before.min()) < -0.5
 
 
+def test_arguments_of_another_type_are_named():
+    with pytest.raises(TypeError, match=r"widths is 8: give a number for each block"):
+        make(widths=8)
+    with pytest.raises(TypeError, match=r"rngs is a int: give flax\.nnx\.Rngs"):
+        ConvNet((12, 12, 3), 5, rngs=0)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -227,6 +227,24 @@ def test_what_does_not_fit_is_named(store, naturals, statistics):
         controls.natural_plus(statistics.displacements, [0.5, 1.5], store, naturals, LABELS)
 
 
+def test_what_is_of_another_kind_is_named(store, naturals):
+    with pytest.raises(ValueError, match="images are uint8: normalise them first"):
+        Naturals(toy.STAGES, np.uint8(toy.IMAGES)).read(np.arange(2))
+    with pytest.raises(TypeError, match="stages are a ndarray: give a tuple of functions"):
+        Naturals(toy.IMAGES, toy.IMAGES)
+    with pytest.raises(TypeError, match=r"naturals are a ndarray: give dsl_jax\.controls\.Nat"):
+        decompose(store, toy.IMAGES, LABELS, 3)
+    with pytest.raises(ValueError, match="labels are float64: they must be integers"):
+        controls.permuted(KEY, store, LABELS * 1.0)
+    for control in (
+        lambda: controls.permuted(0, store, LABELS),
+        lambda: controls.shuffled_labels(0, LABELS),
+        lambda: controls.random_code(0, [(3,)], 3, "channel"),
+    ):
+        with pytest.raises(TypeError, match=r"the key is 0 \(int\): give one key"):
+            control()
+
+
 def test_targets_images_and_labels_must_be_as_many(store, statistics):
     few, directions = Naturals(toy.STAGES, toy.IMAGES[:5]), statistics.displacements
     for control in (
