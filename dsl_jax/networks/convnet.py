@@ -159,7 +159,8 @@ class ConvNet(nnx.Module):
 
     Call `whiten` before use: until then the stem's kernel is zero. With n blocks, images of
     2**(n + 1) pixels a side or fewer leave the last block one position, which learns but cannot be
-    searched.
+    searched. Its convolution has a gradient of its own, so that JAX differentiates it in reverse
+    mode alone: `jax.grad`, not `jax.jvp`, `jax.jacfwd` or `jax.hessian`.
 
     Raises:
       ValueError: an unknown representation, no widths or groups, or images too small to pool.

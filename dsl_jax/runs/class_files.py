@@ -21,10 +21,10 @@ class KeptClasses(NamedTuple):
     classes: tuple[FoundForClass, ...]
     candidates: int
 
-    def is_whole(self, clusters: int) -> bool:
-        """Whether no class is missing, each in so many clusters; else the last ones are."""
+    def missing(self, clusters: int) -> int:
+        """How many are not there, the last ones, of all classes in so many clusters each."""
         *_, logits = self.classes[0].representations
-        return len(self.classes) == clusters * len(logits)
+        return clusters * len(logits) - len(self.classes)
 
     def fitness(self) -> list[Array]:
         """For each layer the best of every generation, float32 [C, generations + 1]."""

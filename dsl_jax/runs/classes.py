@@ -98,11 +98,11 @@ def targets_per_class(
     shared = step.shared
     assert shared is not None
     kept = open_classes(path := folder / f"seed_{seed}" / step.targets[0])
-    wanted = kept.classes[0].representations[-1].size * shared.clusters
-    if len(kept.classes) != wanted:
+    if missing := kept.missing(shared.clusters):
+        there = len(kept.classes)
         raise ValueError(
-            f"{path} has {len(kept.classes)} of {wanted} classes and clusters: its search was "
+            f"{path} has {there} of {there + missing} classes and clusters: its search was "
             "interrupted; go on with it"
         )
     found = join_classes(stages, kept.classes, config.search, shared).targets
-    return found if step.kind == "cycle" else with_code_of(seed, step.kind, found)
+    return found if step.role == "method" else with_code_of(seed, step.kind, found)

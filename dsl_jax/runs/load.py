@@ -95,6 +95,6 @@ def load_run(folder: str | os.PathLike) -> LoadedRun:
         name = path.parent.name if is_first else str(path.relative_to(folder))
         with contextlib.suppress(FileNotFoundError):
             found = open_search(path)
-            if not isinstance(found, KeptClasses) or found.is_whole(config.shared.clusters):
+            if not isinstance(found, KeptClasses) or not found.missing(config.shared.clusters):
                 targets[name] = found
     return LoadedRun(config, networks, targets, history, read_identity(folder))

@@ -31,7 +31,7 @@ def sampled_targets(
     learn_sampler_once(run_folder, dataset, seed, stages, progress)
     sampler = load_targets(sampler_file(run_folder.folder, seed), stages)
     assert isinstance(sampler, Sampler)
-    if step.kind == "cycle":
+    if step.role == "method":
         return sampler
     if step.kind == "class_part":
         return sampler.shared
