@@ -167,6 +167,13 @@ def take(array: Any, rows: np.ndarray, mesh: Mesh | None) -> Any:
     return jax.make_array_from_callback(shape, place, lambda index: array[rows[index[0]]])  # type: ignore[index]
 
 
+def share_batches(batches: np.ndarray, mesh: Mesh | None) -> Any:
+    """Rows [steps, B] of batches, of each an equal part on each device."""
+    if mesh is None:
+        return batches
+    return jax.device_put(batches, sharding(mesh, None, *mesh.axis_names))
+
+
 def join(parts: Any, mesh: Mesh) -> Any:
     """One array of the parts [n, ...] that lie on the mesh's devices of this process, in order.
 
@@ -191,8 +198,8 @@ def on_one_device(tree: Any) -> Any:
     return jax.tree.map(alone, tree)
 
 
-def sharding(mesh: Mesh, *axes: str) -> NamedSharding:
-    """Arrays cut along their leading axes as `axes` say; none: whole on every device."""
+def sharding(mesh: Mesh, *axes: str | None) -> NamedSharding:
+    """Arrays cut along their leading axes as `axes` say, None: not; none: whole on every device."""
     return NamedSharding(_automatic(mesh), PartitionSpec(*axes))
 
 

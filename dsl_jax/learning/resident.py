@@ -1,7 +1,7 @@
-"""Data that stay on the device for the whole of a training.
+"""Data that stay on the devices for the whole of a training.
 
 On an accelerator a step of a small network takes less time than the host needs to gather its batch
-and hand it over. Where the data take up little of the memory they are moved once.
+and hand it over. Where the data take up little of the memory they are moved once, to each device.
 """
 
 import dataclasses
@@ -28,11 +28,13 @@ def has_room_for(arrays: Any, device: jax.Device) -> bool:
     return sum(array.nbytes for array in new) <= SHARE * free
 
 
-def on_device(dataset: Dataset, answers: Any, device: jax.Device) -> tuple[Dataset, Any]:
-    """The images to train on and to validate on, and the answers, on the device."""
+def on_device(
+    dataset: Dataset, answers: Any, place: jax.Device | jax.sharding.Sharding
+) -> tuple[Dataset, Any]:
+    """The images to train on and to validate on, and the answers, on a device or several."""
     train, validation = (
-        split._replace(images=jax.device_put(split.images, device))
+        split._replace(images=jax.device_put(split.images, place))
         for split in (dataset.train, dataset.validation)
     )
     dataset = dataclasses.replace(dataset, train=train, validation=validation)
-    return dataset, jax.device_put(answers, device)
+    return dataset, jax.device_put(answers, place)

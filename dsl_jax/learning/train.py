@@ -18,7 +18,7 @@ from jax.tree_util import Partial
 
 from dsl_jax.config import LearnConfig
 from dsl_jax.data.dataset import Dataset
-from dsl_jax.devices import on_one_device, replicate, sharing, take
+from dsl_jax.devices import on_one_device, replicate, sharding, share_batches, sharing, take
 from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.keys import threefry_key
 from dsl_jax.learning.batches import plan_batches
@@ -157,7 +157,7 @@ class Task(NamedTuple):
     answers: Any  # what the network should give: a pytree of arrays [N, ...]; None: not known yet
     rest: Any  # the network's arrays that are no parameters
     mesh: Mesh | None
-    is_resident: bool  # images and answers lie on the device, so that it can take batches itself
+    is_resident: bool  # images and answers lie on each device, which can take batches itself
 
 
 class TrainState(NamedTuple):
@@ -267,12 +267,15 @@ def _restored(
 
 
 def _with_answers(task: Task, state: TrainState, answers: Any) -> Task:
-    """The task with what the network should give; on the device, where that has room for it."""
+    """The task with what the network should give; on the devices, where these have room for it, and
+    are this process's own."""
     device, *_ = jax.tree.leaves(state.params)[0].devices()
     dataset = task.dataset
     data = (dataset.train.images, dataset.validation.images, answers)
-    if is_resident := task.mesh is None and has_room_for(data, device):
-        dataset, answers = on_device(dataset, answers, device)
+    is_local = task.mesh is None or not task.mesh.is_multi_process
+    if is_resident := is_local and has_room_for(data, device):
+        place = device if task.mesh is None else sharding(task.mesh)
+        dataset, answers = on_device(dataset, answers, place)
     return task._replace(dataset=dataset, answers=answers, is_resident=is_resident)
 
 
@@ -328,17 +331,18 @@ def _run_batches(
     images, answers, rest = task.dataset.train.images, task.answers, task.rest
     if task.is_resident:
         for numbers in np.array_split(order, -(-len(order) // STEPS_AT_ONCE)):
-            batches = (numbers, task.batches[numbers])
-            params, optimizer, some = take_steps(
-                step_key,
-                params,
-                optimizer,
-                rest,
-                task.objective,
-                (images, answers),
-                batches,
-                task.program,
-            )
+            batches = (numbers, share_batches(task.batches[numbers], task.mesh))
+            with sharing(task.mesh):
+                params, optimizer, some = take_steps(
+                    step_key,
+                    params,
+                    optimizer,
+                    rest,
+                    task.objective,
+                    (images, answers),
+                    batches,
+                    task.program,
+                )
             losses.append(np.asarray(some))  # so that the bar waits for what it shows
             bar.update(len(numbers))
         return state._replace(params=params, optimizer=optimizer), np.concatenate(losses)

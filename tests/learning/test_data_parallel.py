@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import re
 import subprocess
 import sys
 
@@ -18,7 +19,7 @@ from dsl_jax.config import LearnConfig
 from dsl_jax.data.dataset import Dataset, Split
 from dsl_jax.devices import device_mesh, on_one_device, replicate
 from dsl_jax.evolution.image import SearchResult
-from dsl_jax.learning import evaluation
+from dsl_jax.learning import evaluation, steps
 from dsl_jax.learning import train as training
 from dsl_jax.learning.batches import exact_batch_size, plan_batches
 from dsl_jax.learning.evaluation import evaluate, evaluate_images, with_training_statistics
@@ -128,6 +129,27 @@ def test_ten_steps_are_the_same_on_any_number_of_devices(how, monkeypatch):
         assert_close(ours.network, results[0].network)
         for a, b in zip(ours.history, results[0].history, strict=True):
             assert {**a, "seconds": 0} == pytest.approx({**b, "seconds": 0}, abs=1e-5)
+
+
+def test_devices_that_hold_the_data_take_the_same_steps(monkeypatch):
+    """Each takes its part of a batch from its own copy: nothing but sums goes between them."""
+    expected, programs = train("learn", 8), []
+    monkeypatch.setattr(training, "has_room_for", lambda arrays, device: True)
+
+    def recorded(*arguments):
+        programs.append(steps.take_steps.lower(*arguments).compile().as_text())
+        return steps.take_steps(*arguments)
+
+    monkeypatch.setattr(training, "take_steps", recorded)
+    for number in (2, 8):
+        ours = train("learn", number)
+        assert_close(ours.network, expected.network)
+        for a, b in zip(ours.history, expected.history, strict=True):
+            assert {**a, "seconds": 0} == pytest.approx({**b, "seconds": 0}, abs=1e-5)
+    assert len(programs) == 4
+    for text in programs:
+        assert "all-reduce" in text
+        assert not re.search(r"all-gather|all-to-all|collective-permute|reduce-scatter", text)
 
 
 @pytest.mark.parametrize("number", [2, 8])
