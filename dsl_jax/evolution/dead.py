@@ -5,8 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dsl_jax.config import PAPERS_STRATEGY, LayerSchedule, SearchConfig
+from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.evolution.operators import kind_of, smoothing_matrix
+from dsl_jax.evolution.task import largest_strength
 
 # Noise in units of a channel's spread, of which float32 keeps nothing.
 NO_NOISE = 1e-6
@@ -51,17 +52,14 @@ def _dead_by_shape(shape: tuple[int, ...], *, last: bool) -> str:
 
 def _dead_by_schedule(shape: tuple[int, ...], layer: LayerSchedule, config: SearchConfig) -> str:
     """Why a layer's schedule adds no noise to a representation of this shape; empty: it does."""
-    explorers = layer.mutation_strength * layer.exploration_boost
-    strengths = [explorers] if config.num_explorers or config.strategy != PAPERS_STRATEGY else []
-    if config.num_refiners and config.strategy == PAPERS_STRATEGY:
-        strengths.append(layer.mutation_strength)
-    if float(max(strengths)) < NO_NOISE:
+    strength = float(largest_strength(layer, config))
+    if strength < NO_NOISE:
         return (
             f"and its children get no noise: mutation_strength is {layer.mutation_strength}, "
             f"exploration_boost {layer.exploration_boost}. Set them higher"
         )
     left = _left_of_noise(shape, layer.smoothing_passes, config.smoothing)
-    if float(max(strengths)) * left < NO_NOISE:
+    if strength * left < NO_NOISE:
         return (
             f"of whose noise {layer.smoothing_passes} smoothing_passes leave {left:.0e} of its "
             "strength. Use fewer, or smoothing='noise_rescaled'"

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from dsl_jax.config import LayerSchedule, SearchConfig
+from dsl_jax.config import PAPERS_STRATEGY, LayerSchedule, SearchConfig
 from dsl_jax.evolution.operators import Near
 
 Evaluate = Callable[[jax.Array], jax.Array]
@@ -38,6 +38,15 @@ class LayerTask(NamedTuple):
     def mutation(self) -> dict[str, Any]:
         """How its candidates are mutated, see `mutation_options`."""
         return mutation_options(self.layer, self.config, self.kind, self.near)
+
+
+def largest_strength(layer: LayerSchedule, config: SearchConfig) -> float:
+    """The strength with which those children are mutated that a layer mutates most."""
+    explorers = layer.mutation_strength * layer.exploration_boost
+    if config.strategy != PAPERS_STRATEGY:  # it has no others
+        return explorers
+    strengths = [explorers] if config.num_explorers else []
+    return max([*strengths, layer.mutation_strength] if config.num_refiners else strengths)
 
 
 def mutation_options(

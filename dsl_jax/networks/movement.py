@@ -13,7 +13,7 @@ import numpy as np
 from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.evolution.fitness import Stages
 from dsl_jax.evolution.operators import kind_of, reproduce, spread, standardize
-from dsl_jax.evolution.task import mutation_options
+from dsl_jax.evolution.task import largest_strength, mutation_options
 
 CHILDREN = 8  # of each image
 SAME = 1e-5  # a difference, in units of the spread, that is rounding
@@ -58,8 +58,7 @@ def check_movement(
 
 def _children(h: jax.Array, layer: LayerSchedule, config: SearchConfig, kind: str) -> jax.Array:
     """Children [N, n, ...] of each image's H [N, ...] alone, as those that move most; float32."""
-    boosts = layer.exploration_boost * (config.num_explorers > 0), 1.0 * (config.num_refiners > 0)
-    strength = layer.mutation_strength * max(boosts)
+    strength = largest_strength(layer, config)
     options = mutation_options(layer, config, kind)
 
     def of_one(key: jax.Array, one: jax.Array) -> jax.Array:

@@ -31,6 +31,20 @@ def test_a_layer_without_spread_is_named():
         dsl.check_stages((same, over_space, head), IMAGES)
 
 
+@pytest.mark.parametrize(
+    ("strength", "boost", "refiners", "moves"),
+    [(0.1, 0.0, 4, True), (0.1, 0.5, 0, True), (0.1, 0.0, 0, False), (0.0, 5.0, 4, False)],
+)
+def test_children_are_mutated_as_those_that_the_search_has(strength, boost, refiners, moves):
+    schedules = (dsl.LayerSchedule(1, strength, boost), dsl.LayerSchedule(0, 0.1))
+    config = dsl.SearchConfig(schedules, num_explorers=4, num_refiners=refiners)
+    if moves:
+        dsl.check_stages((same, head), IMAGES, config)
+        return
+    with pytest.raises(ValueError, match=r"stage 0 .* its children get no noise"):
+        dsl.check_stages((same, head), IMAGES, config)
+
+
 def test_a_layer_without_spread_in_most_images_is_told():
     mostly_flat = IMAGES.copy()
     mostly_flat[:6] = over_space(mostly_flat[:6])
