@@ -146,7 +146,13 @@ def test_batches_keep_their_images_and_come_in_another_order_each_epoch(monkeypa
     assert len({rows.tobytes() for rows in epochs}) > 1
 
 
-def test_statistics_are_of_some_images_in_training_and_of_all_trained_on_at_its_end(monkeypatch):
+@pytest.mark.parametrize(
+    ("statistics", "looks", "sizes"),
+    [("train", None, [32, 32, 32, 64]), ("batch", dict, [32, 32, 32, 64]), ("batch", None, [64])],
+)
+def test_statistics_are_of_some_images_in_training_if_needed_and_of_all_trained_on_at_its_end(
+    statistics, looks, sizes, monkeypatch
+):
     measured, scored = [], []
 
     def measure(network, dataset, rows):
@@ -159,10 +165,10 @@ def test_statistics_are_of_some_images_in_training_and_of_all_trained_on_at_its_
 
     monkeypatch.setattr(train, "with_training_statistics", measure)
     monkeypatch.setattr(train, "evaluate_images", score)
-    config = dataclasses.replace(CONFIG, evaluation_statistics="batch")
-    learn_sgd(KEY, make(), DATASET, config)
-    assert [len(rows) for rows in measured] == [32, 32, 32, 64]
-    assert len(DATASET.train.images) == 64 and scored == ["batch"] * CONFIG.epochs
+    config = dataclasses.replace(CONFIG, evaluation_statistics=statistics)
+    learn_sgd(KEY, make(), DATASET, config, measure=looks and (lambda network: {}))
+    assert [len(rows) for rows in measured] == sizes
+    assert len(DATASET.train.images) == 64 and scored == [statistics] * CONFIG.epochs
 
 
 def test_a_measure_sees_each_validated_epochs_network_and_joins_its_record():
