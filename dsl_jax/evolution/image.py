@@ -52,6 +52,15 @@ class SearchResult(NamedTuple):
     representations: tuple[Array, ...]
     fitness: tuple[Array, ...]
 
+    def __repr__(self) -> str:
+        """Dtypes and shapes: all numbers would fill pages."""
+
+        def kind(x: Any) -> str:
+            return f"{x.dtype}{list(x.shape)}" if hasattr(x, "shape") else repr(x)
+
+        kinds = (", ".join(map(kind, jax.tree.leaves(part))) for part in self)
+        return "SearchResult(representations: {}; fitness: {})".format(*kinds)
+
 
 def search_image(
     key: jax.Array,

@@ -21,7 +21,7 @@ GREY = "#666666"
 
 
 def plot_fitness(
-    fitness: Sequence[Any], layer_names: Sequence[str] | None = None, unit: str = "image"
+    fitness: Any, layer_names: Sequence[str] | None = None, unit: str = "image"
 ) -> Figure:
     """Best fitness against generation, layer after layer (paper A.4).
 
@@ -30,7 +30,8 @@ def plot_fitness(
 
     Args:
       fitness: for each layer [N, g + 1], the log-likelihood (nats) of the best candidate of each
-        of N images in the initial population and after each of g generations.
+        of N images in the initial population and after each of g generations; or a `SearchResult`
+        of N images, or what else has them as its `fitness`.
       layer_names: one for each layer; None: "layer 0", ..., "logits".
       unit: what each of the N is.
 
@@ -38,7 +39,7 @@ def plot_fitness(
       ValueError: no layer, arrays of the wrong rank or of different N, no image with finite
         values, or another number of names than of layers.
     """
-    layers = [np.asarray(f, np.float64) for f in fitness]
+    layers = [np.asarray(f, np.float64) for f in getattr(fitness, "fitness", fitness)]
     if not layers or any(f.ndim != 2 or f.shape[1] == 0 for f in layers):
         shapes = [f.shape for f in layers]
         raise ValueError(f"fitness has shapes {shapes}: expected [N, generations + 1] a layer")
@@ -76,19 +77,20 @@ def plot_fitness(
     return figure
 
 
-def plot_learning(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
+def plot_learning(histories: Mapping[str, Any]) -> Figure:
     """Training loss and validation accuracy against epoch, a line for each history.
 
     Args:
-      histories: from a name to the records of its epochs, with the keys "epoch", "train_loss" and
-        "validation_accuracy" (a fraction). A panel leaves out the records that lack its key or
-        hold None there: not every epoch is validated.
+      histories: from a name to the records of its epochs, or to a `LearnResult`, with the keys
+        "epoch", "train_loss" and "validation_accuracy" (a fraction). A panel leaves out the
+        records that lack its key or hold None there: not every epoch is validated.
 
     Raises:
       ValueError: there is no history.
     """
     if not histories:
         raise ValueError("histories is empty: give at least one list of records")
+    histories = {name: getattr(one, "history", one) for name, one in histories.items()}
     figure = Figure(figsize=(9, 4.2), dpi=150, layout="constrained")
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     panels = ((loss_axes, "train_loss", 1), (accuracy_axes, "validation_accuracy", 100))

@@ -37,6 +37,8 @@ def test_fitness_rises_and_shapes_are_as_said():
     result = search(KEY, STAGES, images, labels, CONFIG, chunk_size=4)
     assert [h.shape for h in result.representations] == [(6, 4, 4, 3), (6, 7), (6, 5)]
     assert [f.shape for f in result.fitness] == [(6, 9), (6, 6), (6, 5)]
+    kinds = "float32[6, 4, 4, 3], float32[6, 7], float32[6, 5]; fitness: float32[6, 9], "
+    assert repr(result).startswith(f"SearchResult(representations: {kinds}")
     for trace in result.fitness:
         assert (np.diff(trace, axis=1) >= 0).all()
     assert (result.fitness[-1][:, -1] > 0.1 * result.fitness[0][:, 0]).all()

@@ -9,6 +9,8 @@ import pytest
 from figures import png
 from matplotlib.colors import to_hex
 
+from dsl_jax.evolution.image import SearchResult
+from dsl_jax.learning.result import LearnResult
 from dsl_jax.reports import pictures, plots
 from dsl_jax.reports.carried import carried_table
 from dsl_jax.reports.dark import INK, PAPER, in_dark
@@ -56,6 +58,19 @@ def test_fitness_band_is_from_the_10th_to_the_90th_percentile():
     (band,) = plots.plot_fitness([values]).axes[0].collections
     heights = band.get_paths()[0].vertices[:, 1]
     assert (heights.min(), heights.max()) == (10, 90)
+
+
+def test_what_search_and_learn_return_is_drawn_as_it_is():
+    fitness, records = rising_fitness(), [{"epoch": 1, "train_loss": 2.0}]
+    for ours, theirs in (
+        (plots.plot_fitness(SearchResult((), tuple(fitness))), plots.plot_fitness(fitness)),
+        (
+            plots.plot_learning({"mine": LearnResult(None, records)}),
+            plots.plot_learning({"mine": records}),
+        ),
+    ):
+        for line, expected in zip(ours.axes[0].lines, theirs.axes[0].lines, strict=True):
+            np.testing.assert_array_equal(line.get_ydata(), expected.get_ydata())
 
 
 def test_images_with_non_finite_fitness_are_left_out_and_counted():
