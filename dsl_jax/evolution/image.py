@@ -130,7 +130,6 @@ def in_dtype(
         float32.
     """
     check_floating(image)
-    check_floating(image)
     inputs, h = [], jax.ShapeDtypeStruct((1, *image.shape), image.dtype)
     for stage in stages:
         inputs.append(h.dtype)

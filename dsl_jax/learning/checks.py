@@ -80,9 +80,8 @@ def _target_arrays(targets: Any, ids: np.ndarray) -> tuple[np.ndarray, ...]:
         check_distinct(ids, "the training split")
         rows = rows_of(targets.ids, ids)
         if missing := ids[rows < 0].tolist():
-            are_rows = np.array_equal(targets.ids, np.arange(len(ids)))
             remedy = "search the same training split"
-            if are_rows:
+            if np.array_equal(targets.ids, np.arange(len(targets.ids))):
                 remedy = "the targets are of ids 0, 1, 2 ...: search with ids=dataset.train.ids"
             raise ValueError(
                 f"the targets lack {len(missing)} of {len(ids)} training images, ids "
@@ -115,7 +114,11 @@ def _check_targets(network: nnx.Module, dataset: Dataset, arrays: Sequence[np.nd
                 f"the targets of layer {number} are not finite for {len(bad)} of {count} images, "
                 f"ids {bad[:5].tolist()}: search them again, or leave these images out"
             )
-    named = float(np.mean(np.argmax(arrays[-1], axis=1) == dataset.train.labels))
+
+
+def warn_of_other_images(dataset: Dataset, logits: np.ndarray) -> None:
+    """Warns where target logits [N, C] name the classes of few of the training images."""
+    named = float(np.mean(np.argmax(logits, axis=1) == dataset.train.labels))
     if named < (1 + 1 / dataset.num_classes) / 2:
         logger.warning(
             "the targets' logits name the class of %.0f %% of the training images: are they the "

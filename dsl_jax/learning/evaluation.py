@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, PartitionSpec
 
 from dsl_jax.batching import in_batches
 from dsl_jax.config import EVALUATION_STATISTICS
@@ -198,10 +198,10 @@ def with_training_statistics(
         size = len(rows) // count
         batches = np.asarray(rows)[: count * size].reshape(count, size)
         if mesh is None or size % mesh.size == 0:
-            each = _of_shared_batches(graph, statistics, rest, dataset, batches, mesh)
+            parts = _of_shared_batches(graph, statistics, rest, dataset, batches, mesh)
         else:
-            each = _of_dealt_batches(graph, statistics, rest, dataset, batches, mesh)
-        total = functools.reduce(partial(jax.tree.map, jnp.add), each)
+            parts = _of_dealt_batches(graph, statistics, rest, dataset, batches, mesh)
+        total = functools.reduce(partial(jax.tree.map, jnp.add), parts)
         statistics = jax.tree.map(lambda x: x / count, total)
     return in_mode(nnx.merge(graph, statistics, rest), training=False)
 
@@ -209,7 +209,7 @@ def with_training_statistics(
 def _of_shared_batches(
     graph: Any, statistics: Any, rest: Any, dataset: Dataset, batches: np.ndarray, mesh: Mesh | None
 ) -> Iterator[Any]:
-    """The statistics of each batch, rows [count, size]; of each, devices take equal parts."""
+    """The statistics of each batch, rows [count, size], of which the devices take equal parts."""
     for batch in batches:
         images = dataset.normalize(take(dataset.train.images, batch, mesh))
         with sharing(mesh):
@@ -219,29 +219,30 @@ def _of_shared_batches(
 def _of_dealt_batches(
     graph: Any, statistics: Any, rest: Any, dataset: Dataset, batches: np.ndarray, mesh: Mesh
 ) -> Iterator[Any]:
-    """The same, where the devices cannot share a batch equally: each takes whole ones."""
+    """Sums over batches, where the devices cannot share one equally: each takes whole ones."""
     for start in range(0, len(batches), mesh.size):
         some = batches[start : start + mesh.size]
-        filled = np.resize(some, (mesh.size, batches.shape[1]))
-        images = dataset.normalize(take(dataset.train.images, filled.ravel(), mesh))
-        found = _on_each_device(graph, statistics, rest, images, sharding(mesh).mesh)
-        for number in range(len(some)):
-            yield jax.tree.map(lambda x, number=number: x[number], found)
+        rows = np.resize(some, (mesh.size, batches.shape[1]))  # as many batches as devices
+        images = dataset.normalize(take(dataset.train.images, rows.ravel(), mesh))
+        weights = take(np.float32(np.arange(mesh.size) < len(some)), np.arange(mesh.size), mesh)
+        yield _sum_over_devices(graph, statistics, rest, images, weights, sharding(mesh).mesh)
 
 
 @partial(jax.jit, static_argnames=("graph", "mesh"))
-def _on_each_device(graph: Any, statistics: Any, rest: Any, images: jax.Array, mesh: Mesh) -> Any:
-    """`_batch_statistics` of each device's images, in a leading axis; whole on every device."""
+def _sum_over_devices(
+    graph: Any, statistics: Any, rest: Any, images: jax.Array, weights: jax.Array, mesh: Mesh
+) -> Any:
+    """The sum of `_batch_statistics` of each device's images, weighted; whole on every device."""
+    (axis,) = mesh.axis_names
 
-    def of_a_device(statistics: Any, rest: Any, images: jax.Array) -> Any:
+    def of_all(statistics: Any, rest: Any, images: jax.Array, weights: jax.Array) -> Any:
         found = _batch_statistics(graph, statistics, rest, images)
-        return jax.tree.map(lambda x: x[None], found)
+        return jax.tree.map(lambda x: jax.lax.psum(weights[0] * x, axis), found)
 
-    whole, part = PartitionSpec(), PartitionSpec(*mesh.axis_names)
-    found = jax.shard_map(of_a_device, mesh=mesh, in_specs=(whole, whole, part), out_specs=part)(
-        statistics, rest, images
-    )
-    return jax.lax.with_sharding_constraint(found, NamedSharding(mesh, whole))
+    whole, part = PartitionSpec(), PartitionSpec(axis)
+    return jax.shard_map(
+        of_all, mesh=mesh, in_specs=(whole, whole, part, part), out_specs=whole, check_vma=False
+    )(statistics, rest, images, weights)
 
 
 @partial(jax.jit, static_argnames="graph")

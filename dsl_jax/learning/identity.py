@@ -1,88 +1,116 @@
 """What tells one training from another: kept with its state, so that none goes on as another.
 
-Arrays that a machine may round otherwise, such as a network's first parameters, are compared by
-sizes with a tolerance. Letters: N training images, M of them.
+Settings and labels are compared as they are. Of arrays a few numbers are, within what rounding on
+another machine does. What a network is besides its arrays, such as its activation function, is not
+compared.
 """
 
 import hashlib
-import json
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
 from dsl_jax.config import LearnConfig
 from dsl_jax.config.plain import to_dict
-from dsl_jax.data.dataset import Dataset
+from dsl_jax.data.dataset import Dataset, Split
+from dsl_jax.plain_data import differences, plain
 
-ROWS = 64  # images that are looked at; of the targets of all, a store would be read once more
-TOLERANCE = 1e-3
+ROWS, NUMBERS = 32, 16  # images, and of each array or image's array, that are looked at
+TOLERANCE = 1e-3  # of the largest of the numbers
 
-Identity = dict[str, np.ndarray]
+Identity = dict[str, Any]
 
 
 def identity_of(
     key: jax.Array,
-    params: Any,
+    network: Any,
     dataset: Dataset,
     answers: Any,
     objective: Partial,
     config: LearnConfig,
 ) -> Identity:
-    """A few numbers for each part of what a training depends on.
+    """What a training depends on, as JSON holds it.
 
     Args:
       key: a threefry key.
-      params: the network's first parameters.
-      dataset: of which the training images count.
+      network: the arrays of the network as it is at first, a pytree.
+      dataset: the data.
       answers: what the network should give, a pytree of arrays [N, ...]; None: not known yet.
       objective: with the arrays that it needs besides.
       config: the `LearnConfig`.
     """
-    train = dataset.train
-    rows = np.unique(np.linspace(0, len(train.images) - 1, ROWS).astype(int))
-    rule = [getattr(objective.func, "__name__", ""), to_dict(config)]
-    found = {
-        "key": np.asarray(jax.random.key_data(key)),
-        "configuration": _digest(json.dumps(rule, sort_keys=True).encode()),
-        "network": _sizes(params),
-        "labels": _digest(np.asarray(train.labels, np.int64).tobytes()),
-        "images": _sizes([train.images[row] for row in rows]),
+    splits = {"training": dataset.train, "validation": dataset.validation}
+    groups = {
+        "network": jax.tree.leaves(network),
+        "shared targets": jax.tree.leaves(objective),
+        **{f"{name} images": _some_rows(split.images) for name, split in splits.items()},
+        "targets": [row for array in jax.tree.leaves(answers) for row in _some_rows(array)],
     }
-    if jax.tree.leaves(objective):
-        found["shared targets"] = _sizes(objective)
-    if answers is not None:
-        found["targets"] = _sizes(
-            [array[row] for array in jax.tree.leaves(answers) for row in rows]
-        )
-    return found
+    arrays = {name: [_on_host(array) for array in group] for name, group in groups.items()}
+    settings = {
+        "key": np.asarray(jax.random.key_data(key)),
+        "objective": getattr(objective.func, "__name__", ""),
+        "config": to_dict(config),
+        "mean": dataset.mean,
+        "std": dataset.std,
+        **{f"{name} labels": _labels(split) for name, split in splits.items()},
+        **{f"shapes of {name}": [a.shape for a in group] for name, group in arrays.items()},
+    }
+    numbers = {name: [_some_numbers(a) for a in group] for name, group in arrays.items()}
+    return plain({"settings": settings, "numbers": numbers})
+
+
+class OtherTraining(ValueError):
+    """Checkpoints are of another training."""
 
 
 def check_same_training(ours: Identity, kept: Identity) -> None:
-    """Raises ValueError where two identities differ; names in what."""
-    differ = [
-        name
-        for name in ours
-        if ours[name].shape != kept[name].shape
-        or not np.allclose(ours[name], kept[name], rtol=_tolerance(ours[name]), atol=0)
+    """Raises OtherTraining where two identities differ; names in what."""
+    older = to_dict(LearnConfig()) | kept["settings"]["config"]  # it may lack newer fields
+    config = {name: older[name] for name in ours["settings"]["config"]}
+    lines = differences(ours["settings"], kept["settings"] | {"config": config})
+    lines += [
+        f"the numbers in its {name}"
+        for name, numbers in ours["numbers"].items()
+        if not _are_alike(numbers, kept["numbers"].get(name, []))
     ]
-    if differ:
-        raise ValueError(
-            f"the checkpoints are of another training, with another {', '.join(differ)}: give an "
-            "empty folder, or the same arguments as then"
+    if lines:
+        raise OtherTraining(
+            "the checkpoints are of another training. These differ:\n  "
+            + "\n  ".join(lines)
+            + "\nGive another folder, or the same arguments as then."
         )
 
 
-def _tolerance(values: np.ndarray) -> float:
-    return TOLERANCE if np.issubdtype(values.dtype, np.floating) else 0.0
+def _are_alike(ours: list[list[float]], kept: list[list[float]]) -> bool:
+    a, b = (np.array([x for numbers in group for x in numbers]) for group in (ours, kept))
+    size = np.abs(b).max(initial=0)
+    return a.shape == b.shape and np.allclose(a, b, rtol=0, atol=TOLERANCE * size, equal_nan=True)
 
 
-def _digest(content: bytes) -> np.ndarray:
-    return np.frombuffer(hashlib.sha256(content).digest(), np.uint32)
+def _on_host(array: Any) -> np.ndarray:
+    is_key = isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
+    return np.asarray(jax.random.key_data(array) if is_key else array)
 
 
-def _sizes(tree: Any) -> np.ndarray:
-    """The mean size of each array's numbers: float32 [leaves]."""
-    leaves = [np.abs(np.asarray(leaf, np.float32)) for leaf in jax.tree.leaves(tree)]
-    return np.array([leaf.mean() if leaf.size else 0 for leaf in leaves], np.float32)
+def _labels(split: Split) -> str:
+    return hashlib.sha256(np.asarray(split.labels, np.int64).tobytes()).hexdigest()
+
+
+def _some_rows(array: Any) -> list[Any]:
+    return [array[row] for row in _spread(len(array), ROWS)]
+
+
+def _some_numbers(array: np.ndarray) -> list[float]:
+    """Some numbers of an array, rounded to what is compared."""
+    flat = array.reshape(-1)
+    chosen = np.asarray(flat[_spread(len(flat), NUMBERS)], np.float64)
+    return [float(f"{number:.6g}") for number in chosen]
+
+
+def _spread(count: int, most: int) -> np.ndarray:
+    """Some of the rows 0 .. count - 1, from the first to the last."""
+    return np.unique(np.linspace(0, max(count - 1, 0), most).astype(int)) if count else np.arange(0)

@@ -105,10 +105,12 @@ def _stages(network: ConvNet | StagedNetwork, dataset: Dataset) -> Stages:
     for number, stage in enumerate(stages[:-1]):
         h = stage(h)
         whole = h.astype(jnp.float32)
-        if jnp.max(jnp.abs(jax.vmap(normalize)(whole) - whole)) > NEARLY:
+        far = float(jnp.max(jnp.abs(jax.vmap(normalize)(whole) - whole)))
+        if not far <= NEARLY:
             raise ValueError(
-                f"block {number} of the network does not end normalised, as candidates are: build "
-                "a ConvNet with normalize_blocks=True, or end the block of another network so"
+                f"block {number} of the network does not end normalised, as candidates are: its "
+                f"numbers are up to {far:.2g} from that. Build a ConvNet with normalize_blocks="
+                "True, or end the block of another network by zero mean and unit variance"
             )
     return stages
 

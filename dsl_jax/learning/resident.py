@@ -8,30 +8,41 @@ import dataclasses
 from typing import Any
 
 import jax
+from jax.sharding import Sharding
 
 from dsl_jax.data.dataset import Dataset
 
 SHARE = 0.25  # of the memory that is free: a batch's activations and gradients need the rest
 
 
-def has_room_for(arrays: Any, device: jax.Device) -> bool:
-    """Whether arrays, a pytree, take up no more than `SHARE` of what is free of a device's memory.
+def has_room_for(arrays: Any, place: Sharding) -> bool:
+    """Whether arrays, a pytree, whole on each device of a place, take up no more than `SHARE` of
+    what is free of its memory.
 
-    Those of JAX are taken to lie there already. Never of a CPU, whose memory is the host's, nor of
-    a device that does not tell.
+    Never of a CPU, whose memory is the host's, nor of a device that does not tell.
     """
-    if device.platform == "cpu":
+
+    def free(device: Any) -> int:
+        stats = device.memory_stats() or {}
+        return stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0)
+
+    devices: Any = place.addressable_devices
+    if any(device.platform == "cpu" for device in devices):
         return False
-    stats = device.memory_stats() or {}
-    free = stats.get("bytes_limit", 0) - stats.get("bytes_in_use", 0)
-    new = (x for x in jax.tree.leaves(arrays) if not isinstance(x, jax.Array))
-    return sum(array.nbytes for array in new) <= SHARE * free
+    return bytes_to_move(arrays, place) <= SHARE * min(map(free, devices))
 
 
-def on_device(
-    dataset: Dataset, answers: Any, place: jax.Device | jax.sharding.Sharding
-) -> tuple[Dataset, Any]:
-    """The images to train on and to validate on, and the answers, on a device or several."""
+def bytes_to_move(arrays: Any, place: Sharding) -> int:
+    """How large the arrays are that do not lie at a place already."""
+
+    def lies_there(x: Any) -> bool:
+        return isinstance(x, jax.Array) and x.sharding.is_equivalent_to(place, x.ndim)
+
+    return sum(x.nbytes for x in jax.tree.leaves(arrays) if not lies_there(x))
+
+
+def on_device(dataset: Dataset, answers: Any, place: Sharding) -> tuple[Dataset, Any]:
+    """The images to train on and to validate on, and the answers, at a place."""
     train, validation = (
         split._replace(images=jax.device_put(split.images, place))
         for split in (dataset.train, dataset.validation)

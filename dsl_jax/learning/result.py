@@ -5,6 +5,8 @@ from typing import Any, NamedTuple, Protocol
 
 from flax import nnx
 
+from dsl_jax.learning.identity import Identity
+
 Record = dict[str, Any]
 Measure = Callable[[nnx.Module], dict[str, Any]]
 OnEpoch = Callable[[Record], None]
@@ -36,8 +38,13 @@ def best_epoch(history: Sequence[Record]) -> Record:
 class Checkpoints(Protocol):
     """Where training keeps its state; `runs.saved.Checkpoints` is the one on disk."""
 
-    def restore(self, like: Any) -> tuple[Any, list[Record]] | None:
-        """The last saved (state, history), the state with the structure and devices of `like`."""
+    def restore(self, like: Any, identity: Identity) -> tuple[Any, list[Record]] | None:
+        """The last saved (state, history), the state with the structure and devices of `like`.
 
-    def save(self, epoch: int, state: Any, history: list[Record], last: bool) -> None:
+        Raises `learning.identity.OtherTraining` where it is not of the training with this identity.
+        """
+
+    def save(
+        self, epoch: int, state: Any, history: list[Record], identity: Identity, last: bool
+    ) -> None:
         """Keeps the state after an epoch; `last` is the final one."""

@@ -18,7 +18,7 @@ from jax.tree_util import Partial
 
 from dsl_jax.config import LearnConfig
 from dsl_jax.data.dataset import Dataset
-from dsl_jax.devices import on_one_device, replicate, sharding, share_batches, sharing, take
+from dsl_jax.devices import on_one_device, replicate, share_batches, sharing, take
 from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.keys import threefry_key
 from dsl_jax.learning.batches import plan_batches
@@ -27,9 +27,10 @@ from dsl_jax.learning.checks import (
     check_finite,
     check_shared_targets,
     checked_targets,
+    warn_of_other_images,
 )
 from dsl_jax.learning.evaluation import evaluate_images, with_training_statistics
-from dsl_jax.learning.identity import Identity, check_same_training, identity_of
+from dsl_jax.learning.identity import identity_of
 from dsl_jax.learning.objectives import sgd_objective, shared_objective, target_objective
 from dsl_jax.learning.optimizer import learning_rate, make_optimizer
 from dsl_jax.learning.resident import has_room_for, on_device
@@ -111,6 +112,7 @@ def learn(
     if callable(targets):
         return _train(key, network, dataset, None, objective, config, options, targets)
     answers = checked_targets(network, dataset, targets)
+    warn_of_other_images(dataset, answers[-1])
     return _train(key, network, dataset, answers, objective, config, options)
 
 
@@ -167,7 +169,6 @@ class TrainState(NamedTuple):
     optimizer: Any
     best_params: Any
     best: jax.Array  # [2]: validation accuracy, minus validation loss
-    identity: Identity  # does not change, but is kept with the rest
 
 
 def _train(
@@ -186,9 +187,12 @@ def _train(
     """
     key = threefry_key(key)
     epochs_key = jax.random.fold_in(key, 1)
+    arrays = nnx.state(network)
     task, state = _begin(key, network, dataset, answers, objective, config, options.mesh)
-    state, history = _restored(options.checkpoints, state)
-    steps = len(task.batches)
+    steps, history, checkpoints = len(task.batches), [], options.checkpoints
+    if checkpoints is not None:
+        identity = identity_of(key, arrays, dataset, answers, objective, config)
+        state, history = checkpoints.restore(state, identity) or (state, [])
     bar = progress_bar(
         config.epochs * steps,
         done=len(history) * steps,
@@ -207,9 +211,9 @@ def _train(
             history.append(record)
             if options.on_epoch is not None:
                 options.on_epoch(record)
-            if options.checkpoints is not None:
+            if checkpoints is not None:
                 is_last = epoch + 1 == config.epochs
-                options.checkpoints.save(epoch + 1, state, history, is_last)
+                checkpoints.save(epoch + 1, state, history, identity, is_last)
     best = nnx.merge(task.graph, state.best_params, task.rest)
     best = with_training_statistics(best, dataset, task.batches.ravel())
     graph, weights = nnx.split(best)
@@ -249,32 +253,18 @@ def _begin(
         optimizer=make_optimizer(config, len(batches)).init(params),
         best_params=jax.tree.map(jnp.copy, params),
         best=jnp.full(2, -jnp.inf, jnp.float32),
-        identity=identity_of(key, params, dataset, answers, objective, config),
     )
     state = replicate(state, mesh)
     return task if answers is None else _with_answers(task, state, answers), state
 
 
-def _restored(
-    checkpoints: Checkpoints | None, state: TrainState
-) -> tuple[TrainState, list[Record]]:
-    """The state and the history with which training goes on: those given where nothing is kept."""
-    saved = None if checkpoints is None else checkpoints.restore(state)
-    if saved is None:
-        return state, []
-    check_same_training(*jax.device_get((state.identity, saved[0].identity)))
-    return saved
-
-
 def _with_answers(task: Task, state: TrainState, answers: Any) -> Task:
     """The task with what the network should give; on the devices, where these have room for it, and
     are this process's own."""
-    device, *_ = jax.tree.leaves(state.params)[0].devices()
     dataset = task.dataset
     data = (dataset.train.images, dataset.validation.images, answers)
-    is_local = task.mesh is None or not task.mesh.is_multi_process
-    if is_resident := is_local and has_room_for(data, device):
-        place = device if task.mesh is None else sharding(task.mesh)
+    place = jax.tree.leaves(state.params)[0].sharding
+    if is_resident := place.is_fully_addressable and has_room_for(data, place):
         dataset, answers = on_device(dataset, answers, place)
     return task._replace(dataset=dataset, answers=answers, is_resident=is_resident)
 

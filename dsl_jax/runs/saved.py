@@ -16,6 +16,7 @@ from flax import nnx
 
 from dsl_jax.files import DamagedFile, refuse_file, writing
 from dsl_jax.jobs import first_says
+from dsl_jax.learning.identity import Identity, OtherTraining, check_same_training
 from dsl_jax.learning.result import Record
 from dsl_jax.networks.convnet import ConvNet
 from dsl_jax.networks.interface import named_leaves
@@ -55,21 +56,25 @@ class Checkpoints:
         )
         self._saved_at = time.monotonic()
 
-    def restore(self, like: Any) -> tuple[Any, list[Record]] | None:
+    def restore(self, like: Any, identity: Identity) -> tuple[Any, list[Record]] | None:
         """The last state that was written and can be read, and the history; None: there is none.
 
         Later ones, which are damaged, are removed with a warning, to be written again.
 
         Args:
           like: a pytree with the state's structure, shapes and devices.
+          identity: that of the training which goes on.
 
         Raises:
+          OtherTraining: they are of another one.
           ValueError: none can be read; none is removed.
         """
         damaged: dict[int, Exception] = {}
         for epoch in sorted(self._manager.all_steps(), reverse=True):
             try:
-                found = self._read(epoch, like)
+                found = self._read(epoch, like, identity)
+            except OtherTraining:
+                raise
             except Exception as error:  # of what is damaged, orbax raises anything
                 damaged[epoch] = error
                 continue
@@ -87,7 +92,15 @@ class Checkpoints:
         self._on_begin(0)
         return None
 
-    def _read(self, epoch: int, like: Any) -> tuple[Any, list[Record]]:
+    def _read(self, epoch: int, like: Any, identity: Identity) -> tuple[Any, list[Record]]:
+        kept = _read_beside(self._manager, epoch)
+        if isinstance(kept, dict) and "training" in kept:
+            check_same_training(identity, kept["training"])
+        else:
+            logger.warning(
+                "%s is of an older version; whether it is of this training was not compared",
+                self._folder,
+            )
         names, leaves, structure = named_leaves(like)
         state, history = _restore(self._manager, epoch, dict(zip(names, leaves, strict=True)))
         return jax.tree.unflatten(structure, [state[name] for name in names]), history
@@ -101,7 +114,9 @@ class Checkpoints:
             )
             self._manager.delete(epoch)
 
-    def save(self, epoch: int, state: Any, history: list[Record], last: bool) -> None:
+    def save(
+        self, epoch: int, state: Any, history: list[Record], identity: Identity, last: bool
+    ) -> None:
         """Writes the state when it is time to."""
         import orbax.checkpoint as ocp
 
@@ -109,7 +124,7 @@ class Checkpoints:
         if not (last or waited):
             return
         names, leaves, _ = named_leaves(state)
-        kept = {"epochs": history, "weights": hash_leaves(names, leaves)}
+        kept = {"epochs": history, "weights": hash_leaves(names, leaves), "training": identity}
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(dict(zip(names, leaves, strict=True))),
             history=ocp.args.JsonSave(kept),
@@ -162,6 +177,13 @@ def _restore(manager: Any, epoch: int, like: dict[str, Any]) -> tuple[dict[str, 
     if kept not in (None, hash_leaves(saved.state.keys(), saved.state.values())):
         raise ValueError("the state is not the one that was written")
     return saved.state, history
+
+
+def _read_beside(manager: Any, epoch: int) -> Any:
+    """What `Checkpoints.save` wrote beside the state."""
+    import orbax.checkpoint as ocp
+
+    return manager.restore(epoch, args=ocp.args.Composite(history=ocp.args.JsonRestore())).history
 
 
 def _briefly(error: Exception) -> str:

@@ -171,8 +171,8 @@ def permuted(key: jax.Array, targets: Given, labels: np.ndarray) -> Given:
     """
     read = as_targets(targets)
     count = len(read.ids)  # all at once: others lie anywhere, and a store reads whole chunks
-    labels = check_labels(labels, count, int(np.max(labels)) + 1)
-    others = permuted_rows(key, labels)
+    check_key(key)
+    others = permuted_rows(key, check_labels(labels, count, 2**31 - 1))
     control = Control(read.ids, lambda rows: read.read(others[rows]).representations, count)
     return _as_given(targets, control)
 

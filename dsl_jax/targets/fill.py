@@ -93,6 +93,7 @@ def search_to_store(
     take = functools.partial(_take, images, ids, preprocess)
     image_shape = take(slice(0, 1)).shape[1:]
     labels = checked_labels(stages, image_shape, labels, len(images), config)
+    begins, is_free = there is None, chunk_size is None
     if chunk_size is None:
         if there is not None:
             chunk_size = there["fingerprint"]["chunk_size"]
@@ -108,11 +109,15 @@ def search_to_store(
     committed = layout.committed_chunks(kvstore)
     layout.check_disk_space(kvstore, ours["fingerprint"], committed)
     with writing(path):
-        if there is None:
+        if begins:
             layout.write_manifest(kvstore, ours)
             # That of another process, if it was first.
-            check_same_search(ours, layout.read_manifest(kvstore, path) or ours, path)
-        if there is None or repair or len(committed) * chunk_size < len(ids):
+            there = layout.read_manifest(kvstore, path) or ours
+            if is_free:
+                chunk_size = there["fingerprint"]["chunk_size"]
+                ours["fingerprint"]["chunk_size"] = chunk_size
+            check_same_search(ours, there, path)
+        if begins or repair or len(committed) * chunk_size < len(ids):
             layout.create_arrays(kvstore, path, ours["fingerprint"], ids, repair)
 
     store = TargetStore.open(path, "a")

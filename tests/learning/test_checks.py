@@ -188,6 +188,14 @@ def test_what_holds_targets_but_is_none_is_told_what_to_give(dataset, tmp_path):
             dsl.learn(KEY, network, dataset, given, ONE_EPOCH)
 
 
+@pytest.mark.parametrize(("progress", "shown"), [(True, "learn:"), ("mine", "mine:"), (False, "")])
+def test_a_bar_is_shown_if_asked_for(dataset, progress, shown, capsys):
+    network, targets = network_for(dataset), targets_for(dataset)
+    dsl.learn(KEY, network, dataset, targets, ONE_EPOCH, progress=progress)
+    error = capsys.readouterr().err
+    assert shown in error and bool(error) == bool(shown)
+
+
 def test_targets_of_other_images_are_warned_of(dataset, caplog):
     network, labels = network_for(dataset), dataset.train.labels
     blocks = targets_for(dataset).representations[:-1]
@@ -196,7 +204,7 @@ def test_targets_of_other_images_are_warned_of(dataset, caplog):
         caplog.clear()
         with caplog.at_level(logging.WARNING):
             targets = dsl.SearchResult((*blocks, np.float32(logits)), ())
-            dsl.learn(KEY, network, dataset, targets, ONE_EPOCH, progress=True)
+            dsl.learn(KEY, network, dataset, targets, ONE_EPOCH)
         return "targets of these images" in caplog.text
 
     assert not learn_from(np.eye(10)[labels])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -134,7 +135,7 @@ def test_ten_steps_are_the_same_on_any_number_of_devices(how, monkeypatch):
 def test_devices_that_hold_the_data_take_the_same_steps(monkeypatch):
     """Each takes its part of a batch from its own copy: nothing but sums goes between them."""
     expected, programs = train("learn", 8), []
-    monkeypatch.setattr(training, "has_room_for", lambda arrays, device: True)
+    monkeypatch.setattr(training, "has_room_for", lambda arrays, place: True)
 
     def recorded(*arguments):
         programs.append(steps.take_steps.lower(*arguments).compile().as_text())
@@ -350,6 +351,19 @@ def test_training_statistics_are_measured_where_the_network_is():
         assert_close(ours, with_training_statistics(Network(), DATASET, np.arange(80), size))
 
 
+def test_statistics_are_dealt_out_of_networks_with_loops():
+    class Loop(Network):
+        def representations(self, images):
+            (h,) = super().representations(images)
+            total, _ = jax.lax.scan(lambda sum, row: (sum + row, None), jnp.zeros(5), h.sum((0, 3)))
+            return (h + total.sum(),)
+
+    graph, state = nnx.split(Loop())
+    many = nnx.merge(graph, replicate(state, mesh_of(8)))
+    ours = with_training_statistics(many, DATASET, np.arange(80), 7)
+    assert_close(ours, with_training_statistics(Loop(), DATASET, np.arange(80), 7))
+
+
 def test_no_device_measures_the_statistics_of_batches_that_others_measure(monkeypatch):
     parts = []
 
@@ -362,9 +376,9 @@ def test_no_device_measures_the_statistics_of_batches_that_others_measure(monkey
     graph, state = nnx.split(Network())
     many = nnx.merge(graph, replicate(state, mesh_of(8)))
     with_training_statistics(many, DATASET, np.arange(80), 7)
-    assert parts == [{6}, {6}]  # twelve batches of 6 images, eight at a time
+    assert parts == [{6}, {1}] * 2  # of twelve batches of 6 images eight at a time; their weights
     with_training_statistics(many, DATASET, np.arange(80), 40)
-    assert parts[2:] == [{5}, {5}]
+    assert parts[4:] == [{5}, {5}]
 
 
 def test_targets_and_images_may_be_sharded():

@@ -11,6 +11,7 @@ import optax
 import pytest
 from drawn_keys import recording_key
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 from stripes import DATASET, leaves, make, targets
 
 from dsl_jax.config import LearnConfig
@@ -25,8 +26,9 @@ from dsl_jax.learning.evaluation import (
     representations_of,
     with_training_statistics,
 )
+from dsl_jax.learning.identity import check_same_training
 from dsl_jax.learning.optimizer import learning_rate, make_optimizer
-from dsl_jax.learning.resident import has_room_for
+from dsl_jax.learning.resident import bytes_to_move, has_room_for
 from dsl_jax.learning.train import learn, learn_sgd
 
 KEY = jax.random.key(0)
@@ -206,11 +208,13 @@ class Memory:
     def __init__(self, stop_after=None):
         self.saved, self.stop_after = None, stop_after
 
-    def restore(self, like):
+    def restore(self, like, identity):
+        if self.saved is not None:
+            check_same_training(identity, self.identity)
         return self.saved
 
-    def save(self, epoch, state, history, last):
-        self.saved = jax.tree.map(jnp.copy, state), list(history)
+    def save(self, epoch, state, history, identity, last):
+        self.saved, self.identity = (jax.tree.map(jnp.copy, state), list(history)), identity
         if epoch == self.stop_after:
             self.stop_after = None
             raise KeyboardInterrupt
@@ -229,48 +233,19 @@ def test_an_interrupted_training_ends_with_the_same_bits(augment):
         np.testing.assert_array_equal(a, b)
 
 
-def other_targets():
-    return jax.tree.map(lambda array: array[::-1].copy(), targets())
-
-
-def other_images():
-    train = DATASET.train._replace(images=DATASET.train.images[::-1].copy())
-    return dataclasses.replace(DATASET, train=train)
-
-
-@pytest.mark.parametrize(
-    ("other", "differs"),
-    [
-        ({"key": jax.random.key(1)}, "key"),
-        ({"network": lambda: make(seed=1)}, "network"),
-        ({"dataset": other_images}, "images"),
-        ({"targets": other_targets}, "targets"),
-        ({"config": dataclasses.replace(CONFIG, learning_rate=0.3)}, "configuration"),
-        ({"config": dataclasses.replace(CONFIG, epochs=1)}, "configuration"),
-    ],
-)
-def test_a_training_does_not_go_on_from_another(other, differs):
-    def train(checkpoints, **others):
-        given = {"key": KEY, "network": make, "dataset": lambda: DATASET, "targets": targets}
-        given |= {"config": CONFIG} | others
-        makers = (given[name] for name in ("network", "dataset", "targets"))
-        return learn(
-            given["key"], *(one() for one in makers), given["config"], checkpoints=checkpoints
-        )
-
+def test_a_training_does_not_go_on_from_another():
     checkpoints = Memory(stop_after=2)
     with pytest.raises(KeyboardInterrupt):
-        train(checkpoints)
-    with pytest.raises(ValueError, match=f"of another training, with another {differs}: give"):
-        train(checkpoints, **other)
-    assert len(train(checkpoints).history) == CONFIG.epochs
-
-
-def test_a_training_by_sgd_does_not_go_on_from_one_by_targets():
-    checkpoints = Memory()
-    learn(KEY, make(), DATASET, targets(), CONFIG, checkpoints=checkpoints)
-    with pytest.raises(ValueError, match="with another configuration, targets: give"):
+        learn(KEY, make(), DATASET, targets(), CONFIG, checkpoints=checkpoints)
+    longer = dataclasses.replace(CONFIG, epochs=4)
+    with pytest.raises(
+        ValueError, match=r"of another training.*\n.*config.epochs: 3 there, 4 here"
+    ):
+        learn(KEY, make(), DATASET, targets(), longer, checkpoints=checkpoints)
+    with pytest.raises(ValueError, match=r"(?s)of another training.*objective.*of targets"):
         learn_sgd(KEY, make(), DATASET, CONFIG, checkpoints=checkpoints)
+    result = learn(KEY, make(), DATASET, targets(), CONFIG, checkpoints=checkpoints)
+    assert len(result.history) == CONFIG.epochs
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_checkpoint():
@@ -293,7 +268,7 @@ def test_no_two_draws_have_the_same_key():
 def test_steps_in_one_program_are_those_taken_one_by_one(monkeypatch):
     config = dataclasses.replace(CONFIG, epochs=2, augment=True, crop_padding=2)
     one_by_one, programs = learn(KEY, make(), DATASET, targets(), config), []
-    monkeypatch.setattr(train, "has_room_for", lambda arrays, device: True)
+    monkeypatch.setattr(train, "has_room_for", lambda arrays, place: True)
     monkeypatch.setattr(train, "STEPS_AT_ONCE", 2)  # of 4
 
     def recorded(*arguments):
@@ -322,8 +297,19 @@ def test_steps_in_one_program_are_those_taken_one_by_one(monkeypatch):
 )
 def test_data_stay_on_the_device_where_they_take_a_quarter_of_what_is_free(platform, stats, fits):
     device = SimpleNamespace(platform=platform, memory_stats=lambda: stats)
+    full = SimpleNamespace(platform=platform, memory_stats=lambda: {"bytes_limit": 799})
     arrays = (np.zeros(100, np.uint8), (np.zeros(25, np.float32),))  # 200 bytes
-    assert has_room_for(arrays, device) == fits
+    assert has_room_for(arrays, SimpleNamespace(addressable_devices=[device])) == fits
+    assert not has_room_for(arrays, SimpleNamespace(addressable_devices=[device, full]))
+
+
+def test_what_lies_on_all_devices_already_takes_no_room():
+    mesh = jax.make_mesh((4,), ("images",))
+    whole, parts = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("images",)))
+    array = np.zeros(100, np.float32)
+    there = jax.device_put(array, whole)
+    for elsewhere in (array, jnp.asarray(array), jax.device_put(array, parts)):
+        assert bytes_to_move((there, elsewhere), whole) == 400
 
 
 def test_it_compiles_once_for_all_epochs():

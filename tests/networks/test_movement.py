@@ -7,6 +7,8 @@ import pytest
 from flax import nnx
 
 import dsl_jax as dsl
+from dsl_jax.evolution.operators import reproduce
+from dsl_jax.networks import movement
 
 GENERATOR = np.random.default_rng(0)
 IMAGES = GENERATOR.normal(size=(8, 6, 6, 2)).astype(np.float32)
@@ -32,17 +34,23 @@ def test_a_layer_without_spread_is_named():
 
 
 @pytest.mark.parametrize(
-    ("strength", "boost", "refiners", "moves"),
-    [(0.1, 0.0, 4, True), (0.1, 0.5, 0, True), (0.1, 0.0, 0, False), (0.0, 5.0, 4, False)],
+    ("boost", "explorers", "refiners", "strength"),
+    [(5.0, 4, 4, 0.5), (5.0, 0, 4, 0.1), (0.5, 4, 4, 0.1), (0.5, 4, 0, 0.05)],
 )
-def test_children_are_mutated_as_those_that_the_search_has(strength, boost, refiners, moves):
-    schedules = (dsl.LayerSchedule(1, strength, boost), dsl.LayerSchedule(0, 0.1))
-    config = dsl.SearchConfig(schedules, num_explorers=4, num_refiners=refiners)
-    if moves:
-        dsl.check_stages((same, head), IMAGES, config)
-        return
-    with pytest.raises(ValueError, match=r"stage 0 .* its children get no noise"):
-        dsl.check_stages((same, head), IMAGES, config)
+def test_children_are_mutated_as_those_that_move_most(
+    boost, explorers, refiners, strength, monkeypatch
+):
+    strengths = []
+
+    def recorded(key, parents, count, strength, **options):
+        strengths.append(strength)
+        return reproduce(key, parents, count, strength, **options)
+
+    monkeypatch.setattr(movement, "reproduce", recorded)
+    schedules = (dsl.LayerSchedule(1, 0.1, boost), dsl.LayerSchedule(0, 0.1))
+    config = dsl.SearchConfig(schedules, num_explorers=explorers, num_refiners=refiners)
+    dsl.check_stages((same, head), IMAGES, config)
+    assert strengths == [pytest.approx(strength)]
 
 
 def test_a_layer_without_spread_in_most_images_is_told():

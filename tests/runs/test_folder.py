@@ -64,20 +64,25 @@ def test_an_evaluation_that_is_made_again_is_told_once(tmp_path):
     assert (run.folder / "metrics.jsonl").read_text() == '{"training": "a", "epoch": 1}\n'
 
 
+TRAINING = {"settings": {"key": [0], "config": {"learning_rate": 1.0}}, "numbers": {}}
+
+
 def test_checkpoints_give_back_the_last_state_that_was_written(tmp_path, monkeypatch):
     run = RunFolder(tmp_path / "run", CONFIG)
     like = {"w": jnp.zeros(3), "inner": [jnp.zeros((), jnp.int32)]}
-    assert run.checkpoints("t").restore(like) is None
+    assert run.checkpoints("t").restore(like, TRAINING) is None
     monkeypatch.setattr(saved, "CHECKPOINT_SECONDS", 0)
     checkpoints = run.checkpoints("t")
     history = []
     for epoch in (1, 2):
         history.append({"epoch": epoch})
         state = {"w": jnp.full(3, epoch / 3), "inner": [jnp.int32(epoch)]}
-        checkpoints.save(epoch, state, history, last=False)
+        checkpoints.save(epoch, state, history, TRAINING, last=False)
     monkeypatch.setattr(saved, "CHECKPOINT_SECONDS", 1000)
-    checkpoints.save(3, state, [*history, {"epoch": 3}], last=False)  # too soon to be written
-    state, told = run.checkpoints("t").restore(like)
+    checkpoints.save(
+        3, state, [*history, {"epoch": 3}], TRAINING, last=False
+    )  # too soon to be written
+    state, told = run.checkpoints("t").restore(like, TRAINING)
     assert told == history
     np.testing.assert_array_equal(state["w"], np.full(3, 2 / 3, np.float32))
     assert int(state["inner"][0]) == 2
@@ -106,7 +111,7 @@ def two_checkpoints(tmp_path, monkeypatch):
     for epoch in (1, 2):
         history = [*history, {"epoch": epoch, "numbers": [1.0] * 9}]
         run.log({"training": "t", "epoch": epoch})
-        checkpoints.save(epoch, {"w": jnp.full(300, float(epoch))}, history, last=False)
+        checkpoints.save(epoch, {"w": jnp.full(300, float(epoch))}, history, TRAINING, last=False)
     return run, like
 
 
@@ -117,14 +122,35 @@ def test_of_two_checkpoints_the_older_one_is_taken_if_the_newest_is_damaged(
     run, like = two_checkpoints
     damage(run.folder / "t" / "checkpoints" / "2")
     checkpoints = run.checkpoints("t")
-    state, history = checkpoints.restore(like)
+    state, history = checkpoints.restore(like, TRAINING)
     assert state["w"][0] == 1 and [record["epoch"] for record in history] == [1]
     (told,) = [r.getMessage() for r in caplog.records if r.name == saved.__name__]
     assert "checkpoints/2 is damaged: training goes on from the checkpoint of epoch 1" in told
     lines = (run.folder / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1]  # the second comes again
-    checkpoints.save(2, {"w": jnp.full(300, 2.0)}, [*history, {"epoch": 2}], last=True)
-    assert run.checkpoints("t").restore(like)[0]["w"][0] == 2
+    checkpoints.save(2, {"w": jnp.full(300, 2.0)}, [*history, {"epoch": 2}], TRAINING, last=True)
+    assert run.checkpoints("t").restore(like, TRAINING)[0]["w"][0] == 2
+
+
+def test_another_trainings_checkpoints_are_not_gone_on_from(two_checkpoints):
+    run, _ = two_checkpoints
+    other = TRAINING | {"settings": {"key": [1], "config": {"learning_rate": 2.0}}}
+    with pytest.raises(
+        ValueError, match=r"(?s)another training.*config.learning_rate: 1.*key\[0\]"
+    ):
+        run.checkpoints("t").restore({"w": jnp.zeros(7)}, other)  # of another shape, too
+    folder = run.folder / "t" / "checkpoints"
+    assert {path.name for path in folder.iterdir()} == {"1", "2"}
+
+
+def test_checkpoints_of_before_they_knew_their_training_are_gone_on_from(two_checkpoints, caplog):
+    run, like = two_checkpoints
+    path = run.folder / "t" / "checkpoints" / "2" / "history" / "metadata"
+    kept = json.loads(path.read_text())
+    del kept["training"]
+    path.write_text(json.dumps(kept))
+    state, _ = run.checkpoints("t").restore(like, TRAINING)
+    assert state["w"][0] == 2 and "is of an older version" in caplog.text
 
 
 def test_without_a_checkpoint_that_can_be_read_it_is_said_what_to_do(two_checkpoints):
@@ -133,7 +159,7 @@ def test_without_a_checkpoint_that_can_be_read_it_is_said_what_to_do(two_checkpo
     for epoch in ("1", "2"):
         cut(folder / epoch / "history" / "metadata")
     with pytest.raises(ValueError, match=r"no checkpoint in .*t/checkpoints can be read: .*delete"):
-        run.checkpoints("t").restore(like)
+        run.checkpoints("t").restore(like, TRAINING)
     assert {path.name for path in folder.iterdir()} == {"1", "2"}
 
 

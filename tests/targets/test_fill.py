@@ -124,6 +124,23 @@ def test_of_two_searches_that_begin_at_once_one_is_refused(tmp_path, monkeypatch
     assert TargetStore.open(path).manifest["fingerprint"]["dataset"] == "other"
 
 
+def test_of_two_that_begin_at_once_on_unlike_machines_both_take_the_chunks_of_the_first(
+    undisturbed, tmp_path, monkeypatch
+):
+    path, check = tmp_path / "raced", layout.check_disk_space
+
+    def other_process_is_first(*arguments):
+        monkeypatch.setattr(layout, "check_disk_space", check)
+        run(path, chunk_size=3)
+        check(*arguments)
+
+    monkeypatch.setattr(layout, "check_disk_space", other_process_is_first)
+    monkeypatch.setattr(fill, "choose_chunk_size", lambda *arguments: 5)
+    store = run(path, chunk_size=None)
+    assert store.manifest["fingerprint"]["chunk_size"] == 3
+    assert equal(store.read(), TargetStore.open(undisturbed).read())
+
+
 def test_a_store_from_before_a_setting_existed_is_that_of_its_default(folder, searched):
     manifest = unsealed(json.loads((folder / "manifest.json").read_text()))
     del manifest["fingerprint"]["config"]["num_searches"]
