@@ -187,11 +187,10 @@ def _train(
     """
     key = threefry_key(key)
     epochs_key = jax.random.fold_in(key, 1)
-    arrays = nnx.state(network)
     task, state = _begin(key, network, dataset, answers, objective, config, options.mesh)
     steps, history, checkpoints = len(task.batches), [], options.checkpoints
     if checkpoints is not None:
-        identity = identity_of(key, arrays, dataset, answers, objective, config)
+        identity = identity_of(key, nnx.state(network), dataset, answers, objective, config)
         state, history = checkpoints.restore(state, identity) or (state, [])
     bar = progress_bar(
         config.epochs * steps,
