@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dsl_jax.data.dataset import Dataset
+from dsl_jax.data.dataset import Dataset, Split
 from dsl_jax.plain_data import differences
 
 _DIGITS = 16  # of the checksum, to compare and to show
@@ -49,7 +49,7 @@ class DataIdentity:
             train=len(dataset.train.images),
             validation=len(dataset.validation.images),
             test=len(dataset.test.images),
-            sha256=_checksum(dataset),
+            sha256=checksum(dataset.train, dataset.validation, dataset.test),
         )
 
     @classmethod
@@ -71,9 +71,10 @@ def _as_float32(values: Any) -> tuple[float, ...]:
     return tuple(np.asarray(values, np.float32).tolist())
 
 
-def _checksum(dataset: Dataset) -> str:
+def checksum(*splits: Split) -> str:
+    """A hash of the images, labels and ids of splits, in their order; reads all of them once."""
     digest = hashlib.sha256()
-    for split in (dataset.train, dataset.validation, dataset.test):
+    for split in splits:
         labels, ids = (np.asarray(values, np.int64) for values in (split.labels, split.ids))
         for array in (np.asarray(split.images), labels, ids):
             digest.update(f"{array.dtype}{array.shape}".encode())

@@ -137,15 +137,15 @@ def check_shared_targets(network: nnx.Module, dataset: Dataset, targets: Any) ->
             "the sampler's shared targets are those of clusters, or of a search that goes on from "
             "moved images: give it what class_part_targets returns"
         )
-    _check_shapes(network, dataset, (*targets.directions, targets.logits))
-    made = output_shapes(targets.stages, dataset.image_shape)
-    wanted = [array.shape[1:] for array in (*targets.directions, targets.logits)]
+    arrays = (*targets.directions, targets.logits)
+    _check_shapes(network, dataset, arrays)
+    made, wanted = output_shapes(targets.stages, dataset.image_shape), [a.shape[1:] for a in arrays]
     if made != wanted:
         raise ValueError(
             f"the targets have the shapes {wanted}, but their stages return {made}: give the "
             "stages of the network that was searched"
         )
-    for array in (*targets.directions, targets.logits):
+    for array in arrays:
         clusters, rest = divmod(len(array), dataset.num_classes)
         if rest or (clusters != 1 and targets.centres is None):
             raise ValueError(

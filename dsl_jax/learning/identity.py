@@ -1,11 +1,10 @@
 """What tells one training from another: kept with its state, so that none goes on as another.
 
-Settings and labels are compared as they are. Of arrays a few numbers are, within what rounding on
-another machine does. What a network is besides its arrays, such as its activation function, is not
-compared.
+Settings and data are compared as they are. Of the network's arrays and of targets a few numbers
+are, within what rounding on another machine does. What a network is besides its arrays, such as its
+activation function, is not compared.
 """
 
-import hashlib
 from typing import Any
 
 import jax
@@ -15,10 +14,11 @@ from jax.tree_util import Partial
 
 from dsl_jax.config import LearnConfig
 from dsl_jax.config.plain import to_dict
-from dsl_jax.data.dataset import Dataset, Split
+from dsl_jax.data.dataset import Dataset
+from dsl_jax.data.identity import checksum
 from dsl_jax.plain_data import differences, plain
 
-ROWS, NUMBERS = 32, 16  # images, and of each array or image's array, that are looked at
+ROWS, NUMBERS = 32, 16  # images' targets, and numbers of each array, that are looked at
 TOLERANCE = 1e-3  # of the largest of the numbers
 
 Identity = dict[str, Any]
@@ -37,17 +37,17 @@ def identity_of(
     Args:
       key: a threefry key.
       network: the arrays of the network as it is at first, a pytree.
-      dataset: the data.
+      dataset: of which the training and validation images count.
       answers: what the network should give, a pytree of arrays [N, ...]; None: not known yet.
       objective: with the arrays that it needs besides.
       config: the `LearnConfig`.
     """
-    splits = {"training": dataset.train, "validation": dataset.validation}
     groups = {
         "network": jax.tree.leaves(network),
         "shared targets": jax.tree.leaves(objective),
-        **{f"{name} images": _some_rows(split.images) for name, split in splits.items()},
-        "targets": [row for array in jax.tree.leaves(answers) for row in _some_rows(array)],
+        "targets": [
+            array[row] for array in jax.tree.leaves(answers) for row in _spread(len(array), ROWS)
+        ],
     }
     arrays = {name: [_on_host(array) for array in group] for name, group in groups.items()}
     settings = {
@@ -56,7 +56,7 @@ def identity_of(
         "config": to_dict(config),
         "mean": dataset.mean,
         "std": dataset.std,
-        **{f"{name} labels": _labels(split) for name, split in splits.items()},
+        "data": checksum(dataset.train, dataset.validation),
         **{f"shapes of {name}": [a.shape for a in group] for name, group in arrays.items()},
     }
     numbers = {name: [_some_numbers(a) for a in group] for name, group in arrays.items()}
@@ -94,14 +94,6 @@ def _are_alike(ours: list[list[float]], kept: list[list[float]]) -> bool:
 def _on_host(array: Any) -> np.ndarray:
     is_key = isinstance(array, jax.Array) and jnp.issubdtype(array.dtype, jax.dtypes.prng_key)
     return np.asarray(jax.random.key_data(array) if is_key else array)
-
-
-def _labels(split: Split) -> str:
-    return hashlib.sha256(np.asarray(split.labels, np.int64).tobytes()).hexdigest()
-
-
-def _some_rows(array: Any) -> list[Any]:
-    return [array[row] for row in _spread(len(array), ROWS)]
 
 
 def _some_numbers(array: np.ndarray) -> list[float]:

@@ -81,7 +81,7 @@ def refreshed(
     split = dataset.train
     labels = LABEL_LOGIT * np.eye(dataset.num_classes, dtype=np.float32)
     labels -= labels.mean(axis=1, keepdims=True)
-    own = (*own_representations(network, dataset), labels[split.labels])
+    own = (*_own(stages, dataset), labels[split.labels])
     found = search(
         key,
         stages,
@@ -119,7 +119,11 @@ def own_representations(
     network: ConvNet | StagedNetwork, dataset: Dataset
 ) -> tuple[np.ndarray, ...]:
     """What a network makes of the training images, normalised: float32 [N, ...] for each block."""
-    naturals = partial(_naturals, frozen_stages(network))
+    return _own(frozen_stages(network), dataset)
+
+
+def _own(stages: Stages, dataset: Dataset) -> tuple[np.ndarray, ...]:
+    naturals = partial(_naturals, stages)
     return in_batches(lambda images: naturals(dataset.normalize(images)), dataset.train.images)
 
 

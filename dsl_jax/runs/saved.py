@@ -93,17 +93,17 @@ class Checkpoints:
         return None
 
     def _read(self, epoch: int, like: Any, identity: Identity) -> tuple[Any, list[Record]]:
-        kept = _read_beside(self._manager, epoch)
-        if isinstance(kept, dict) and "training" in kept:
-            check_same_training(identity, kept["training"])
+        beside = _read_beside(self._manager, epoch)
+        if "training" in beside:
+            check_same_training(identity, beside["training"])
         else:
             logger.warning(
                 "%s is of an older version; whether it is of this training was not compared",
                 self._folder,
             )
         names, leaves, structure = named_leaves(like)
-        state, history = _restore(self._manager, epoch, dict(zip(names, leaves, strict=True)))
-        return jax.tree.unflatten(structure, [state[name] for name in names]), history
+        state = _read_state(self._manager, epoch, dict(zip(names, leaves, strict=True)), beside)
+        return jax.tree.unflatten(structure, [state[name] for name in names]), beside["epochs"]
 
     def _remove(self, damaged: Mapping[int, Exception], readable: int) -> None:
         for epoch in damaged:
@@ -152,38 +152,37 @@ def damaged_checkpoints(folder: Path) -> dict[Path, str]:
                     name: np.empty(array.shape, array.dtype)
                     for name, array in kept.item_metadata.tree.items()
                 }
-                _restore(manager, epoch, like)
+                _read_state(manager, epoch, like, _read_beside(manager, epoch))
             except Exception as error:  # as above
                 damaged[folder / str(epoch)] = _briefly(error)
     return damaged
 
 
-def _restore(manager: Any, epoch: int, like: dict[str, Any]) -> tuple[dict[str, Any], list[Record]]:
-    """State by name and history of a checkpoint, as `Checkpoints.save` wrote them.
+def _read_beside(manager: Any, epoch: int) -> dict[str, Any]:
+    """What `Checkpoints.save` wrote beside the state; of an older version it may lack all but
+    "epochs". For files that are cut, changed or gone, orbax raises anything."""
+    import orbax.checkpoint as ocp
+
+    arguments = ocp.args.Composite(history=ocp.args.JsonRestore())
+    beside = manager.restore(epoch, args=arguments).history
+    return beside if isinstance(beside, dict) else {"epochs": beside}
+
+
+def _read_state(
+    manager: Any, epoch: int, like: dict[str, Any], beside: dict[str, Any]
+) -> dict[str, Any]:
+    """The state of a checkpoint by name, as `Checkpoints.save` wrote it.
 
     Raises:
-      ValueError: the state is not the one that was written; for files that are cut, changed or
-        gone, orbax raises anything.
+      ValueError: it is not the one that was written; else as `_read_beside`.
     """
     import orbax.checkpoint as ocp
 
-    arguments = ocp.args.Composite(
-        state=ocp.args.StandardRestore(like), history=ocp.args.JsonRestore()
-    )
-    saved = manager.restore(epoch, args=arguments)
-    history, kept = saved.history, None
-    if isinstance(history, dict):  # a list alone is from before there was a hash
-        history, kept = history["epochs"], history["weights"]
-    if kept not in (None, hash_leaves(saved.state.keys(), saved.state.values())):
+    arguments = ocp.args.Composite(state=ocp.args.StandardRestore(like))
+    state = manager.restore(epoch, args=arguments).state
+    if beside.get("weights") not in (None, hash_leaves(state.keys(), state.values())):
         raise ValueError("the state is not the one that was written")
-    return saved.state, history
-
-
-def _read_beside(manager: Any, epoch: int) -> Any:
-    """What `Checkpoints.save` wrote beside the state."""
-    import orbax.checkpoint as ocp
-
-    return manager.restore(epoch, args=ocp.args.Composite(history=ocp.args.JsonRestore())).history
+    return state
 
 
 def _briefly(error: Exception) -> str:

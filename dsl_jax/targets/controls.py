@@ -171,7 +171,6 @@ def permuted(key: jax.Array, targets: Given, labels: np.ndarray) -> Given:
     """
     read = as_targets(targets)
     count = len(read.ids)  # all at once: others lie anywhere, and a store reads whole chunks
-    check_key(key)
     others = permuted_rows(key, check_labels(labels, count, 2**31 - 1))
     control = Control(read.ids, lambda rows: read.read(others[rows]).representations, count)
     return _as_given(targets, control)
