@@ -8,7 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from toy_search import CONFIG, KEY, STAGES, data, image_stage, logits_stage, vector_stage
+from toy_search import (
+    CONFIG,
+    KEY,
+    STAGES,
+    assert_same,
+    data,
+    image_stage,
+    logits_stage,
+    vector_stage,
+)
 
 from dsl_jax.evolution.images import Images, Method, as_pytrees, search
 from dsl_jax.evolution.rules import rules_of
@@ -17,10 +26,6 @@ from dsl_jax.measures import effective_solutions
 from dsl_jax.targets.fill import search_to_store
 
 MODULE = sys.modules[search.__module__]  # the package has a function of this name
-
-
-def assert_same(ours, theirs):
-    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
 
 
 @pytest.mark.slow

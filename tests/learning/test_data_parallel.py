@@ -8,76 +8,35 @@ import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+import on_devices
 import pytest
 from flax import nnx
 from free_port import free_port
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from on_devices import (
+    CONFIG,
+    DATASET,
+    KEY,
+    Network,
+    assert_close,
+    assert_same,
+    leaves,
+    make_targets,
+    mesh_of,
+    sharded,
+)
 
 from dsl_jax import devices
-from dsl_jax.config import LearnConfig
-from dsl_jax.data.dataset import Dataset, Split
 from dsl_jax.devices import device_mesh, on_one_device, replicate
-from dsl_jax.evolution.image import SearchResult
 from dsl_jax.learning import evaluation, steps
 from dsl_jax.learning import train as training
 from dsl_jax.learning.batches import exact_batch_size, plan_batches
-from dsl_jax.learning.evaluation import evaluate, evaluate_images, with_training_statistics
+from dsl_jax.learning.evaluation import evaluate
 from dsl_jax.learning.objectives import sgd_objective
 from dsl_jax.learning.train import learn, learn_sgd
 from dsl_jax.networks.convnet import ConvNet
 from dsl_jax.presets import get_preset
 from dsl_jax.runs import saved
-
-KEY = jax.random.key(0)
-# 5 steps an epoch: 10 in all.
-CONFIG = LearnConfig(
-    epochs=2, batch_size=16, learning_rate=0.1, statistics_images=48, augment=True, flip=True
-)
-
-
-def make_dataset():
-    """Three classes of noisy 9x9 images; 80 to train on, 21 for validation, 30 to test."""
-    generator = np.random.default_rng(0)
-    rows, columns = np.mgrid[:9, :9]
-    patterns = np.stack([rows % 3 == 0, columns % 3 == 0, (rows + columns) % 3 == 0])
-
-    def images(number):
-        labels = generator.integers(0, 3, number)
-        noisy = patterns[labels] * 150 + 50 + generator.normal(0, 25, (number, 9, 9))
-        return np.clip(noisy, 0, 255).astype(np.uint8)[..., None], labels
-
-    return Dataset.from_arrays("stripes", images(101), images(30), validation_size=21)
-
-
-DATASET = make_dataset()
-
-
-class Network(nnx.Module):
-    """Small, to compile fast for many numbers of devices."""
-
-    def __init__(self):
-        rngs = nnx.Rngs(0)
-        self.conv = nnx.Conv(1, 4, (3, 3), strides=2, use_bias=False, rngs=rngs)
-        self.norm = nnx.BatchNorm(4, use_scale=False, use_fast_variance=False, rngs=rngs)
-        self.linear = nnx.Linear(100, 3, use_bias=False, rngs=rngs)
-
-    def representations(self, images):
-        return (jax.nn.gelu(self.norm(self.conv(images))),)
-
-    def head(self, last):
-        return self.linear(last.reshape(len(last), -1))
-
-
-def make_targets():
-    generator = np.random.default_rng(1)
-    hidden = generator.normal(size=(80, 5, 5, 4)).astype(np.float32)
-    return SearchResult((hidden, 4 * np.eye(3, dtype=np.float32)[DATASET.train.labels]), ())
-
-
-def mesh_of(number):
-    return number and Mesh(np.array(jax.devices()[:number]), ("images",))
 
 
 def train(how, number, config=CONFIG, key=KEY, **options):
@@ -86,19 +45,6 @@ def train(how, number, config=CONFIG, key=KEY, **options):
     if how == "learn":
         return learn(key, network, DATASET, make_targets(), config, **options)
     return learn_sgd(key, network, DATASET, config, **options)
-
-
-def leaves(network):
-    return [np.asarray(leaf) for leaf in jax.tree.leaves(nnx.state(network))]
-
-
-def assert_close(ours, theirs, tolerance=1e-5):
-    for a, b in zip(leaves(ours), leaves(theirs), strict=True):
-        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
-
-
-def assert_same(ours, theirs):
-    assert_close(ours, theirs, 0)
 
 
 # ---- the same on any number of devices
@@ -298,7 +244,7 @@ def test_a_training_goes_on_with_another_number_of_devices(first, then, tmp_path
     (assert_same if first == then else assert_close)(resumed.network, whole.network)
 
 
-# ---- evaluation
+# ---- what networks and data may hold, and where
 
 
 def test_a_network_may_hold_an_array_of_numpys():
@@ -321,66 +267,6 @@ def test_a_network_may_hold_random_keys():
     assert {x.sharding.num_devices for x in jax.tree.leaves(there)} == {1}
 
 
-def sharded(array, number):
-    return jax.device_put(array, NamedSharding(mesh_of(number), PartitionSpec("images")))
-
-
-@pytest.mark.parametrize("statistics", ["train", "batch"])
-def test_evaluation_follows_the_network_and_the_images(statistics):
-    network = with_training_statistics(Network(), DATASET, np.arange(80))
-    graph, state = nnx.split(network)
-    many = nnx.merge(graph, replicate(state, mesh_of(8)))
-    one = nnx.merge(graph, jax.device_put(state, jax.devices()[0]))
-    test = DATASET.test
-    expected = evaluate(network, DATASET, statistics=statistics, batch_size=12)
-    for network, images in (
-        (many, test.images),
-        (one, sharded(test.images, 2)),
-        (many, sharded(test.images, 2)),
-    ):
-        split = Split(images, test.labels, test.ids)
-        ours = evaluate_images(network, DATASET, split, statistics, 12)
-        assert ours == pytest.approx(expected, abs=1e-5)
-
-
-def test_training_statistics_are_measured_where_the_network_is():
-    graph, state = nnx.split(Network())
-    many = nnx.merge(graph, replicate(state, mesh_of(8)))
-    for size in (40, 30, 7):  # 8 devices share 40 equally; 3 batches of 26 not, nor 12 of 6
-        ours = with_training_statistics(many, DATASET, np.arange(80), size)
-        assert_close(ours, with_training_statistics(Network(), DATASET, np.arange(80), size))
-
-
-def test_statistics_are_dealt_out_of_networks_with_loops():
-    class Loop(Network):
-        def representations(self, images):
-            (h,) = super().representations(images)
-            total, _ = jax.lax.scan(lambda sum, row: (sum + row, None), jnp.zeros(5), h.sum((0, 3)))
-            return (h + total.sum(),)
-
-    graph, state = nnx.split(Loop())
-    many = nnx.merge(graph, replicate(state, mesh_of(8)))
-    ours = with_training_statistics(many, DATASET, np.arange(80), 7)
-    assert_close(ours, with_training_statistics(Loop(), DATASET, np.arange(80), 7))
-
-
-def test_no_device_measures_the_statistics_of_batches_that_others_measure(monkeypatch):
-    parts = []
-
-    def take(*arguments):
-        array = devices.take(*arguments)
-        parts.append({shard.data.shape[0] for shard in array.addressable_shards})
-        return array
-
-    monkeypatch.setattr(evaluation, "take", take)
-    graph, state = nnx.split(Network())
-    many = nnx.merge(graph, replicate(state, mesh_of(8)))
-    with_training_statistics(many, DATASET, np.arange(80), 7)
-    assert parts == [{6}, {1}] * 2  # of twelve batches of 6 images eight at a time; their weights
-    with_training_statistics(many, DATASET, np.arange(80), 40)
-    assert parts[4:] == [{5}, {5}]
-
-
 def test_targets_and_images_may_be_sharded():
     expected = learn(KEY, Network(), DATASET, make_targets(), CONFIG, mesh=mesh_of(4))
     targets = jax.tree.map(lambda x: sharded(x, 8), make_targets())
@@ -401,7 +287,8 @@ if count > 1:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(address, count, index)
 import numpy as np
-from test_data_parallel import CONFIG, DATASET, KEY, leaves, Network, learn, make_targets
+from on_devices import CONFIG, DATASET, KEY, leaves, Network, make_targets
+from dsl_jax import learn
 mesh = jax.sharding.Mesh(np.array(jax.devices()), ("images",))
 assert mesh.size == 4 and len(jax.local_devices()) == 4 // count
 result = learn(KEY, Network(), DATASET, make_targets(), CONFIG, mesh=mesh)
@@ -412,9 +299,8 @@ np.savez(sys.argv[4], *leaves(result.network), [epoch["train_loss"] for epoch in
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(tmp_path):
     address = f"localhost:{free_port()}"
-    folder = os.path.dirname(__file__)
-    support = os.path.join(os.path.dirname(folder), "support")
-    path = os.pathsep.join([folder, support, os.environ.get("PYTHONPATH", "")])
+    support = os.path.dirname(on_devices.__file__)
+    path = os.pathsep.join([support, os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
     commands = [(address, 2, 0, "first"), (address, 2, 1, "second"), ("", 1, 0, "alone")]
     started = [

@@ -39,3 +39,8 @@ def data(number):
     generator = np.random.default_rng(3)
     images = generator.normal(size=(number, 4, 4, 3)).astype(np.float32)
     return images, generator.integers(0, 5, number)
+
+
+def assert_same(ours, theirs):
+    """Two pytrees of arrays are the same, to the bit."""
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
