@@ -16,7 +16,7 @@ from dsl_jax.evolution.image import SearchResult, search_image
 from dsl_jax.evolution.images import search
 from dsl_jax.evolution.shared import SharedSearch, search_shared
 from dsl_jax.evolution.shared_targets import SharedTargets
-from dsl_jax.learning.evaluation import Evaluation, evaluate
+from dsl_jax.learning.evaluation import Evaluation, evaluate, predict
 from dsl_jax.learning.refreshed import along_gradient, refreshed
 from dsl_jax.learning.result import LearnResult
 from dsl_jax.learning.train import learn, learn_sgd
@@ -76,6 +76,7 @@ __all__ = [
     "load_run",
     "load_targets",
     "measures",
+    "predict",
     "refreshed",
     "run",
     "save_targets",

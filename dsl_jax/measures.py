@@ -248,7 +248,10 @@ def _counted(rows: Array, where: Array | None) -> Array:
         return jnp.ones(len(rows), rows.dtype)
     if jnp.shape(where) != (len(rows),):
         raise ValueError(f"where has shape {jnp.shape(where)}: expected ({len(rows)},)")
-    return jnp.asarray(where, rows.dtype)
+    where = jnp.asarray(where)
+    if where.dtype != bool:
+        raise ValueError(f"where is {where.dtype}: give a mask, bool [{len(rows)}]")
+    return where.astype(rows.dtype)
 
 
 def _flatten(reps: Array, name: str) -> Array:

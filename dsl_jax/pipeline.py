@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from dsl_jax.config import TARGET_CONTROLS, CycleConfig, LearnConfig, RunConfig, SearchConfig
 from dsl_jax.data.dataset import Dataset, Split
 from dsl_jax.devices import device_mesh, search_mesh
+from dsl_jax.evolution.dead import check_layers_change
 from dsl_jax.jobs import first_says, is_first, wait_for_first
 from dsl_jax.keys import CHOICE, SEARCH, TRAINING, purpose_key
 from dsl_jax.learning.batches import exact_batch_size
@@ -23,7 +24,7 @@ from dsl_jax.learning.checks import check_crop
 from dsl_jax.learning.evaluation import logits_of
 from dsl_jax.learning.result import Measure
 from dsl_jax.learning.train import learn, learn_sgd
-from dsl_jax.networks.convnet import ConvNet
+from dsl_jax.networks.convnet import ConvNet, representation_shapes
 from dsl_jax.runs.classes import search_per_class, targets_per_class
 from dsl_jax.runs.comparison import evaluate_all
 from dsl_jax.runs.controlled import control_key, control_of, stages_of
@@ -91,6 +92,8 @@ def run(
     """
     one_of("phase", phase, PHASES)
     progress = progress and is_first()
+    if dataset is not None:
+        check_data(config, dataset)
     run_folder = RunFolder(folder, config, requested, loggers)
     if repair:  # not what is whole: the stores would be read once more
         repair = first_says(
@@ -102,17 +105,12 @@ def run(
         return run_folder.results() or {}
     if dataset is None:
         dataset = load_run_data(run_folder.folder, config)
-    if not len(dataset.validation.images):
-        raise ValueError(
-            f"{dataset.name} has no validation images, which choose the epoch: give a "
-            "validation_size of at least 1"
-        )
+        check_data(config, dataset)
     keep_identity(run_folder.folder, dataset)
     if phase in ("all", "learn"):
         for seed in config.seeds:
             for training in trainings(config):  # what cannot be learned is refused now
                 if run_folder.finished(f"seed_{seed}/{training.name}") is None:
-                    check_crop(dataset, training.config)
                     shared_mesh(dataset, training.config)
     for seed in config.seeds if phase != "report" else ():
         for step in steps(config):
@@ -128,6 +126,33 @@ def run(
                 run_folder.keep_results(evaluate_all(run_folder, dataset, probes, progress))
     wait_for_first("evaluation")
     return run_folder.results() or {}
+
+
+def check_data(config: RunConfig, dataset: Dataset) -> None:
+    """Raises ValueError for data on which a run cannot be done, or which it does not say."""
+    if not len(dataset.validation.images):
+        raise ValueError(
+            f"{dataset.name} has no validation images, which choose the epoch: give a "
+            "validation_size of at least 1"
+        )
+    held_out = len(dataset.validation.images)
+    of_data = {
+        "dataset": dataset.name,
+        "num_train": len(dataset.train.images) + held_out,
+        "validation_size": held_out,
+    }
+    for name, theirs in of_data.items():
+        if (ours := getattr(config, name)) not in (None, theirs):
+            raise ValueError(
+                f"config.{name} is {ours!r}, but that of the data is {theirs!r}: "
+                "get_preset(name, dataset) makes a configuration that fits data of one's own"
+            )
+    shapes = representation_shapes(dataset.image_shape, config.widths, dataset.num_classes)
+    for step in steps(config):
+        if isinstance(step, Search):
+            check_layers_change(shapes, step.config)
+        else:
+            check_crop(dataset, step.config)
 
 
 # --------------------------------------------------------------------------------------------

@@ -138,7 +138,7 @@ def check_used(config: configs.RunConfig) -> None:
             needed = int(later[1]) + 2
             needs.append((later[0], config.cycles >= needed, f"--cycles, {needed} or more"))
         for field, there, need in needs:
-            if re.match(rf"{re.escape(field)}(?![^.\[])", path) and not there:
+            if not there and (path == field or path.startswith((f"{field}.", f"{field}["))):
                 raise ValueError(
                     f"config.{path} has no effect on this run: it needs {need}, or to be left out"
                 )

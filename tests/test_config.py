@@ -13,7 +13,9 @@ from dsl_jax.config import (
     LayerSchedule,
     LearnConfig,
     RunConfig,
+    SamplerConfig,
     SearchConfig,
+    SharedConfig,
     from_dict,
     to_dict,
 )
@@ -156,3 +158,28 @@ def test_fields_that_only_fit_together_are_set_together():
     assert (shared.fresh_images, shared.images_per_class) == (64, 128)
     with pytest.raises(ValueError, match="fresh_images is 64"):
         override(config, {"shared.fresh_images": "64"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"variants": ("sgd", "sgd")}, r"variants are \('sgd', 'sgd'\): give each once"),
+        ({"target_controls": ("permuted",) * 2}, "target_controls are .*: give each once"),
+        ({"learn": LearnConfig(variant="skip_block_0")}, "learn.variant is 'skip_block_0': a run"),
+        ({"sgd": LearnConfig(variant="skip_block_1")}, "sgd.variant is 'skip_block_1': a run"),
+    ],
+)
+def test_what_a_run_would_pass_over_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(get_preset("smoke", "digits"), **changes)
+
+
+def test_a_cosine_that_leaves_nothing_to_search_is_refused():
+    for wrong in ({"cosines": (0.2, 1.0, 0.2)}, {"choices": (0.5, -1.0)}):
+        with pytest.raises(ValueError, match=r"cosine -?1.0 leaves nothing to search"):
+            SharedConfig(**wrong)
+
+
+def test_a_sampler_keeps_some_images_to_learn_from():
+    with pytest.raises(ValueError, match=r"held_out is 1.0: it must be below 1"):
+        SamplerConfig(held_out=1.0)

@@ -308,6 +308,9 @@ def test_bad_arguments_are_named():
         measures.between_class_entropy(np.ones((2, 3)), np.zeros(3, int))
     with pytest.raises(ValueError, match="float32: expected integers"):
         measures.within_class_entropy(np.ones((2, 3)), np.zeros(2, np.float32))
+    for no_mask in (np.arange(2), np.ones(2)):  # rows, or weights, which would be counted
+        with pytest.raises(ValueError, match=r"where is (int|float)32: give a mask, bool \[2\]"):
+            measures.effective_solutions(np.ones((2, 3)), no_mask)
 
 
 def test_explained_variance_is_a_regressions_r_squared():

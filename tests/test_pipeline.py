@@ -69,7 +69,36 @@ def test_without_validation_images_nothing_is_searched(tmp_path):
     config = get_preset("smoke", without)
     with pytest.raises(ValueError, match="digits has no validation images, which choose the epoch"):
         pipeline.run(config, tmp_path / "run", without, progress=False)
-    assert not (tmp_path / "run" / "seed_0").exists()
+    assert not (tmp_path / "run").exists()  # nor is it in the way of the right call
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dataset": "mnist"}, "config.dataset is 'mnist', but that of the data is 'digits'"),
+        ({"num_train": 440}, "config.num_train is 440, but that of the data is 60"),
+        ({"validation_size": 40}, "config.validation_size is 40, but that of the data is 20"),
+    ],
+)
+def test_settings_that_are_not_those_of_the_data_are_refused(tmp_path, changes, message):
+    dataset = dsl_jax.load_dataset("digits", num_train=60, validation_size=20)
+    config = dataclasses.replace(get_preset("smoke", dataset), **changes)
+    with pytest.raises(ValueError, match=message):
+        dsl_jax.run(config, tmp_path / "run", dataset, progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_images_too_small_for_the_blocks_leave_no_folder(tmp_path):
+    dataset = dsl_jax.load_dataset("digits", num_train=60, validation_size=20)
+    small = {
+        name: split._replace(images=split.images[:, :9, :9])
+        for name in ("train", "validation", "test")
+        for split in (getattr(dataset, name),)
+    }
+    config = dataclasses.replace(get_preset("smoke", "digits"), num_train=60, validation_size=20)
+    with pytest.raises(ValueError, match=r"stage 2 returns \[1, 1, 16\] an image"):
+        dsl_jax.run(config, tmp_path / "run", dataclasses.replace(dataset, **small))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_crop_that_leaves_nothing_is_refused_before_the_search(tmp_path):

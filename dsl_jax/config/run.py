@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import jax
 
 from dsl_jax.config.learning import VARIANTS, LearnConfig, skipped_block
-from dsl_jax.config.search import SamplerConfig, SearchConfig, SharedConfig
+from dsl_jax.config.search import SamplerConfig, SearchConfig, SharedConfig, check_per_class
 from dsl_jax.keys import check_seed
 from dsl_jax.values import a_share, at_least, check_types, one_of
 
@@ -131,6 +131,14 @@ class RunConfig:
                     f"the variant {variant} is of a block that is not there: there are "
                     f"{len(self.widths)}, numbered from 0"
                 )
+        for what in ("variants", "target_controls", "controls"):
+            if len({*(given := getattr(self, what))}) < len(given):
+                raise ValueError(f"{what} are {given}: give each once")
+        for what in ("learn", "sgd"):
+            if (variant := getattr(self, what).variant) != "all_layers":
+                raise ValueError(
+                    f"{what}.variant is {variant!r}: a run trains its variants; set these instead"
+                )
         if "sgd" in self.variants and not self.sgd_groups:
             raise ValueError("sgd_groups is empty, but the variant sgd is asked for")
         one_of("representation", self.representation, REPRESENTATIONS)
@@ -164,26 +172,8 @@ class RunConfig:
             one_of(what, control, CONTROLS_OF[self.searched])
         self._check_has_targets()
         if self.searched == "per_class":
-            self._check_shared()
-
-    def _check_shared(self) -> None:
-        """Raises ValueError for what a search per class does not have."""
-        self.shared.of_blocks(len(self.widths))
-        if self.search.num_searches > 1:
-            raise ValueError(
-                f"search.num_searches is {self.search.num_searches}: a search per_class has only "
-                "one of each class"
-            )
-        if self.search.fitness_noise:
-            raise ValueError(
-                f"search.fitness_noise is {self.search.fitness_noise}: a search per_class is "
-                "judged on several images instead; set it to 0"
-            )
-        if self.search.least_cosine is not None:
-            raise ValueError(
-                f"search.least_cosine is {self.search.least_cosine}: a search per_class has "
-                "shared.cosines instead; set it to None"
-            )
+            self.shared.of_blocks(len(self.widths))
+            check_per_class(self.search)
 
     def _check_has_targets(self) -> None:
         if self.target_controls and self.variants == ("sgd",):

@@ -174,6 +174,18 @@ class SearchConfig:
         return self.num_searches * (initial + self.num_children * (first + sum(rest)))
 
 
+def check_per_class(search: SearchConfig) -> None:
+    """Raises ValueError for what a search per class does not have."""
+    instead = {
+        "num_searches": (1, "has only one of each class"),
+        "fitness_noise": (0.0, "is judged on several images instead"),
+        "least_cosine": (None, "has SharedConfig.cosines instead"),
+    }
+    for name, (neutral, reason) in instead.items():
+        if (value := getattr(search, name)) != neutral:
+            raise ValueError(f"{name} is {value}: a search per_class {reason}; set it to {neutral}")
+
+
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class SamplerConfig:
@@ -197,6 +209,10 @@ class SamplerConfig:
         check_types(self)
         at_least(1, self, "images", "hidden", "epochs", "batch_size")
         a_share(self, "learning_rate", "held_out")
+        if self.held_out == 1:
+            raise ValueError(
+                "held_out is 1.0: it must be below 1, or nothing is left to learn from"
+            )
 
 
 @jax.tree_util.register_static
@@ -240,6 +256,10 @@ class SharedConfig:
         if not self.cosines:
             raise ValueError("cosines is empty: give one for each block, or one for all")
         check_cosines((*self.cosines, *self.choices))
+        if still := [c for c in (*self.cosines, *self.choices) if abs(c) == 1]:
+            raise ValueError(
+                f"the cosine {still[0]} leaves nothing to search: it must lie between -1 and 1"
+            )
         if len({f"{value:g}" for value in self.choices}) < len(self.choices):
             raise ValueError(f"choices are {self.choices}: give each cosine once")
 

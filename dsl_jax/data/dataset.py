@@ -12,6 +12,7 @@ import numpy as np
 
 from dsl_jax.devices import Array
 from dsl_jax.inputs import as_array, check_distinct, check_labels, check_num_classes, count_classes
+from dsl_jax.reprs import short_repr
 from dsl_jax.values import whole_number
 
 
@@ -27,6 +28,9 @@ class Split(NamedTuple):
     images: np.ndarray
     labels: np.ndarray
     ids: np.ndarray
+
+    def __repr__(self) -> str:
+        return short_repr(self, **self._asdict())
 
 
 def normalize_pixels(images: Array, mean: Sequence[float], std: Sequence[float]) -> Array:

@@ -36,6 +36,7 @@ from dsl_jax.evolution.rules import Rules, check_schedules, rules_of
 from dsl_jax.evolution.task import Evaluate, LayerTask
 from dsl_jax.inputs import check_floating, check_labels
 from dsl_jax.keys import NOISE, computed_once, philox_key
+from dsl_jax.reprs import short_repr
 
 IMAGES_AT_ONCE = 32  # of the noisy copies of an image, in the first stage
 
@@ -53,13 +54,7 @@ class SearchResult(NamedTuple):
     fitness: tuple[Array, ...]
 
     def __repr__(self) -> str:
-        """Dtypes and shapes: all numbers would fill pages."""
-
-        def kind(x: Any) -> str:
-            return f"{x.dtype}{list(x.shape)}" if hasattr(x, "shape") else repr(x)
-
-        kinds = (", ".join(map(kind, jax.tree.leaves(part))) for part in self)
-        return "SearchResult(representations: {}; fitness: {})".format(*kinds)
+        return short_repr(self, **self._asdict())
 
 
 def search_image(

@@ -1,4 +1,4 @@
-"""Evolution of representations: the operators of one individual, and a generation of them.
+"""Evolution of representations: the operators of one individual.
 
 Paper 3.1 and A.2. Letters: P parents, C children, h w c height, width, channels of a
 representation H(l); rank 3 [h, w, c] is convolutional, rank 2 [tokens, features] likewise along
@@ -35,6 +35,15 @@ def crossover(parent_1: jax.Array, parent_2: jax.Array) -> jax.Array:
     return 0.5 * (parent_1 + parent_2)
 
 
+def _check_individual(h: jax.Array) -> None:
+    """Raises ValueError for a batch, and for integers, to which results would be rounded."""
+    if not 1 <= h.ndim <= 3 or not jnp.issubdtype(h.dtype, jnp.floating):
+        raise ValueError(
+            f"{h.dtype}{list(h.shape)} is no individual: give floats [h, w, c], [tokens, features] "
+            "or [features]; jax.vmap takes a batch"
+        )
+
+
 def spread(h: jax.Array) -> jax.Array:
     """sigma: the standard deviation over space, the unit of mutation (paper A.2).
 
@@ -43,7 +52,11 @@ def spread(h: jax.Array) -> jax.Array:
 
     Returns:
       One number a channel, [1, 1, c] or [1, features]; for a vector or logits one in all, [1].
+
+    Raises:
+      ValueError: h is a batch, or of integers.
     """
+    _check_individual(h)
     return jnp.std(h, axis=tuple(range(max(h.ndim - 1, 1))), keepdims=True)
 
 
@@ -58,7 +71,11 @@ def smooth(h: jax.Array, passes: int) -> jax.Array:
 
     Returns:
       The same shape and dtype.
+
+    Raises:
+      ValueError: h is a batch, or of integers.
     """
+    _check_individual(h)
     if not passes:
         return h
     matrices = [jnp.asarray(smoothing_matrix(n, passes), h.dtype) for n in h.shape[:-1]]
@@ -101,8 +118,9 @@ def mutate(
       The mutated individual, not normalised: same shape and dtype.
 
     Raises:
-      ValueError: `smoothing` is unknown.
+      ValueError: `smoothing` is unknown, or `child` a batch, or of integers.
     """
+    _check_individual(child)
     noise = smoothed_noise(key, (1, *child.shape), smoothing_passes, smoothing, truncation)[0]
     return add_noise(child, noise, sigma, strength, smoothing_passes, smoothing=smoothing)
 
@@ -318,7 +336,7 @@ def reproduce(
     sigmas = jax.vmap(spread)(widened(parents))
     sigmas = 0.5 * (sigmas[mothers] + sigmas[fathers])
     shape = (num_children, *parents.shape[1:])
-    noise_dtype = min(parents.dtype, jnp.dtype(jnp.float32), key=lambda dtype: dtype.itemsize)
+    noise_dtype = jnp.float32 if parents.dtype.itemsize > 4 else parents.dtype
     noise = smoothed_noise(
         noise_key, shape, smoothing_passes, smoothing, truncation, dtype=noise_dtype
     )

@@ -16,6 +16,7 @@ import numpy as np
 
 from dsl_jax.batching import in_batches
 from dsl_jax.config import PAPERS_STRATEGY, SearchConfig, SharedConfig
+from dsl_jax.config.search import check_per_class
 from dsl_jax.devices import Array, on_cores
 from dsl_jax.evolution.clusters import cluster_rows, features, find_centres
 from dsl_jax.evolution.fitness import Stages, evaluate_candidates, output_shapes
@@ -29,6 +30,7 @@ from dsl_jax.evolution.task import LayerTask
 from dsl_jax.inputs import as_array, check_images
 from dsl_jax.keys import CLUSTERS, FRESH_IMAGES, check_key, computed_once, philox_key
 from dsl_jax.progress import progress_bar
+from dsl_jax.reprs import short_repr
 from dsl_jax.values import instance_of
 
 AT_ONCE = 32  # images of a fitness that an accelerator evaluates together
@@ -47,6 +49,9 @@ class SharedSearch(NamedTuple):
     targets: SharedTargets
     fitness: tuple[np.ndarray, ...]
     candidates: int
+
+    def __repr__(self) -> str:
+        return short_repr(self, **self._asdict())
 
 
 def search_shared(
@@ -76,8 +81,8 @@ def search_shared(
       stages: L + 1 functions, see `search_image`.
       images: [N, ...], normalised float32.
       labels: integers [N]; as many classes as the last stage returns logits.
-      config: a `SearchConfig` with L + 1 layers; `initial_noise`, `num_searches`, `fitness_noise`
-        and `least_cosine` have no effect here.
+      config: a `SearchConfig` with L + 1 layers; `initial_noise` has no effect here, and
+        `num_searches`, `fitness_noise` and `least_cosine` must be left as they are by default.
       shared: the cosines, and how many images of each class a
         fitness is of: fewer where the largest class has fewer; a class with fewer than that
         repeats its images. None: the defaults.
@@ -116,6 +121,7 @@ def class_searches(
     """The parts of `search_shared`: for each class a function that searches it, or for each of its
     clusters; all is checked."""
     check_schedules(stages, config)
+    check_per_class(config)
     check_key(key)
     images = as_array("images", images)
     check_images(images, np.arange(len(images)))

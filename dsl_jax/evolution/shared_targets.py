@@ -12,6 +12,7 @@ from dsl_jax.evolution.clusters import cluster_rows
 from dsl_jax.evolution.fitness import Stages
 from dsl_jax.evolution.image import in_dtype
 from dsl_jax.evolution.operators import moved, normalize
+from dsl_jax.reprs import short_repr
 
 
 def natural_representations(stages: Stages, images: jax.Array) -> tuple[jax.Array, ...]:
@@ -47,6 +48,16 @@ class SharedTargets:
     logits: Array
     centres: Array | None = None
     propagates: bool = struct.field(pytree_node=False, default=False)
+
+    def __repr__(self) -> str:
+        return short_repr(
+            self,
+            directions=self.directions,
+            cosines=self.cosines,
+            logits=self.logits,
+            centres=self.centres,
+            propagates=self.propagates,
+        )
 
     def of(self, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, ...]:
         """Targets of a batch, float32 [B, ...] each, the last the logits; pure.

@@ -43,10 +43,11 @@ class LayerTask(NamedTuple):
 def largest_strength(layer: LayerSchedule, config: SearchConfig) -> float:
     """The strength with which those children are mutated that a layer mutates most."""
     explorers = layer.mutation_strength * layer.exploration_boost
-    if config.strategy != PAPERS_STRATEGY:  # it has no others
+    if config.strategy != PAPERS_STRATEGY or not config.num_refiners:  # all are explorers
         return explorers
-    strengths = [explorers] if config.num_explorers else []
-    return max([*strengths, layer.mutation_strength] if config.num_refiners else strengths)
+    if not config.num_explorers:
+        return layer.mutation_strength
+    return max(explorers, layer.mutation_strength)
 
 
 def mutation_options(

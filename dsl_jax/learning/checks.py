@@ -38,6 +38,7 @@ def check_arguments(
     if not len(dataset.validation.images):
         raise ValueError("the dataset has no validation images: they choose the epoch")
     check_crop(dataset, config)
+    _warn_of_no_effect(config)
     if config.batch_size > len(dataset.train.images):
         logger.warning(
             "batch_size is %d, but there are %d training images: a batch holds all of them",
@@ -50,6 +51,17 @@ def check_arguments(
             f"a batch has {size} images, which {mesh.size} devices cannot share equally: set "
             f"batch_multiple={mesh.size}, or choose the devices by dsl_jax.devices.device_mesh"
             f"({size})"
+        )
+
+
+def _warn_of_no_effect(config: LearnConfig) -> None:
+    """Warns of settings that need another one."""
+    if config.flip and not config.augment:
+        logger.warning("flip is True, but augment is False: no image is mirrored")
+    if config.relations != "targets" and not config.relational_weight:
+        logger.warning(
+            "relations is %r, but relational_weight is 0: no relations are learned",
+            config.relations,
         )
 
 
@@ -95,7 +107,7 @@ def _target_arrays(targets: Any, ids: np.ndarray) -> tuple[np.ndarray, ...]:
         )
         if isinstance(targets, str | os.PathLike):
             remedy = "TargetStore.open of it"
-        if isinstance(getattr(targets, "targets", None), SharedTargets):
+        if hasattr(getattr(targets, "targets", None), "of"):  # what a search or training returned
             remedy = "its .targets"
         raise TypeError(f"the targets are a {type(targets).__name__}: give {remedy}")
     return tuple(np.asarray(h) for h in targets.representations)

@@ -61,12 +61,32 @@ def evaluate(
         does not take these images or has not one logit a class.
       TypeError: the network lacks `representations` or `head`, or an argument is of another type.
     """
+    images = _checked_split(network, dataset, split)
+    return evaluate_images(network, dataset, images, statistics, batch_size)
+
+
+def predict(
+    network: nnx.Module, dataset: Dataset, split: str = "test", *, statistics: str = "train"
+) -> np.ndarray:
+    """The class that a network gives each image of a split, int32 [N].
+
+    As `reports.pictures.plot_confusion` and `plot_mistakes` take them. Arguments and what is raised
+    as in `evaluate`.
+    """
+    images = _checked_split(network, dataset, split)
+    return evaluation_and_predictions(network, dataset, images, statistics)[1]
+
+
+def _checked_split(network: nnx.Module, dataset: Dataset, split: str) -> Split:
+    """The split of this name. Raises what `evaluate` does."""
     instance_of(Dataset, "dataset", dataset)
     check_network(network)
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     one_of("split", split, tuple(splits))
     check_fits(network, dataset.image_shape, dataset.num_classes)
-    return evaluate_images(network, dataset, splits[split], statistics, batch_size)
+    if not len(splits[split].images):
+        raise ValueError(f"the split {split!r} of {dataset.name} has no images to evaluate")
+    return splits[split]
 
 
 def evaluate_images(

@@ -24,6 +24,9 @@ class LearnResult(NamedTuple):
     network: nnx.Module
     history: list[Record]
 
+    def __repr__(self) -> str:
+        return f"LearnResult(a {type(self.network).__name__}; {len(self.history)} epochs)"
+
     @property
     def best_epoch(self) -> Record:
         """The record of the epoch whose network this is."""

@@ -14,7 +14,7 @@ from flax import nnx
 
 from dsl_jax.config import REPRESENTATIONS
 from dsl_jax.evolution.operators import normalize
-from dsl_jax.inputs import check_images
+from dsl_jax.inputs import check_floating, check_images
 from dsl_jax.networks.convolution import convolve_few, convolve_same
 from dsl_jax.values import one_of
 
@@ -238,7 +238,11 @@ class ConvNet(nnx.Module):
         self.stem_kernel[...] = jnp.asarray(kernel)
 
     def stem_responses(self, images: jax.Array) -> jax.Array:
-        """[N, H, W, C] -> [N, H-1, W-1, 8 C], before the stem's GELU."""
+        """[N, H, W, C] -> [N, H-1, W-1, 8 C], before the stem's GELU.
+
+        Raises ValueError for images that are not floating, so not normalised.
+        """
+        check_floating(images)
         responses = convolve_few(images, self.stem_kernel[...])
         return responses + self.stem_bias[...].reshape(1, 1, 1, -1)
 

@@ -1,7 +1,7 @@
 """The network as stages for search: functions of an image with frozen statistics (paper 3.1)."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,8 +16,8 @@ from dsl_jax.config import LayerSchedule, SearchConfig
 from dsl_jax.devices import Array
 from dsl_jax.evolution.dead import check_layers_change
 from dsl_jax.evolution.operators import brought_near, kind_of, perturb_image, reproduce
-from dsl_jax.evolution.task import mutation_options
-from dsl_jax.inputs import as_array, check_images
+from dsl_jax.evolution.task import largest_strength, mutation_options
+from dsl_jax.inputs import as_array, check_floating, check_images
 from dsl_jax.keys import philox_key
 from dsl_jax.networks.adapters import StagedNetwork
 from dsl_jax.networks.convnet import Block, ConvNet, finish_block, gelu
@@ -82,22 +82,20 @@ def frozen_stages(
             raise ValueError("there are no images to measure statistics on")
         learner_shapes(network, x.shape[1:])  # raises what the network does not take
         x = jnp.asarray(x, jnp.float32)
-    explore: list[Callable] = [lambda x: x] * len(parts)
-    natural = x if config is not None and config.least_cosine is not None else None
+    natural = x
+    keys: Sequence[jax.Array] = ()
     if config is not None:
-        x, explore = _as_searched(x, len(parts), config, key)
+        x, keys = _as_searched(x, len(parts), config, key)
 
     stages: list[Partial] = []
     shapes: list[Any] = []
-    for freeze, explorers_of in zip(parts, explore, strict=True):
+    for number, freeze in enumerate(parts):
         stage, x = freeze(x)
         stages.append(stage)
         shapes.append(None if x is None else x.shape[1:])
-        if natural is not None and len(stages) < len(parts):
-            natural = stage(natural)
-            x = _all_near(explorers_of(_all_near(x, natural, config)), natural, config)
-        else:
-            x = explorers_of(x)
+        if config is not None and number < len(keys):
+            natural = None if config.least_cosine is None else stage(natural)
+            x = _as_candidates(keys[number], x, natural, config.layers[number], config)
     if config is not None:
         check_layers_change(shapes, config)
     return tuple(stages)
@@ -105,8 +103,8 @@ def frozen_stages(
 
 def _as_searched(
     x: jax.Array | None, num_stages: int, config: SearchConfig, key: jax.Array | None
-) -> tuple[jax.Array, list[Callable]]:
-    """Noisy images, and for each stage what makes explorers of its outputs, as config says."""
+) -> tuple[jax.Array, Sequence[jax.Array]]:
+    """Noisy images, and a key for the candidates of each block."""
     if key is None:
         raise ValueError("frozen_stages needs a key to make candidates as the config says")
     if len(config.layers) != num_stages:
@@ -118,13 +116,20 @@ def _as_searched(
         raise ValueError("frozen_stages needs images to measure statistics as the config says")
     *keys, image_key = jax.random.split(philox_key(key), num_stages)
     each = jax.random.split(image_key, len(x))
-    x = _perturb_images(each, x, config.initial_noise)
-    explore: list[Callable] = [lambda x: x] * num_stages
-    for number, layer_key in enumerate(keys):
-        if config.layers[number].generations:
-            layer = config.layers[number]
-            explore[number] = partial(_explorers, layer_key, layer=layer, config=config)
-    return x, explore
+    return _perturb_images(each, x, config.initial_noise), keys
+
+
+def _as_candidates(
+    key: jax.Array,
+    x: jax.Array,
+    natural: jax.Array | None,
+    layer: LayerSchedule,
+    config: SearchConfig,
+) -> jax.Array:
+    """A block's outputs as a search will hand them on, near the natural ones if there are any."""
+    x = x if natural is None else _all_near(x, natural, config)
+    x = _explorers(key, x, layer, config) if layer.generations else x
+    return x if natural is None else _all_near(x, natural, config)
 
 
 _perturb_images = jax.jit(jax.vmap(perturb_image, (0, 0, None)))
@@ -221,7 +226,7 @@ def _freeze_head(network: ConvNet, x: jax.Array | None):
 def _freeze_weights(block: Block, x: jax.Array | None):
     """A block's weights with the statistics of x (None: its own) frozen, its spec, and its output.
 
-    Weights: for each convolution its kernel (None: the identity), and the scale and shift [c]
+    Weights: for each convolution its kernel (None: the identity), and the scale and shift
     that are left of its BatchNorm.
     """
     layers: list[Any] = [
@@ -290,9 +295,9 @@ def _apply_block(weights: Any, spec: BlockSpec, x: jax.Array) -> jax.Array:
 
 
 def _apply_stem(kernel: jax.Array, bias: jax.Array, images: jax.Array) -> jax.Array:
-    dtype = images.dtype if jnp.issubdtype(images.dtype, jnp.floating) else kernel.dtype
-    responses = convolve(images.astype(dtype), kernel.astype(dtype), "VALID")
-    return gelu(responses + bias).astype(dtype)
+    check_floating(images)
+    responses = convolve(images, kernel.astype(images.dtype), "VALID")
+    return gelu(responses + bias).astype(images.dtype)
 
 
 def _apply_first_block(
@@ -311,9 +316,8 @@ def _apply_pre_gelu_head(kernel: jax.Array, x: jax.Array) -> jax.Array:
 
 @partial(jax.jit, static_argnames=("layer", "config"))
 def _explorers(key: jax.Array, x: jax.Array, layer: LayerSchedule, config: SearchConfig):
-    """One explorer of each sample of x [N, ...] alone, as search makes them at this layer."""
-
-    strength = layer.mutation_strength * layer.exploration_boost
+    """One child of each sample of x [N, ...] alone, as search mutates them most at this layer."""
+    strength = largest_strength(layer, config)
     options = mutation_options(layer, config, kind_of(x.shape[1:], last=False))
 
     def explorer(key, h):

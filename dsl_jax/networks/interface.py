@@ -68,11 +68,13 @@ def check_fits(network: nnx.Module, image_shape: Sequence[int], num_classes: int
 def check_network(network: nnx.Module) -> None:
     """Raises TypeError for what is no network (see `Network`), ValueError for one not whitened."""
     if not (hasattr(network, "representations") and hasattr(network, "head")):
-        raise TypeError(
-            f"a {type(network).__name__} is no network: it needs the methods "
-            "representations(images) and head(last); dsl_jax.StagedNetwork gives them to a list of "
-            "layers, dsl_jax.PairNetwork to parameters and two functions"
+        remedy = (
+            "it needs the methods representations(images) and head(last); dsl_jax.StagedNetwork "
+            "gives them to a list of layers, dsl_jax.PairNetwork to parameters and two functions"
         )
+        if hasattr(network, "network"):  # what training returned
+            remedy = "give its .network"
+        raise TypeError(f"a {type(network).__name__} is no network: {remedy}")
     check_whitened(network)
 
 

@@ -14,6 +14,7 @@ from dsl_jax.evolution.operators import moved
 from dsl_jax.evolution.shared_targets import SharedTargets, natural_representations
 from dsl_jax.networks.convnet import gelu
 from dsl_jax.networks.convolution import convolve_same
+from dsl_jax.reprs import short_repr
 
 KERNEL = 3
 Weights = dict[str, Array]
@@ -34,6 +35,9 @@ class Sampler:
 
     shared: SharedTargets
     weights: tuple[Weights, ...]
+
+    def __repr__(self) -> str:
+        return short_repr(self, shared=self.shared, weights=[[*w.values()] for w in self.weights])
 
     def of(self, images: jax.Array, labels: jax.Array) -> tuple[jax.Array, ...]:
         """Targets of a batch, float32 [B, ...] each, the last the logits; pure.

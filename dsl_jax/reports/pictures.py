@@ -36,7 +36,7 @@ def plot_representations(
       image: [H, W, C] or, for several images, [M, H, W, C]; uint8, or floats, which are stretched
         to the visible range.
       natural, searched: for each layer one array [...], or [M, ...] for several images; of the
-        same shapes, the last one holding the logits.
+        same shapes, the last one holding the logits. Or a `SearchResult`.
       title: of the whole figure.
       labels: the true class of the image, or [M] of them, whose bar is then coloured; None: not
         shown.
@@ -48,7 +48,11 @@ def plot_representations(
     """
     images, natural, searched = _galleries(image, natural, searched)
     labels = None if labels is None else np.atleast_1d(labels)
+    if labels is not None and labels.shape != (len(images),):
+        raise ValueError(f"labels have shape {labels.shape}: {len(images)} images need one each")
     names = name_layers(len(natural)) if layer_names is None else list(layer_names)
+    if len(names) != len(natural):
+        raise ValueError(f"{len(names)} layer_names for {len(natural)} layers")
     columns = 1 + len(natural)
     figure = Figure(figsize=(1.7 * columns, 0.5 + 3.2 * len(images)), dpi=150, layout="constrained")
     grid = figure.subplots(2 * len(images), columns, squeeze=False)
@@ -152,7 +156,10 @@ def _galleries(
 ) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
     """Arrays of M images and their layers. Raises ValueError where they do not fit together."""
     images = np.asarray(image)
-    ours, theirs = [np.asarray(h) for h in natural], [np.asarray(h) for h in searched]
+    ours, theirs = (
+        [np.asarray(h) for h in getattr(given, "representations", given)]
+        for given in (natural, searched)
+    )
     if images.ndim == 3:
         images, ours, theirs = images[None], [h[None] for h in ours], [h[None] for h in theirs]
     shapes = [h.shape for h in ours], [h.shape for h in theirs]

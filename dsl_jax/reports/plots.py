@@ -31,7 +31,7 @@ def plot_fitness(
     Args:
       fitness: for each layer [N, g + 1], the log-likelihood (nats) of the best candidate of each
         of N images in the initial population and after each of g generations; or a `SearchResult`
-        of N images, or what else has them as its `fitness`.
+        of N images, a `TargetStore`, or what else has them as its `fitness`.
       layer_names: one for each layer; None: "layer 0", ..., "logits".
       unit: what each of the N is.
 
@@ -39,7 +39,8 @@ def plot_fitness(
       ValueError: no layer, arrays of the wrong rank or of different N, no image with finite
         values, or another number of names than of layers.
     """
-    layers = [np.asarray(f, np.float64) for f in getattr(fitness, "fitness", fitness)]
+    found = getattr(fitness, "fitness", fitness)
+    layers = [np.asarray(f, np.float64) for f in (found() if callable(found) else found)]
     if not layers or any(f.ndim != 2 or f.shape[1] == 0 for f in layers):
         shapes = [f.shape for f in layers]
         raise ValueError(f"fitness has shapes {shapes}: expected [N, generations + 1] a layer")

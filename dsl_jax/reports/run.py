@@ -1,14 +1,15 @@
 """A whole run and its report, in one call: what `dsl_jax.run` and `experiments/main.py` do."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from dsl_jax import pipeline
 from dsl_jax.config import RunConfig
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.jobs import is_first, wait_for_first
 from dsl_jax.runs.data import load_run_data
+from dsl_jax.runs.loggers import Logger
 from dsl_jax.runs.results import Result
 
 
@@ -19,7 +20,12 @@ def run(
     *,
     notice: str | None = None,
     command: str = "",
-    **options: Any,
+    requested: str | None = None,
+    phase: str = "all",
+    repair: bool = False,
+    probes: bool = True,
+    progress: bool = True,
+    loggers: Sequence[Logger] = (),
 ) -> dict[str, Result]:
     """Searches, trains and compares as `config` says, and writes report.html into `folder`.
 
@@ -31,7 +37,7 @@ def run(
       dataset: the data, which may be one's own; None: loaded as the configuration says.
       notice: what readers of the report must not miss.
       command: the command line that repeats the run, for the report.
-      options: further arguments of `pipeline.run`, such as `progress=False`.
+      requested, phase, repair, probes, progress, loggers: as in `pipeline.run`.
 
     Returns:
       The results by name of training; empty, and no report, after the phases "search" and "learn"
@@ -45,7 +51,17 @@ def run(
     folder = Path(folder).expanduser()
     if dataset is None:
         dataset = load_run_data(folder, config)
-    results = pipeline.run(config, folder, dataset, **options)
+    results = pipeline.run(
+        config,
+        folder,
+        dataset,
+        requested=requested,
+        phase=phase,
+        repair=repair,
+        probes=probes,
+        progress=progress,
+        loggers=loggers,
+    )
     if results and is_first():
         report = summary.summarize(config, folder, dataset, results, notice=notice, command=command)
         pages.write_report(report, folder)

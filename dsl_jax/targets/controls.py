@@ -23,6 +23,7 @@ from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.inputs import check_labels
 from dsl_jax.keys import check_key
 from dsl_jax.measures import cosine_distance
+from dsl_jax.reprs import short_repr
 from dsl_jax.targets.reading import (
     Blocks,
     Control,
@@ -58,6 +59,9 @@ class ClassStatistics(NamedTuple):
     means: Blocks
     displacements: Blocks
     cosines: tuple[float, ...]
+
+    def __repr__(self) -> str:
+        return short_repr(self, **self._asdict())
 
     @property
     def parts(self) -> Blocks:

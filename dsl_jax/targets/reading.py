@@ -48,6 +48,9 @@ class Control:
         self._make = make
         self._at_once = at_once
 
+    def __repr__(self) -> str:
+        return f"Control({len(self.ids)} images)"
+
     def read(self, rows: slice | np.ndarray | None = None) -> SearchResult:
         """Targets of some images, in the order of `rows` [M] (None: all), without fitness."""
         rows = np.arange(len(self.ids))[slice(None) if rows is None else rows]
@@ -101,8 +104,17 @@ _natural = jax.jit(natural_representations)
 
 
 def as_targets(targets: Targets | SearchResult) -> Targets:
-    """A `SearchResult` as something that is read; its ids are its rows."""
+    """A `SearchResult` as something that is read; its ids are its rows.
+
+    Raises:
+      TypeError: they are no targets of single images.
+    """
     if not isinstance(targets, SearchResult):
+        if not hasattr(targets, "read"):
+            raise TypeError(
+                f"the targets are a {type(targets).__name__}: give what search returns, a "
+                "TargetStore, an Overlay or a control"
+            )
         return targets
     arrays = [np.asarray(h) for h in targets.representations]
     return Control(np.arange(len(arrays[0])), lambda rows: tuple(h[rows] for h in arrays))

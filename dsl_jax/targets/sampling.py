@@ -17,6 +17,7 @@ from dsl_jax.inputs import as_array, check_images
 from dsl_jax.keys import check_key, threefry_key
 from dsl_jax.networks.sampler import Sampler, Weights, first_weights, propose
 from dsl_jax.progress import progress_bar
+from dsl_jax.reprs import short_repr
 from dsl_jax.targets.controls import class_part_targets
 from dsl_jax.targets.reading import (
     Control,
@@ -42,6 +43,9 @@ class LearnedSampler(NamedTuple):
 
     targets: Sampler
     unexplained: tuple[np.ndarray, ...]
+
+    def __repr__(self) -> str:
+        return short_repr(self, **self._asdict())
 
 
 def learn_sampler(

@@ -21,7 +21,16 @@ logger = logging.getLogger(__name__)
 
 
 def save_targets(path: str | Path, targets: SharedTargets | Sampler) -> None:
-    """Writes `SharedTargets` or a `Sampler`, whole or not at all; of the stages but a hash."""
+    """Writes `SharedTargets` or a `Sampler`, whole or not at all; of the stages but a hash.
+
+    Raises:
+      TypeError: they are something else.
+    """
+    if not isinstance(targets, SharedTargets | Sampler):
+        remedy = "SharedTargets or a Sampler; search_to_store keeps those of single images"
+        if isinstance(getattr(targets, "targets", None), SharedTargets | Sampler):
+            remedy = "its .targets"
+        raise TypeError(f"the targets are a {type(targets).__name__}: give {remedy}")
     shared = targets.shared if isinstance(targets, Sampler) else targets
     arrays: dict[str, Any] = {f"direction_{i}": d for i, d in enumerate(shared.directions)}
     arrays |= {} if shared.centres is None else {"centres": shared.centres}
@@ -30,7 +39,7 @@ def save_targets(path: str | Path, targets: SharedTargets | Sampler) -> None:
     if isinstance(targets, Sampler):
         for index, weights in enumerate(targets.weights):
             arrays |= {f"sampler_{index}_{name}": array for name, array in weights.items()}
-    with replacing(Path(path)) as file:
+    with replacing(Path(path).expanduser()) as file:
         np.savez(file, **jax.device_get(arrays))
 
 
@@ -48,7 +57,8 @@ def load_targets(path: str | Path, stages: Stages) -> SharedTargets | Sampler:
       DamagedFile: it is not whole, or something else.
       ValueError: the targets are for another number of stages.
     """
-    if not Path(path).exists():
+    path = Path(path).expanduser()
+    if not path.exists():
         raise FileNotFoundError(f"{path} is not there: save_targets writes it")
     targets, kept_hash = read_targets(path, stages)
     shared = targets.shared if isinstance(targets, Sampler) else targets

@@ -67,6 +67,11 @@ class TargetStore:
         # Chunks seen complete, so that reading need not list them each time.
         self._known: set[int] = set()
 
+    def __repr__(self) -> str:
+        return (
+            f"TargetStore({str(self.path)!r}: {self.num_images} images, {self.num_layers} layers)"
+        )
+
     @classmethod
     def open(cls, path: str | os.PathLike | dict, mode: str = "r") -> "TargetStore":
         """Opens a store that is there.

@@ -221,6 +221,18 @@ def test_no_two_children_share_their_noise():
     assert np.abs(similarity).max() < 0.75
 
 
+@pytest.mark.parametrize("wrong", [np.ones((5, 6, 6, 3), np.float32), np.ones((6, 6, 3), int)])
+def test_a_batch_or_integers_are_no_individual(wrong):
+    for operator in (
+        lambda: operators.spread(wrong),
+        lambda: operators.smooth(wrong, 1),
+        lambda: operators.mutate(KEY, wrong, 1.0, 0.1),
+        lambda: operators.perturb_image(KEY, wrong, 0.1),
+    ):
+        with pytest.raises(ValueError, match=r"is no individual: give .*jax\.vmap takes a batch"):
+            operator()
+
+
 def test_an_unknown_smoothing_is_refused():
     with pytest.raises(ValueError, match="smoothing 'rescaled' is unknown: choose one of noise, "):
         operators.reproduce(KEY, jnp.ones((2, 3, 3, 1)), 4, 0.1, smoothing="rescaled")

@@ -240,3 +240,16 @@ def test_a_class_with_few_images_repeats_them():
 def test_what_does_not_fit_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         found(**options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_searches": 2}, "num_searches is 2: a search per_class has only one"),
+        ({"fitness_noise": 0.5}, "fitness_noise is 0.5: a search per_class is judged on several"),
+        ({"least_cosine": 0.9}, "least_cosine is 0.9: a search per_class has SharedConfig.cos"),
+    ],
+)
+def test_settings_of_single_images_are_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        found(dataclasses.replace(CONFIG, **changes))

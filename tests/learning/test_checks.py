@@ -209,3 +209,26 @@ def test_targets_of_other_images_are_warned_of(dataset, caplog):
 
     assert not learn_from(np.eye(10)[labels])
     assert learn_from(np.eye(10)[np.roll(labels, 1)])
+
+
+def test_settings_without_effect_are_told(dataset, caplog):
+    config = dataclasses.replace(ONE_EPOCH, flip=True, relations="labels")
+    with caplog.at_level(logging.WARNING):
+        dsl.learn_sgd(KEY, network_for(dataset), dataset, config)
+    assert "flip is True, but augment is False: no image is mirrored" in caplog.text
+    assert "relations is 'labels', but relational_weight is 0" in caplog.text
+
+
+def test_pixels_that_are_not_normalised_are_refused_by_the_network_and_its_stages(dataset):
+    network = network_for(dataset)
+    stages = dsl.frozen_stages(network)
+    for function in (network, stages[0]):
+        with pytest.raises(ValueError, match="images are uint8: normalise them first"):
+            function(dataset.test.images[:2])
+
+
+def test_what_training_returns_is_no_network(dataset):
+    result = dsl.learn_sgd(KEY, network_for(dataset), dataset, ONE_EPOCH)
+    assert len(repr(result)) < 80
+    with pytest.raises(TypeError, match=r"a LearnResult is no network: give its \.network"):
+        dsl.evaluate(result, dataset)

@@ -1,13 +1,17 @@
 """Evaluation: every example counted once, by the statistics asked for."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 from stripes import COUNT, DATASET, make
 
+from dsl_jax.data.dataset import Split
 from dsl_jax.learning.evaluation import (
     evaluate,
     evaluate_images,
+    predict,
     with_training_statistics,
 )
 from dsl_jax.networks.interface import in_mode
@@ -44,6 +48,18 @@ def test_a_prediction_does_not_depend_on_its_batch_mates():
     batch = evaluate_images(network, DATASET, mates, "batch").loss
     own = evaluate_images(network, DATASET, mates, "train").loss
     assert abs(batch - own) > 1e-3
+
+
+def test_the_classes_of_a_split_are_those_of_the_largest_logits():
+    network = trained()
+    logits = np.asarray(network(DATASET.normalize(DATASET.validation.images)))
+    found = predict(network, DATASET, "validation")
+    assert found.dtype == np.int32
+    np.testing.assert_array_equal(found, logits.argmax(axis=1))
+    nobody = Split(*(array[:0] for array in DATASET.validation))
+    without = dataclasses.replace(DATASET, validation=nobody)
+    with pytest.raises(ValueError, match=r"the split 'validation' of .* has no images"):
+        predict(network, without, "validation")
 
 
 def test_by_a_batchs_own_statistics_no_image_is_alone():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from figures import png
 
+from dsl_jax.evolution.image import SearchResult
 from dsl_jax.reports import pictures
 
 
@@ -73,6 +74,18 @@ def test_bad_representations_are_named():
         pictures.plot_representations(np.zeros((8, 8)), natural, natural)
     with pytest.raises(ValueError, match="expected 2 of rank"):
         pictures.plot_representations(np.zeros((2, 8, 8, 3)), natural, natural)
+    image = np.zeros((8, 8, 3))
+    with pytest.raises(ValueError, match=f"1 layer_names for {len(natural)} layers"):
+        pictures.plot_representations(image, natural, natural, layer_names=["a"])
+    with pytest.raises(ValueError, match=r"labels have shape \(2,\): 1 images need one each"):
+        pictures.plot_representations(image, natural, natural, labels=[0, 1])
+
+
+def test_what_search_returns_is_drawn_as_its_representations_are():
+    natural, searched = representations(seed=0), tuple(representations(seed=1))
+    image = np.zeros((8, 8, 3))
+    ours = pictures.plot_representations(image, natural, SearchResult(searched, ()))
+    assert png(ours) == png(pictures.plot_representations(image, natural, searched))
 
 
 def test_confusion_is_in_percent_of_the_true_class():

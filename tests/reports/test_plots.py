@@ -60,10 +60,21 @@ def test_fitness_band_is_from_the_10th_to_the_90th_percentile():
     assert (heights.min(), heights.max()) == (10, 90)
 
 
+class Kept:
+    """Of which fitness is a method, as of a `TargetStore`."""
+
+    def __init__(self, fitness):
+        self._fitness = fitness
+
+    def fitness(self):
+        return self._fitness
+
+
 def test_what_search_and_learn_return_is_drawn_as_it_is():
     fitness, records = rising_fitness(), [{"epoch": 1, "train_loss": 2.0}]
     for ours, theirs in (
         (plots.plot_fitness(SearchResult((), tuple(fitness))), plots.plot_fitness(fitness)),
+        (plots.plot_fitness(Kept(fitness)), plots.plot_fitness(fitness)),
         (
             plots.plot_learning({"mine": LearnResult(None, records)}),
             plots.plot_learning({"mine": records}),

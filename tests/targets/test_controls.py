@@ -236,6 +236,8 @@ def test_what_is_of_another_kind_is_named(store, naturals):
         decompose(store, toy.IMAGES, LABELS, 3)
     with pytest.raises(ValueError, match="labels are float64: they must be integers"):
         controls.permuted(KEY, store, LABELS * 1.0)
+    with pytest.raises(TypeError, match="targets are a str: give what search returns, a TargetS"):
+        controls.permuted(KEY, "runs/mine", LABELS)
     for control in (
         lambda: controls.permuted(0, store, LABELS),
         lambda: controls.shuffled_labels(0, LABELS),

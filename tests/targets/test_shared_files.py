@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from toy_search import KEY, STAGES, data, image_stage, logits_stage, vector_stage
 
+from dsl_jax.evolution.shared import SharedSearch
 from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.files import DamagedFile
 from dsl_jax.networks.sampler import Sampler, first_weights
@@ -86,3 +87,25 @@ def test_stages_of_another_network_are_told(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         load_targets(tmp_path / "targets.npz", (image_stage, doubled, logits_stage))
     assert "another network's" in caplog.text
+
+
+def test_what_is_no_shared_targets_is_not_written(tmp_path):
+    search = SharedSearch(shared(), (), 0)
+    with pytest.raises(TypeError, match=r"the targets are a SharedSearch: give its \.targets"):
+        save_targets(tmp_path / "targets.npz", search)
+    with pytest.raises(TypeError, match=r"are a list: give SharedTargets .* search_to_store keeps"):
+        save_targets(tmp_path / "targets.npz", [])
+    assert not [*tmp_path.iterdir()]
+
+
+def test_they_may_be_kept_at_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_targets("~/targets.npz", shared())
+    assert (tmp_path / "targets.npz").exists()
+    assert load_targets("~/targets.npz", STAGES).logits.shape == shared().logits.shape
+
+
+@pytest.mark.parametrize("make", [shared, sampler, lambda: SharedSearch(shared(), (), 0)])
+def test_in_a_notebook_they_take_few_lines(make):
+    assert "float32[" in repr(make())
+    assert len(repr(make())) < 600
