@@ -3,7 +3,8 @@
 import itertools
 import time
 from collections.abc import Collection
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -57,30 +58,44 @@ def compared(
     failed: seeds and names of trainings that did not end. What ended for more seeds is better.
     """
     config = run_folder.config
-    baselines = [step for step in trainings(config) if step.role == "baseline"]
-
-    def validation(training: Training) -> tuple[float, ...]:
-        """As the best epoch is chosen: higher accuracy, between equals the lower loss."""
-        seeds = [seed for seed in config.seeds if (seed, training.name) not in failed]
-        if not seeds:
-            return (0,)
-        best = [_finished(run_folder, seed, training).best for seed in seeds]
-        accuracy, loss = (
-            float(np.mean([epoch[f"validation_{name}"] for epoch in best]))
-            for name in ("accuracy", "loss")
-        )
-        return len(seeds), accuracy, -loss
-
-    alike: dict[Any, list[Training]] = {}
+    validation = partial(_validation, run_folder, failed)
+    alike: dict[Any, list[Training]] = {}  # but for the cosine
+    baselines = []
     for step in trainings(config):
-        if step.role != "baseline":
+        if step.role == "baseline":
+            baselines.append(step)
+        else:
             subject = step.name if step.shared is None else (step.variant, step.kind)
             alike.setdefault(subject, []).append(step)
     chosen = [(max(steps, key=validation), False) for steps in alike.values()]
-    ended = (step for step in baselines if step.kind == "sgd" and validation(step)[0])
+    ended = (step for step in baselines if step.kind == "sgd" and validation(step).seeds)
     best = max(ended, key=validation, default=None)
     kept = [step for step in baselines if step == best or step.groups == config.learner_groups]
     return chosen + [(step, step == best) for step in kept]
+
+
+class _Validation(NamedTuple):
+    """Of the larger the training is better, as the best epoch is chosen: after the number of seeds
+    higher accuracy, between equals the lower loss."""
+
+    seeds: int
+    accuracy: float = 0.0
+    less_loss: float = 0.0
+
+
+def _validation(
+    run_folder: RunFolder, failed: Collection[tuple[int, str]], training: Training
+) -> _Validation:
+    """Means over the seeds for which a training ended."""
+    seeds = [seed for seed in run_folder.config.seeds if (seed, training.name) not in failed]
+    if not seeds:
+        return _Validation(0)
+    best = [_finished(run_folder, seed, training).best for seed in seeds]
+    accuracy, loss = (
+        float(np.mean([epoch[f"validation_{name}"] for epoch in best]))
+        for name in ("accuracy", "loss")
+    )
+    return _Validation(len(seeds), accuracy, -loss)
 
 
 def evaluate_training(
