@@ -1,6 +1,7 @@
 """The whole method: search representations, learn them, compare with SGD (paper 3 and 4)."""
 
 import contextlib
+import logging
 import os
 import platform
 import time
@@ -44,6 +45,8 @@ from dsl_jax.targets.store import TargetStore
 from dsl_jax.values import one_of
 
 PHASES = ("all", "search", "learn", "report")
+
+logger = logging.getLogger(__name__)
 
 
 def run(
@@ -129,23 +132,19 @@ def run(
 
 
 def check_data(config: RunConfig, dataset: Dataset) -> None:
-    """Raises ValueError for data on which a run cannot be done, or which it does not say."""
+    """Raises ValueError for data that cannot be run on; warns of settings that they do not have."""
     if not len(dataset.validation.images):
         raise ValueError(
             f"{dataset.name} has no validation images, which choose the epoch: give a "
             "validation_size of at least 1"
         )
     held_out = len(dataset.validation.images)
-    of_data = {
-        "dataset": dataset.name,
-        "num_train": len(dataset.train.images) + held_out,
-        "validation_size": held_out,
-    }
-    for name, theirs in of_data.items():
-        if (ours := getattr(config, name)) not in (None, theirs):
-            raise ValueError(
-                f"config.{name} is {ours!r}, but that of the data is {theirs!r}: "
-                "get_preset(name, dataset) makes a configuration that fits data of one's own"
+    theirs = (dataset.name, len(dataset.train.images) + held_out, held_out)
+    for name, value in zip(("dataset", "num_train", "validation_size"), theirs, strict=True):
+        if (ours := getattr(config, name)) not in (None, value):
+            logger.warning(
+                "config.%s is %r, but that of the data that were handed over is %r, which counts",
+                *(name, ours, value),
             )
     shapes = representation_shapes(dataset.image_shape, config.widths, dataset.num_classes)
     for step in steps(config):

@@ -221,7 +221,7 @@ def test_settings_without_effect_are_told(dataset, caplog):
 
 def test_pixels_that_are_not_normalised_are_refused_by_the_network_and_its_stages(dataset):
     network = network_for(dataset)
-    stages = dsl.frozen_stages(network)
+    stages = dsl.frozen_stages(network, dataset.normalize(dataset.train.images))
     for function in (network, stages[0]):
         with pytest.raises(ValueError, match="images are uint8: normalise them first"):
             function(dataset.test.images[:2])
