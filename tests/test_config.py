@@ -165,8 +165,14 @@ def test_fields_that_only_fit_together_are_set_together():
     [
         ({"variants": ("sgd", "sgd")}, r"variants are \('sgd', 'sgd'\): give each once"),
         ({"target_controls": ("permuted",) * 2}, "target_controls are .*: give each once"),
-        ({"learn": LearnConfig(variant="skip_block_0")}, "learn.variant is 'skip_block_0': a run"),
-        ({"sgd": LearnConfig(variant="skip_block_1")}, "sgd.variant is 'skip_block_1': a run"),
+        (
+            {"learn": LearnConfig(variant="skip_block_0")},
+            "learn.variant is 'skip_block_0', which a run does not use: set",
+        ),
+        (
+            {"sgd": LearnConfig(variant="skip_block_1")},
+            "sgd.variant is 'skip_block_1': SGD learns from no targets",
+        ),
     ],
 )
 def test_what_a_run_would_pass_over_is_refused(changes, message):

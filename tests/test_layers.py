@@ -23,6 +23,7 @@ LEVELS = (
         "names",
         "plain_data",
         "progress",
+        "reprs",
     },
     {"config"},
     {"evolution", "data"},

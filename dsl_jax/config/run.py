@@ -134,11 +134,13 @@ class RunConfig:
         for what in ("variants", "target_controls", "controls"):
             if len({*(given := getattr(self, what))}) < len(given):
                 raise ValueError(f"{what} are {given}: give each once")
-        for what in ("learn", "sgd"):
-            if (variant := getattr(self, what).variant) != "all_layers":
-                raise ValueError(
-                    f"{what}.variant is {variant!r}: a run trains its variants; set these instead"
-                )
+        if self.learn.variant != "all_layers":
+            raise ValueError(
+                f"learn.variant is {self.learn.variant!r}, which a run does not use: set --variants "
+                "(variants) instead"
+            )
+        if self.sgd.variant != "all_layers":
+            raise ValueError(f"sgd.variant is {self.sgd.variant!r}: SGD learns from no targets")
         if "sgd" in self.variants and not self.sgd_groups:
             raise ValueError("sgd_groups is empty, but the variant sgd is asked for")
         one_of("representation", self.representation, REPRESENTATIONS)

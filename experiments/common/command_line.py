@@ -120,10 +120,6 @@ def configure(
         )
     for search in (config.search, *(cycle.search for cycle in config.later_cycles)):
         check_config(search)
-    if config.learn.variant != "all_layers":
-        raise ValueError(
-            "config.learn.variant has no effect here: set --variants or --config.variants instead"
-        )
     for name in ("variant", "matching", "head_weight", "relational_weight", "relations"):
         if (path := f"sgd.{name}") in given:
             raise ValueError(f"config.{path} has no effect: SGD learns from no targets")
