@@ -167,7 +167,7 @@ def test_fields_that_only_fit_together_are_set_together():
         ({"target_controls": ("permuted",) * 2}, "target_controls are .*: give each once"),
         (
             {"learn": LearnConfig(variant="skip_block_0")},
-            "learn.variant is 'skip_block_0', which a run does not use: set",
+            "learn.variant is 'skip_block_0', which a run does not use: set --v",
         ),
         (
             {"sgd": LearnConfig(variant="skip_block_1")},

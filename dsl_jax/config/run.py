@@ -136,8 +136,8 @@ class RunConfig:
                 raise ValueError(f"{what} are {given}: give each once")
         if self.learn.variant != "all_layers":
             raise ValueError(
-                f"learn.variant is {self.learn.variant!r}, which a run does not use: set --variants "
-                "(variants) instead"
+                f"learn.variant is {self.learn.variant!r}, which a run does not use: set "
+                "--variants instead"
             )
         if self.sgd.variant != "all_layers":
             raise ValueError(f"sgd.variant is {self.sgd.variant!r}: SGD learns from no targets")
