@@ -144,7 +144,9 @@ def check_data(config: RunConfig, dataset: Dataset) -> None:
         if (ours := getattr(config, name)) not in (None, value):
             logger.warning(
                 "config.%s is %r, but that of the data that were handed over is %r, which counts",
-                *(name, ours, value),
+                name,
+                ours,
+                value,
             )
     shapes = representation_shapes(dataset.image_shape, config.widths, dataset.num_classes)
     for step in steps(config):

@@ -137,7 +137,7 @@ class RunConfig:
         if self.learn.variant != "all_layers":
             raise ValueError(
                 f"learn.variant is {self.learn.variant!r}, which a run does not use: set "
-                "--variants instead"
+                "--variants, in Python variants, instead"
             )
         if self.sgd.variant != "all_layers":
             raise ValueError(f"sgd.variant is {self.sgd.variant!r}: SGD learns from no targets")

@@ -50,9 +50,7 @@ def plot_representations(
     labels = None if labels is None else np.atleast_1d(labels)
     if labels is not None and labels.shape != (len(images),):
         raise ValueError(f"labels have shape {labels.shape}: {len(images)} images need one each")
-    names = name_layers(len(natural)) if layer_names is None else list(layer_names)
-    if len(names) != len(natural):
-        raise ValueError(f"{len(names)} layer_names for {len(natural)} layers")
+    names = name_layers(layer_names, len(natural))
     columns = 1 + len(natural)
     figure = Figure(figsize=(1.7 * columns, 0.5 + 3.2 * len(images)), dpi=150, layout="constrained")
     grid = figure.subplots(2 * len(images), columns, squeeze=False)

@@ -46,9 +46,7 @@ def plot_fitness(
         raise ValueError(f"fitness has shapes {shapes}: expected [N, generations + 1] a layer")
     if len({len(f) for f in layers}) > 1:
         raise ValueError(f"fitness is of {[len(f) for f in layers]} images: expected one number")
-    names = name_layers(len(layers)) if layer_names is None else list(layer_names)
-    if len(names) != len(layers):
-        raise ValueError(f"{len(names)} layer_names for {len(layers)} layers")
+    names = name_layers(layer_names, len(layers))
     finite = np.all([np.isfinite(f).all(axis=1) for f in layers], axis=0)
     if not finite.any():
         raise ValueError("fitness: no image has finite values in every layer and generation")
@@ -258,5 +256,10 @@ def tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def name_layers(count: int) -> list[str]:
-    return [*(f"layer {i}" for i in range(count - 1)), "logits"]
+def name_layers(names: Sequence[str] | None, count: int) -> list[str]:
+    """The names of so many layers; of None the usual ones. Raises ValueError for another number."""
+    if names is None:
+        return [*(f"layer {i}" for i in range(count - 1)), "logits"]
+    if len(names) != count:
+        raise ValueError(f"{len(names)} layer_names for {count} layers")
+    return list(names)

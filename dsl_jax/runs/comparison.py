@@ -75,8 +75,8 @@ def compared(
 
 
 class _Validation(NamedTuple):
-    """Of the larger the training is better, as the best epoch is chosen: after the number of seeds
-    higher accuracy, between equals the lower loss."""
+    """How good a training is on validation images; of two the larger tuple is better. More seeds
+    count first, then, as for the best epoch, higher accuracy and, between equals, lower loss."""
 
     seeds: int
     accuracy: float = 0.0

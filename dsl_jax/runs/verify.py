@@ -126,8 +126,11 @@ def _verify_config(folder: Path) -> tuple[RunConfig | None, list[Damage]]:
         found.append(Damage(str(error)))
     try:
         if read_identity(folder) is None and config is not None:
-            logger.warning(
-                "%s is not there, as in older runs: the data are not checked", folder / "data.json"
+            found.append(
+                Damage(
+                    f"{folder / 'data.json'} is missing, so the data are not checked: restore it "
+                    "from a copy"
+                )
             )
     except DamagedFile as error:
         found.append(Damage(str(error)))
