@@ -25,7 +25,8 @@ import dsl_jax as dsl
 from dsl_jax.config import PAPER_LAYERS, LayerSchedule
 from dsl_jax.evolution.fitness import evaluate_candidates
 from dsl_jax.evolution.layer import evolve_layer
-from dsl_jax.evolution.operators import kind_of, noise_basis
+from dsl_jax.evolution.noise import noise_basis
+from dsl_jax.evolution.operators import kind_of
 from dsl_jax.evolution.task import LayerTask
 from dsl_jax.keys import philox_key
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from dsl_jax.config import LayerSchedule, SearchConfig
-from dsl_jax.evolution.operators import kind_of, smoothing_matrix
+from dsl_jax.evolution.noise import smoothing_matrix
+from dsl_jax.evolution.operators import kind_of
 from dsl_jax.evolution.task import largest_strength
 
 # Noise in units of a channel's spread, of which float32 keeps nothing.

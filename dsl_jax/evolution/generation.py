@@ -8,7 +8,8 @@ from evosax.algorithms.population_based import base
 from flax import struct
 
 from dsl_jax.evolution.fitness import best_first
-from dsl_jax.evolution.operators import NOISE_TRUNCATION, Near, mixed, reproduce
+from dsl_jax.evolution.noise import NOISE_TRUNCATION
+from dsl_jax.evolution.operators import Near, Pairing, breed, mixed, pair_up
 from dsl_jax.keys import computed_once
 
 
@@ -116,20 +117,24 @@ class RepresentationGA(base.PopulationBasedAlgorithm):
         parents, costs = self.survivors((state.population,), state.fitness)
         return state.replace(population=parents, fitness=costs)
 
+    def pairings(self, key: jax.Array) -> tuple[Pairing, Pairing]:
+        """Of explorers and of refiners: all of a generation's chance. It asks for no parents, so
+        that the generations of a layer can have theirs at once."""
+        explorer_key, refiner_key = computed_once(jax.random.split(key))
+        return (
+            pair_up(explorer_key, self.num_parents, self.num_explorers),
+            pair_up(refiner_key, self.num_parents + self.num_explorers, self.num_refiners),
+        )
+
     def offspring(
-        self, key: jax.Array, parents: jax.Array, params: Params
+        self, pairings: tuple[Pairing, Pairing], parents: jax.Array, params: Params
     ) -> tuple[jax.Array, jax.Array]:
         """Explorers [C_exp, ...] and refiners [C_ref, ...] of parents [k, ...]."""
-        explorer_key, refiner_key = computed_once(jax.random.split(key))
-        explorers = self._reproduce(
-            explorer_key,
-            parents,
-            self.num_explorers,
-            params.mutation_strength * params.exploration_boost,
-        )
+        of_explorers, of_refiners = pairings
+        strength = params.mutation_strength * params.exploration_boost
+        explorers = self._breed(of_explorers, parents, strength)
         pool = jnp.concatenate([parents, explorers]) if self.num_refiners else parents
-        refiners = self._reproduce(refiner_key, pool, self.num_refiners, params.mutation_strength)
-        return explorers, refiners
+        return explorers, self._breed(of_refiners, pool, params.mutation_strength)
 
     def survivors(
         self, groups: Sequence[jax.Array], costs: jax.Array
@@ -143,16 +148,17 @@ class RepresentationGA(base.PopulationBasedAlgorithm):
 
     def _ask(self, key: jax.Array, state: State, params: Params) -> tuple[jax.Array, State]:
         parents = jax.vmap(self._unravel_solution)(state.population)
-        children = jnp.concatenate(self.offspring(key, parents, params))
+        children = jnp.concatenate(self.offspring(self.pairings(key), parents, params))
         return children.reshape(self.population_size, -1), state
 
-    def _reproduce(self, key, parents, num_children, strength):
-        if not num_children:
+    def _breed(
+        self, pairing: Pairing, parents: jax.Array, strength: jax.Array | float
+    ) -> jax.Array:
+        if not pairing.pairs.size:
             return parents[:0]
-        return reproduce(
-            key,
+        return breed(
+            pairing,
             parents,
-            num_children,
             strength,
             self.smoothing_passes,
             smoothing=self.smoothing,

@@ -23,13 +23,13 @@ from dsl_jax.evolution.fitness import (
     ranked,
 )
 from dsl_jax.evolution.layer import evolve_layer, target_of, with_copies
+from dsl_jax.evolution.noise import smoothed_noise
 from dsl_jax.evolution.operators import (
     Near,
     brought_near,
     kind_of,
     normalize,
     perturb_image,
-    smoothed_noise,
     standardize,
 )
 from dsl_jax.evolution.rules import Rules, check_schedules, rules_of

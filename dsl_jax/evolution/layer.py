@@ -69,25 +69,27 @@ def _evolve_as_in_the_paper(
     params = Params(layer.mutation_strength, layer.exploration_boost)
     first = algorithm.survivors((population.candidates,), as_cost(population.fitness))
 
-    def renew(carry, number):
+    def renew(carry, number, pairings):
         parents, costs = carry
-        generation_key = computed_once(jax.random.fold_in(key, number))
         evaluate = task.evaluate
         if task.renewed is not None:
             evaluate = task.renewed(number)
             costs = as_cost(evaluate(parents))
-        children = algorithm.offspring(generation_key, parents, params)
+        children = algorithm.offspring(pairings, parents, params)
         new_costs = [as_cost(evaluate(part)) for part in children if len(part)]
         return algorithm.survivors((parents, *children), jnp.concatenate([costs, *new_costs]))
 
-    def generation(carry, number):
+    def generation(carry, drawn):
         if config.stop_probability < 1:  # a search of one image alone, as on a CPU, skips the rest
             is_enough = from_cost(carry[1][0]) >= math.log(config.stop_probability)
-            new = jax.lax.cond(is_enough, lambda old, _: old, renew, carry, number)
+            new = jax.lax.cond(is_enough, lambda old, *_: old, renew, carry, *drawn)
         else:
-            new = renew(carry, number)
+            new = renew(carry, *drawn)
         return new, new[1][0]
 
     numbers = jnp.arange(1, layer.generations + 1)
-    (parents, _), rest = jax.lax.scan(generation, first, numbers)
+    # At once for all generations: for an accelerator each of these few words is a kernel.
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
+    pairings = computed_once(jax.vmap(algorithm.pairings)(computed_once(keys)))
+    (parents, _), rest = jax.lax.scan(generation, first, (numbers, pairings))
     return parents, from_cost(jnp.concatenate([first[1][:1], rest]))

@@ -23,7 +23,8 @@ from dsl_jax.evolution.fitness import Stages, evaluate_candidates, output_shapes
 from dsl_jax.evolution.image import in_dtype
 from dsl_jax.evolution.images import as_pytrees, checked_labels
 from dsl_jax.evolution.layer import evolve_layer, target_of, with_copies
-from dsl_jax.evolution.operators import kind_of, moved, normalize, smoothed_noise, standardize
+from dsl_jax.evolution.noise import smoothed_noise
+from dsl_jax.evolution.operators import kind_of, moved, normalize, standardize
 from dsl_jax.evolution.rules import Rules, check_schedules, rules_of
 from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.evolution.task import LayerTask

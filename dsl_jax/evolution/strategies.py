@@ -5,7 +5,7 @@ An algorithm moves in the space of mutations. A vector u of it stands for the ca
     standardize(start + strength * boost * sigma * smoothed(u))
 
 where `start` is the best candidate that the layer begins with, sigma its spread, and smoothed(u)
-the noise that white numbers u give (`operators.noise_basis`): u = 0 is the start, and standard
+the noise that white numbers u give (`noise.noise_basis`): u = 0 is the start, and standard
 normal u are the paper's mutations of it. So every algorithm has the same scale to work on, and no
 more dimensions than smooth noise has. Letters: n candidates of a generation, k kept.
 """
@@ -22,7 +22,8 @@ import optax
 
 from dsl_jax.config import PAPERS_STRATEGY, SearchConfig
 from dsl_jax.evolution.fitness import Population, as_cost, best_first
-from dsl_jax.evolution.operators import noise_basis, spread, standardize
+from dsl_jax.evolution.noise import noise_basis
+from dsl_jax.evolution.operators import spread, standardize
 from dsl_jax.evolution.task import LayerTask
 from dsl_jax.keys import FIRST_DRAW
 from dsl_jax.names import find

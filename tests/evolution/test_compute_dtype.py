@@ -13,7 +13,8 @@ from toy_search import CONFIG, KEY, STAGES, data
 import dsl_jax as dsl
 from dsl_jax.evolution.image import search_image
 from dsl_jax.evolution.images import as_pytrees, search
-from dsl_jax.evolution.operators import noise_basis, reproduce, smoothed_noise
+from dsl_jax.evolution.noise import noise_basis, smoothed_noise
+from dsl_jax.evolution.operators import reproduce
 from dsl_jax.evolution.rules import rules_of
 
 NARROW = dataclasses.replace(CONFIG, compute_dtype="bfloat16")

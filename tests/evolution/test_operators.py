@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dsl_jax import keys
 from dsl_jax.evolution import operators
+from dsl_jax.evolution.noise import noise_basis
 
 KEY = keys.philox_key(jax.random.key(0))
 
@@ -123,14 +124,14 @@ def test_smoothed_noise_has_the_covariance_of_smoothed_white_noise(shape, passes
 def test_truncation_loses_no_more_variance_than_it_says():
     for size, passes in ((15, 5), (13, 5), (7, 1), (3, 1)):
         expected = slow_covariance(size, size, passes) if size < 8 else None
-        exact = operators.noise_basis((size, size), passes, truncation=0.0)
-        short = operators.noise_basis((size, size), passes, truncation=1e-3)
+        exact = noise_basis((size, size), passes, truncation=0.0)
+        short = noise_basis((size, size), passes, truncation=1e-3)
         assert short.shape[1] < exact.shape[1] or size == 3
         lost = 1 - np.square(short).sum() / np.square(exact).sum()
         assert 0 <= lost <= 1e-3
         if expected is not None:
             np.testing.assert_allclose(exact @ exact.T, expected, atol=1e-6)
-    assert operators.noise_basis((15, 15), 5, truncation=1e-3).shape[1] <= 64
+    assert noise_basis((15, 15), 5, truncation=1e-3).shape[1] <= 64
 
 
 def test_rescaled_noise_has_its_strength_everywhere():
@@ -244,7 +245,7 @@ def test_passes_and_truncation_that_are_none_are_refused():
     with pytest.raises(ValueError, match="smoothing_passes is -2"):
         operators.mutate(KEY, jnp.ones((4, 4, 1)), jnp.ones((1, 1, 1)), 0.1, -2)
     with pytest.raises(ValueError, match=r"truncation is 1\.0"):
-        operators.noise_basis((5, 5), 1, truncation=1.0)
+        noise_basis((5, 5), 1, truncation=1.0)
 
 
 def test_an_unknown_kind_is_refused():

@@ -15,7 +15,8 @@ from dsl_jax.evolution import strategies
 from dsl_jax.evolution.fitness import Population
 from dsl_jax.evolution.image import search_image
 from dsl_jax.evolution.images import search
-from dsl_jax.evolution.operators import kind_of, noise_basis, normalize, standardize
+from dsl_jax.evolution.noise import noise_basis
+from dsl_jax.evolution.operators import kind_of, normalize, standardize
 from dsl_jax.evolution.task import LayerTask
 from dsl_jax.keys import philox_key
 
