@@ -77,7 +77,9 @@ def _evolve_as_in_the_paper(
             costs = as_cost(evaluate(parents))
         children = algorithm.offspring(pairings, parents, params)
         new_costs = [as_cost(evaluate(part)) for part in children if len(part)]
-        return algorithm.survivors((parents, *children), jnp.concatenate([costs, *new_costs]))
+        costs = jnp.concatenate([costs, *new_costs])
+        # What is not finite has no fitness, so `first` holds none of it unless all are so.
+        return algorithm.survivors((parents, *children), costs, are_finite=True)
 
     def generation(carry, drawn):
         if config.stop_probability < 1:  # a search of one image alone, as on a CPU, skips the rest

@@ -135,3 +135,7 @@ def test_a_tpu_takes_the_same_rows_by_a_product(dtype):
         np.testing.assert_array_equal(found.astype(jnp.float32), expected)
     failed = _rows_by_product(groups, jnp.array([5, 3, 4]))  # the first and the last of these
     assert np.isnan(np.asarray(failed, np.float32)).any((1, 2)).tolist() == [True, False, True]
+    finite = (groups[0], groups[2])
+    found = _rows_by_product(finite, jnp.array([3, 10, 4, 3]), are_finite=True)
+    expected = np.concatenate([np.asarray(group, np.float32) for group in finite])[[3, 10, 4, 3]]
+    np.testing.assert_array_equal(found.astype(jnp.float32), expected)
