@@ -54,7 +54,6 @@ _PRESETS = flags.DEFINE_list("presets", ["laptop", "paper"], "The sizes, of CIFA
 _PROGRAMS = flags.DEFINE_list("programs", [], "Only these; empty: all.")
 _DTYPE = flags.DEFINE_enum("dtype", "float32", COMPUTE_DTYPES, "Of search and learning.")
 _IMAGES = flags.DEFINE_integer("images", None, "Searched at once; default: a chunk of the chip's.")
-_CHILDREN = flags.DEFINE_list("children", [], "Explorers, refiners; empty: the preset's.")
 _JSON = flags.DEFINE_string("json", None, "Where the results go, each as it is there.")
 
 CLASSES = 10
@@ -116,15 +115,6 @@ def searched(count: int, shape: tuple[int, ...]) -> Images:
     """So many images, labels and ids, as shapes."""
     kinds = ((shape, np.float32), ((), np.int32), ((), np.uint32))
     return Images(*(jax.ShapeDtypeStruct((count, *rest), dtype) for rest, dtype in kinds))
-
-
-def with_children(config: dsl.RunConfig, counts: list[str]) -> dsl.RunConfig:
-    """A preset with so many explorers and refiners, if there are two counts."""
-    if not counts:
-        return config
-    explorers, refiners = map(int, counts)
-    search = dataclasses.replace(config.search, num_explorers=explorers, num_refiners=refiners)
-    return dataclasses.replace(config, search=search)
 
 
 def computing_in(config: dsl.RunConfig, dtype: str) -> dsl.RunConfig:
@@ -252,8 +242,7 @@ def main(_) -> None:
         all_devices = Mesh(np.array(CHIPS[chip].devices()), ("images",))
         one = Mesh(all_devices.devices[:1], all_devices.axis_names)
         for preset in _PRESETS.value:
-            config = with_children(dsl.get_preset(preset, "cifar10"), _CHILDREN.value)
-            config = computing_in(config, _DTYPE.value)
+            config = computing_in(dsl.get_preset(preset, "cifar10"), _DTYPE.value)
             for case in make_cases(config, CHIPS[chip].memory, all_devices):
                 if _PROGRAMS.value and not any(map(case.name.startswith, _PROGRAMS.value)):
                     continue
