@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 from evosax.algorithms.population_based.base import PopulationBasedAlgorithm
 
-from dsl_jax.evolution.generation import RepresentationGA, _rows_by_index, _rows_by_product
+from dsl_jax.config import LayerSchedule, SearchConfig
+from dsl_jax.evolution.generation import (
+    Params,
+    RepresentationGA,
+    _rows_by_index,
+    _rows_by_product,
+)
+from dsl_jax.evolution.layer import evolve_layer
+from dsl_jax.evolution.task import LayerTask
 from dsl_jax.keys import philox_key
 
 KEY = philox_key(jax.random.key(0))
@@ -121,6 +129,31 @@ def test_a_population_smaller_than_the_parents_is_refused():
     algorithm = make()
     with pytest.raises(ValueError, match="population of 3: 4 parents"):
         algorithm.init(KEY, population(3), jnp.zeros(3), algorithm.default_params)
+
+
+def test_a_layer_evolves_as_generations_asked_for_one_by_one():
+    """Its pairs of parents are drawn for all generations at once, and are the same."""
+    layer = LayerSchedule(4, 0.3, 2.0, 1)
+    config = SearchConfig(layers=(layer,), num_parents=4, num_explorers=6, num_refiners=10)
+    start = population(20)
+
+    def fitness(h):
+        return h[:, 0, 0, 0] - h[:, 1, 1, 1]
+
+    task = LayerTask(fitness, layer, config, "conv")
+    parents, trace = evolve_layer(KEY, start, task)
+
+    algorithm, params = make(**task.mutation), Params(0.3, 2.0)
+    state = algorithm.init(KEY, start, -fitness(start), params)
+    best = [-state.fitness[0]]
+    for number in range(1, 5):
+        key = jax.random.fold_in(KEY, number)
+        children, state = algorithm.ask(key, state, params)
+        state, _ = algorithm.tell(key, children, -fitness(children), state, params)
+        best.append(-state.fitness[0])
+    np.testing.assert_allclose(trace, best, rtol=1e-5)
+    np.testing.assert_allclose(parents.reshape(4, -1), state.population, atol=1e-5)
+    assert best[-1] > best[0]
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
