@@ -48,9 +48,9 @@ class RepresentationGA(base.PopulationBasedAlgorithm):
     and `tell` takes. `init(key, population, fitness, params)` takes a population of any size from
     num_parents on.
 
-    `offspring` and `survivors` are what `ask` and `tell` do, for who needs no evosax: individuals
-    keep their shape, and explorers and refiners are never joined, which an accelerator would do by
-    copying them.
+    `pairings` and `offspring` are what `ask` does, `survivors` what `tell` does, for who needs no
+    evosax: individuals keep their shape, and explorers and refiners are never joined, which an
+    accelerator would do by copying them.
 
     Raises:
       ValueError: no parents, or no children.
@@ -119,8 +119,8 @@ class RepresentationGA(base.PopulationBasedAlgorithm):
         return state.replace(population=parents, fitness=costs)
 
     def pairings(self, key: jax.Array) -> tuple[Pairing, Pairing]:
-        """Of explorers and of refiners: all of a generation's chance. It asks for no parents, so
-        that the generations of a layer can have theirs at once."""
+        """Of the explorers and of the refiners of a generation. Neither needs the parents, so that
+        a layer can draw those of all its generations at once."""
         explorer_key, refiner_key = computed_once(jax.random.split(key))
         return (
             pair_up(explorer_key, self.num_parents, self.num_explorers),
@@ -130,7 +130,7 @@ class RepresentationGA(base.PopulationBasedAlgorithm):
     def offspring(
         self, pairings: tuple[Pairing, Pairing], parents: jax.Array, params: Params
     ) -> tuple[jax.Array, jax.Array]:
-        """Explorers [C_exp, ...] and refiners [C_ref, ...] of parents [k, ...]."""
+        """Explorers [C_exp, ...] and refiners [C_ref, ...] of `num_parents` parents [k, ...]."""
         of_explorers, of_refiners = pairings
         strength = params.mutation_strength * params.exploration_boost
         explorers = self._breed(of_explorers, parents, strength)

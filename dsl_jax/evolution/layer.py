@@ -81,16 +81,16 @@ def _evolve_as_in_the_paper(
         # What is not finite has no fitness, so `first` holds none of it unless all are so.
         return algorithm.survivors((parents, *children), costs, are_finite=True)
 
-    def generation(carry, drawn):
+    def generation(carry, step):
         if config.stop_probability < 1:  # a search of one image alone, as on a CPU, skips the rest
             is_enough = from_cost(carry[1][0]) >= math.log(config.stop_probability)
-            new = jax.lax.cond(is_enough, lambda old, *_: old, renew, carry, *drawn)
+            new = jax.lax.cond(is_enough, lambda old, *_: old, renew, carry, *step)
         else:
-            new = renew(carry, *drawn)
+            new = renew(carry, *step)
         return new, new[1][0]
 
     numbers = jnp.arange(1, layer.generations + 1)
-    # At once for all generations: for an accelerator each of these few words is a kernel.
+    # At once for all generations: in the loop every few words would be a kernel of an accelerator.
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
     pairings = computed_once(jax.vmap(algorithm.pairings)(computed_once(keys)))
     (parents, _), rest = jax.lax.scan(generation, first, (numbers, pairings))

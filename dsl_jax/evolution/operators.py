@@ -189,7 +189,8 @@ def standardize(h: jax.Array, kind: str) -> jax.Array:
 class Pairing(NamedTuple):
     """What chance decides of children before their parents are known.
 
-    pairs: int32 [2, C], the numbers of each child's two parents. noise_key: of all their noise.
+    pairs: int32 [2, C], the numbers of each child's two parents. noise_key: the key of the noise
+    of all of them.
     """
 
     pairs: jax.Array

@@ -131,10 +131,11 @@ def test_a_population_smaller_than_the_parents_is_refused():
         algorithm.init(KEY, population(3), jnp.zeros(3), algorithm.default_params)
 
 
-def test_a_layer_evolves_as_generations_asked_for_one_by_one():
-    """Its pairs of parents are drawn for all generations at once, and are the same."""
+@pytest.mark.parametrize(("explorers", "refiners"), [(6, 10), (0, 10), (6, 0)])
+def test_a_layer_evolves_as_generations_asked_for_one_by_one(explorers, refiners):
+    """Though it draws the pairs of parents for all of them at once."""
     layer = LayerSchedule(4, 0.3, 2.0, 1)
-    config = SearchConfig(layers=(layer,), num_parents=4, num_explorers=6, num_refiners=10)
+    config = SearchConfig((layer,), 4, num_explorers=explorers, num_refiners=refiners)
     start = population(20)
 
     def fitness(h):
@@ -143,7 +144,8 @@ def test_a_layer_evolves_as_generations_asked_for_one_by_one():
     task = LayerTask(fitness, layer, config, "conv")
     parents, trace = evolve_layer(KEY, start, task)
 
-    algorithm, params = make(**task.mutation), Params(0.3, 2.0)
+    algorithm = make(4, explorers, refiners, **task.mutation)
+    params = Params(0.3, 2.0)
     state = algorithm.init(KEY, start, -fitness(start), params)
     best = [-state.fitness[0]]
     for number in range(1, 5):
