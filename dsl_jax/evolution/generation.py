@@ -1,7 +1,6 @@
 """`RepresentationGA`: the paper's genetic algorithm as an evosax population-based algorithm."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -138,15 +137,15 @@ class RepresentationGA(base.PopulationBasedAlgorithm):
         return explorers, self._breed(of_refiners, pool, params.mutation_strength)
 
     def survivors(
-        self, groups: Sequence[jax.Array], costs: jax.Array, *, are_finite: bool = False
+        self, groups: Sequence[jax.Array], costs: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """The best k individuals [k, ...] of groups [m_i, ...], and their costs [k], best first.
 
-        costs: [sum of m_i], in the groups' order; of equals the first one is better. are_finite:
-        all numbers of all individuals, so that none need be looked at, which a TPU else does.
+        costs: [sum of m_i], in the groups' order; of equals the first one is better.
         """
         order = best_first(costs, self.num_parents)
-        return _take_rows(groups, order, are_finite), costs[order]
+        best = costs[order]
+        return _take_rows(groups, order, jnp.isnan(best)), best
 
     def _ask(self, key: jax.Array, state: State, params: Params) -> tuple[jax.Array, State]:
         parents = jax.vmap(self._unravel_solution)(state.population)
@@ -183,17 +182,22 @@ class RepresentationGA(base.PopulationBasedAlgorithm):
         return state.replace(population=survivors, fitness=costs)
 
 
-def _take_rows(groups: Sequence[jax.Array], index: jax.Array, are_finite: bool) -> jax.Array:
-    """Rows [n, ...] of arrays [m_i, ...], counted through all of them, without joining them."""
+def _take_rows(groups: Sequence[jax.Array], index: jax.Array, failed: jax.Array) -> jax.Array:
+    """Rows [n, ...] of arrays [m_i, ...], counted through all of them, without joining them.
+
+    failed: bool [n], the rows that are there only because all candidates have a fitness of NaN.
+    """
     return jax.lax.platform_dependent(
         tuple(group for group in groups if len(group)),
         index,
-        tpu=partial(_rows_by_product, are_finite=are_finite),
+        failed,
+        tpu=_rows_by_product,
         default=_rows_by_index,
     )
 
 
-def _rows_by_index(groups: Sequence[jax.Array], index: jax.Array) -> jax.Array:
+def _rows_by_index(groups: Sequence[jax.Array], index: jax.Array, failed: jax.Array) -> jax.Array:
+    del failed
     first, start = groups[0], 0
     rows = jnp.zeros((len(index), *first.shape[1:]), first.dtype)
     for group in groups:
@@ -204,27 +208,18 @@ def _rows_by_index(groups: Sequence[jax.Array], index: jax.Array) -> jax.Array:
     return rows
 
 
-def _rows_by_product(
-    groups: Sequence[jax.Array], index: jax.Array, are_finite: bool = False
-) -> jax.Array:
+def _rows_by_product(groups: Sequence[jax.Array], index: jax.Array, failed: jax.Array) -> jax.Array:
     """The same for a TPU, which else would copy all rows to where they lie one after the other.
 
-    A row with numbers that are not finite becomes all NaN; where `are_finite` is wrong, all rows
-    have NaN for such a number.
+    What is not finite counts as 0, or it would spoil all rows; those that have failed are NaN.
     """
     first, start = groups[0], 0
     rows = jnp.zeros((len(index), *first.shape[1:]), first.dtype)
     for group in groups:
         chosen = jax.nn.one_hot(index - start, len(group), dtype=group.dtype)
-        if are_finite:
-            rows += mixed(chosen, group)
-        else:
-            rows += mixed(chosen, jnp.where(jnp.isfinite(group), group, 0))
-            is_bad = ~jnp.isfinite(group).all(tuple(range(1, group.ndim)))
-            spoilt = (chosen.astype(bool) & is_bad[None]).any(1)
-            rows = jnp.where(_each(spoilt, rows), jnp.nan, rows)
+        rows += mixed(chosen, jnp.where(jnp.isfinite(group), group, 0))
         start += len(group)
-    return rows
+    return jnp.where(_each(failed, rows), jnp.nan, rows)
 
 
 def _each(flags: jax.Array, rows: jax.Array) -> jax.Array:

@@ -78,8 +78,7 @@ def _evolve_as_in_the_paper(
         children = algorithm.offspring(pairings, parents, params)
         new_costs = [as_cost(evaluate(part)) for part in children if len(part)]
         costs = jnp.concatenate([costs, *new_costs])
-        # What is not finite has no fitness, so `first` holds none of it unless all are so.
-        return algorithm.survivors((parents, *children), costs, are_finite=True)
+        return algorithm.survivors((parents, *children), costs)
 
     def generation(carry, step):
         if config.stop_probability < 1:  # a search of one image alone, as on a CPU, skips the rest
