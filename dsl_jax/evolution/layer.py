@@ -91,6 +91,6 @@ def _evolve_as_in_the_paper(
     numbers = jnp.arange(1, layer.generations + 1)
     # At once for all generations: in the loop every few words would be a kernel of an accelerator.
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
-    pairings = computed_once(jax.vmap(algorithm.pairings)(computed_once(keys)))
+    pairings = jax.vmap(algorithm.pairings)(computed_once(keys))
     (parents, _), rest = jax.lax.scan(generation, first, (numbers, pairings))
     return parents, from_cost(jnp.concatenate([first[1][:1], rest]))

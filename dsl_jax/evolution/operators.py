@@ -253,12 +253,12 @@ def breed(
     pairing: Pairing,
     parents: jax.Array,
     strength: jax.Array | float,
-    smoothing_passes: int = 0,
+    smoothing_passes: int,
     *,
-    smoothing: str = "noise",
-    kind: str | None = None,
-    truncation: float = NOISE_TRUNCATION,
-    near: Near | None = None,
+    smoothing: str,
+    kind: str | None,
+    truncation: float,
+    near: Near | None,
 ) -> jax.Array:
     """`reproduce` of parents that are drawn already; the pairing's key is used up."""
     kind = kind or kind_of(parents.shape[1:], last=parents.ndim == 2)

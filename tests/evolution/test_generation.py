@@ -7,12 +7,7 @@ import pytest
 from evosax.algorithms.population_based.base import PopulationBasedAlgorithm
 
 from dsl_jax.config import LayerSchedule, SearchConfig
-from dsl_jax.evolution.generation import (
-    Params,
-    RepresentationGA,
-    _rows_by_index,
-    _rows_by_product,
-)
+from dsl_jax.evolution.generation import Params, RepresentationGA, _rows_by_index, _rows_by_product
 from dsl_jax.evolution.layer import evolve_layer
 from dsl_jax.evolution.task import LayerTask
 from dsl_jax.keys import philox_key
