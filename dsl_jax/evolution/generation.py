@@ -9,7 +9,8 @@ from flax import struct
 
 from dsl_jax.evolution.fitness import best_first
 from dsl_jax.evolution.noise import NOISE_TRUNCATION
-from dsl_jax.evolution.operators import Near, Pairing, breed, mixed, pair_up
+from dsl_jax.evolution.operators import Near, Pairing, breed, pair_up
+from dsl_jax.evolution.rows import take_rows
 from dsl_jax.keys import computed_once
 
 
@@ -132,9 +133,9 @@ class RepresentationGA(base.PopulationBasedAlgorithm):
         """Explorers [C_exp, ...] and refiners [C_ref, ...] of `num_parents` parents [k, ...]."""
         of_explorers, of_refiners = pairings
         strength = params.mutation_strength * params.exploration_boost
-        explorers = self._breed(of_explorers, parents, strength)
-        pool = jnp.concatenate([parents, explorers]) if self.num_refiners else parents
-        return explorers, self._breed(of_refiners, pool, params.mutation_strength)
+        explorers = self._breed(of_explorers, (parents,), strength)
+        groups = (parents, explorers) if self.num_explorers else (parents,)
+        return explorers, self._breed(of_refiners, groups, params.mutation_strength)
 
     def survivors(
         self, groups: Sequence[jax.Array], costs: jax.Array
@@ -145,7 +146,7 @@ class RepresentationGA(base.PopulationBasedAlgorithm):
         """
         order = best_first(costs, self.num_parents)
         best = costs[order]
-        return _take_rows(groups, order, jnp.isnan(best)), best
+        return take_rows(groups, order, jnp.isnan(best)), best
 
     def _ask(self, key: jax.Array, state: State, params: Params) -> tuple[jax.Array, State]:
         parents = jax.vmap(self._unravel_solution)(state.population)
@@ -153,13 +154,13 @@ class RepresentationGA(base.PopulationBasedAlgorithm):
         return children.reshape(self.population_size, -1), state
 
     def _breed(
-        self, pairing: Pairing, parents: jax.Array, strength: jax.Array | float
+        self, pairing: Pairing, groups: Sequence[jax.Array], strength: jax.Array | float
     ) -> jax.Array:
         if not pairing.pairs.size:
-            return parents[:0]
+            return groups[0][:0]
         return breed(
             pairing,
-            parents,
+            groups,
             strength,
             self.smoothing_passes,
             smoothing=self.smoothing,
@@ -180,48 +181,3 @@ class RepresentationGA(base.PopulationBasedAlgorithm):
         costs = jnp.concatenate([state.fitness, fitness])
         survivors, costs = self.survivors((state.population, population), costs)
         return state.replace(population=survivors, fitness=costs)
-
-
-def _take_rows(groups: Sequence[jax.Array], index: jax.Array, failed: jax.Array) -> jax.Array:
-    """Rows [n, ...] of arrays [m_i, ...], counted through all of them, without joining them.
-
-    failed: bool [n], the rows that are there only because all candidates have a fitness of NaN.
-    """
-    return jax.lax.platform_dependent(
-        tuple(group for group in groups if len(group)),
-        index,
-        failed,
-        tpu=_rows_by_product,
-        default=_rows_by_index,
-    )
-
-
-def _rows_by_index(groups: Sequence[jax.Array], index: jax.Array, failed: jax.Array) -> jax.Array:
-    del failed
-    first, start = groups[0], 0
-    rows = jnp.zeros((len(index), *first.shape[1:]), first.dtype)
-    for group in groups:
-        here = (index >= start) & (index < start + len(group))
-        taken = group[jnp.where(here, index - start, 0)]
-        rows = jnp.where(_each(here, rows), taken, rows)
-        start += len(group)
-    return rows
-
-
-def _rows_by_product(groups: Sequence[jax.Array], index: jax.Array, failed: jax.Array) -> jax.Array:
-    """The same for a TPU, which else would copy all rows to where they lie one after the other.
-
-    What is not finite counts as 0, or it would spoil all rows; those that have failed are NaN.
-    """
-    first, start = groups[0], 0
-    rows = jnp.zeros((len(index), *first.shape[1:]), first.dtype)
-    for group in groups:
-        chosen = jax.nn.one_hot(index - start, len(group), dtype=group.dtype)
-        rows += mixed(chosen, jnp.where(jnp.isfinite(group), group, 0))
-        start += len(group)
-    return jnp.where(_each(failed, rows), jnp.nan, rows)
-
-
-def _each(flags: jax.Array, rows: jax.Array) -> jax.Array:
-    """Flags [n], one for each of rows [n, ...], in as many dimensions."""
-    return flags.reshape(-1, *[1] * (rows.ndim - 1))

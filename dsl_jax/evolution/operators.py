@@ -8,14 +8,17 @@ individual; `reproduce` maps them over children, and everything else maps over i
 Fitness is a log-likelihood, or what one's own function says: higher is better.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.layout import Layout, with_layout_constraint
 
 from dsl_jax.config import SMOOTHINGS
 from dsl_jax.evolution.noise import NOISE_TRUNCATION, smoothed_noise, smoothing_matrix
+from dsl_jax.evolution.rows import rows_by_index, sums_of_rows
 from dsl_jax.keys import computed_once
 from dsl_jax.values import one_of
 
@@ -55,7 +58,12 @@ def spread(h: jax.Array) -> jax.Array:
       ValueError: h is a batch, or of integers.
     """
     _check_individual(h)
-    return jnp.std(h, axis=tuple(range(max(h.ndim - 1, 1))), keepdims=True)
+    axes = tuple(range(max(h.ndim - 1, 1)))
+    return jax.lax.platform_dependent(
+        h,
+        cpu=partial(jnp.std, axis=axes, keepdims=True),
+        default=lambda h: jnp.sqrt(_moments(h, axes)[1]),
+    )
 
 
 def smooth(h: jax.Array, passes: int) -> jax.Array:
@@ -86,8 +94,32 @@ def smooth(h: jax.Array, passes: int) -> jax.Array:
 
 def normalize(h: jax.Array, epsilon: float = NORMALIZE_EPSILON) -> jax.Array:
     """Zero mean and unit variance over all elements, [...] -> [...] (paper A.2)."""
+    return jax.lax.platform_dependent(
+        h,
+        cpu=partial(_normalize_in_three_passes, epsilon=epsilon),
+        default=partial(_normalize_in_two_passes, epsilon=epsilon),
+    )
+
+
+def _normalize_in_three_passes(h: jax.Array, epsilon: float) -> jax.Array:
     centred = h - jnp.mean(h)
     return centred * jax.lax.rsqrt(jnp.mean(jnp.square(centred)) + epsilon)
+
+
+def _normalize_in_two_passes(h: jax.Array, epsilon: float) -> jax.Array:
+    """The same for an accelerator, which reads h from memory once a pass; see `_moments`."""
+    mean, variance = _moments(h, tuple(range(h.ndim)))
+    return (h - mean) * jax.lax.rsqrt(variance + epsilon)
+
+
+def _moments(h: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+    """Mean and variance over axes, which stay with length 1, in one pass.
+
+    The variance is off by some 1e-7 of the squared mean, as in Flax's norms, and not below 0.
+    """
+    mean = jnp.mean(h, axes, keepdims=True)
+    square = jnp.mean(jnp.square(h), axes, keepdims=True)
+    return mean, jnp.maximum(square - jnp.square(mean), 0)
 
 
 def mutate(
@@ -239,7 +271,7 @@ def reproduce(
     """
     return breed(
         pair_up(key, len(parents), num_children),
-        parents,
+        (parents,),
         strength,
         smoothing_passes,
         smoothing=smoothing,
@@ -251,7 +283,7 @@ def reproduce(
 
 def breed(
     pairing: Pairing,
-    parents: jax.Array,
+    groups: Sequence[jax.Array],
     strength: jax.Array | float,
     smoothing_passes: int,
     *,
@@ -260,50 +292,70 @@ def breed(
     truncation: float,
     near: Near | None,
 ) -> jax.Array:
-    """`reproduce` of parents that are drawn already; the pairing's key is used up."""
-    kind = kind or kind_of(parents.shape[1:], last=parents.ndim == 2)
+    """`reproduce` of parents that are drawn already, of one or several groups [m_i, ...], counted
+    through all of them; the pairing's key is used up."""
+    dtype, individual = groups[0].dtype, groups[0].shape[1:]
+    kind = kind or kind_of(individual, last=len(individual) == 1)
     one_of("kind", kind, KINDS)
     pairs, noise_key = pairing
-    mothers, fathers = pairs
-    sigmas = jax.vmap(spread)(widened(parents))
-    sigmas = 0.5 * (sigmas[mothers] + sigmas[fathers])
-    shape = (pairs.shape[1], *parents.shape[1:])
-    noise_dtype = jnp.float32 if parents.dtype.itemsize > 4 else parents.dtype
+    means, sigmas = jax.lax.platform_dependent(
+        tuple(groups), pairs, cpu=_cross_joined, tpu=_cross_by_product, default=_cross_by_index
+    )
+    shape = (pairs.shape[1], *individual)
+    noise_dtype = jnp.float32 if dtype.itemsize > 4 else dtype
     noise = smoothed_noise(
         noise_key, shape, smoothing_passes, smoothing, truncation, dtype=noise_dtype
     )
 
-    def child(noise, mean, sigma):
+    def mutated(noise, mean, sigma):
         mutated = add_noise(
             widened(mean), noise, sigma, strength, smoothing_passes, smoothing=smoothing
         )
         # Rounded here, too: what goes through memory before a child is finished is no wider.
-        finished = standardize(widened(mutated.astype(parents.dtype)), kind)
-        return (finished if near is None else near(finished)).astype(parents.dtype)
+        return mutated.astype(dtype)
 
-    means = jax.lax.platform_dependent(
-        parents, pairs, tpu=_means_by_product, default=_means_by_index
-    )
-    return jax.vmap(child)(noise, means, sigmas)
+    def finished(mutated):
+        child = standardize(widened(mutated), kind)
+        return (child if near is None else near(child)).astype(dtype)
+
+    mutants = jax.vmap(mutated)(noise, means, sigmas)
+    mutants = jax.lax.platform_dependent(mutants, cuda=_one_by_one, default=lambda same: same)
+    return jax.vmap(finished)(mutants)
 
 
-def _means_by_index(parents: jax.Array, pairs: jax.Array) -> jax.Array:
-    """`crossover` of the parents [P, ...] in each pair, pairs [2, C]: [C, ...], of their dtype."""
+def _one_by_one(h: jax.Array) -> jax.Array:
+    """Individuals [n, ...] that lie one after the other in a GPU's memory. XLA would lay positions
+    first, as the product does that smooths their noise, and take means over them in two kernels."""
+    return with_layout_constraint(h, Layout(tuple(range(h.ndim))))
+
+
+def _cross_by_index(groups: Sequence[jax.Array], pairs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`crossover` of the parents in each pair, and the mean of their sigmas.
+
+    groups: parents [m_i, ...], numbered through all of them; pairs: [2, C].
+
+    Returns:
+      Means [C, ...], of the dtype of the parents, and sigmas as `spread` has them.
+    """
+    mothers, fathers = (widened(rows_by_index(groups, numbers)) for numbers in pairs)
+    means = jax.vmap(crossover)(mothers, fathers).astype(groups[0].dtype)
+    return means, _mean_sigmas(groups, pairs)
+
+
+def _cross_joined(groups: Sequence[jax.Array], pairs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The same for a CPU, which joins the groups at little cost."""
+    return _cross_by_index([jnp.concatenate(groups)], pairs)
+
+
+def _cross_by_product(groups: Sequence[jax.Array], pairs: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The same for a TPU, see `sums_of_rows`."""
+    return sums_of_rows(groups, pairs, 0.5), _mean_sigmas(groups, pairs)
+
+
+def _mean_sigmas(groups: Sequence[jax.Array], pairs: jax.Array) -> jax.Array:
+    sigmas = jnp.concatenate([jax.vmap(spread)(widened(group)) for group in groups])
     mothers, fathers = pairs
-    means = jax.vmap(crossover)(widened(parents[mothers]), widened(parents[fathers]))
-    return means.astype(parents.dtype)
-
-
-def _means_by_product(parents: jax.Array, pairs: jax.Array) -> jax.Array:
-    """The same for a TPU, on which reading rows by their numbers moves twenty times the bytes."""
-    chosen = jax.nn.one_hot(pairs, len(parents), dtype=parents.dtype)
-    return mixed(0.5 * jnp.sum(chosen, axis=0), parents)
-
-
-def mixed(shares: jax.Array, rows: jax.Array) -> jax.Array:
-    """Sums of rows [m, ...] with shares [n, m], one product of their dtype: [n, ...], rounded to it
-    once, and exact where a share is 1."""
-    return jnp.tensordot(shares, rows, 1, precision=jax.lax.Precision.HIGHEST)
+    return 0.5 * (sigmas[mothers] + sigmas[fathers])
 
 
 def widened(h: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ import pytest
 from evosax.algorithms.population_based.base import PopulationBasedAlgorithm
 
 from dsl_jax.config import LayerSchedule, SearchConfig
-from dsl_jax.evolution.generation import Params, RepresentationGA, _rows_by_index, _rows_by_product
+from dsl_jax.evolution.generation import Params, RepresentationGA
 from dsl_jax.evolution.layer import evolve_layer
 from dsl_jax.evolution.task import LayerTask
 from dsl_jax.keys import philox_key
@@ -151,19 +151,3 @@ def test_a_layer_evolves_as_generations_asked_for_one_by_one(explorers, refiners
     np.testing.assert_allclose(trace, best, rtol=1e-5)
     np.testing.assert_allclose(parents.reshape(4, -1), state.population, atol=1e-5)
     assert best[-1] > best[0]
-
-
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_a_tpu_takes_the_same_rows_by_a_product(dtype):
-    groups = tuple(jax.random.normal(jax.random.key(m), (m, 3, 2)).astype(dtype) for m in (4, 5, 7))
-    groups = (groups[0], groups[1].at[1, 2].set(jnp.nan).at[0].set(jnp.inf), groups[2])
-    index = jnp.array([3, 15, 9, 6, 3])  # none of those that are not finite
-    expected = np.concatenate([np.asarray(group, np.float32) for group in groups])[index]
-    for rows in (_rows_by_index, _rows_by_product):
-        found = rows(groups, index, jnp.zeros(5, bool))
-        assert found.dtype == dtype
-        np.testing.assert_array_equal(found.astype(jnp.float32), expected)
-    # Row 5 has a NaN, row 4 is infinite; where all have failed, that is to be seen.
-    found = _rows_by_product(groups, jnp.array([5, 3, 4]), jnp.array([True, False, False]))
-    assert np.isnan(np.asarray(found, np.float32)).all((1, 2)).tolist() == [True, False, False]
-    np.testing.assert_array_equal(found[1], groups[0][3])

@@ -265,15 +265,3 @@ def test_a_number_is_no_key():
     advice = r"give one key, such as jax\.random\.key\(0\)"
     with pytest.raises(TypeError, match=rf"the key is 0 \(int\): {advice}"):
         keys.philox_key(0)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_tpus_way_to_the_mean_of_two_parents_is_the_mean_rounded_once(dtype):
-    parents = jax.random.normal(KEY, (5, 3, 3, 2)).astype(dtype)
-    pairs = jnp.array([[0, 1, 4, 2], [3, 1, 0, 2]])
-    exact = np.asarray(parents, np.float64)
-    expected = np.stack([(exact[a] + exact[b]) / 2 for a, b in pairs.T]).astype(parents.dtype)
-    for means in (operators._means_by_product, operators._means_by_index):
-        found = means(parents, pairs)
-        assert found.dtype == parents.dtype
-        np.testing.assert_array_equal(found, expected)
