@@ -126,28 +126,47 @@ def test_a_population_smaller_than_the_parents_is_refused():
         algorithm.init(KEY, population(3), jnp.zeros(3), algorithm.default_params)
 
 
-@pytest.mark.parametrize(("explorers", "refiners"), [(6, 10), (0, 10), (6, 0)])
-def test_a_layer_evolves_as_generations_asked_for_one_by_one(explorers, refiners):
+@pytest.mark.parametrize(
+    ("explorers", "refiners", "options"),
+    [
+        (6, 10, {}),
+        (0, 10, {}),
+        (6, 0, {}),
+        (6, 10, {"stop_probability": 0.9}),
+        (6, 10, {"fitness_noise": 0.5}),
+    ],
+)
+def test_a_layer_evolves_as_generations_asked_for_one_by_one(explorers, refiners, options):
     """Though it draws the pairs of parents for all of them at once."""
     layer = LayerSchedule(4, 0.3, 2.0, 1)
-    config = SearchConfig((layer,), 4, num_explorers=explorers, num_refiners=refiners)
+    config = SearchConfig((layer,), 4, num_explorers=explorers, num_refiners=refiners, **options)
     start = population(20)
 
-    def fitness(h):
-        return h[:, 0, 0, 0] - h[:, 1, 1, 1]
+    def fitness(h, number=0):
+        return h[:, 0, 0, 0] - h[:, 1, 1, 1] - 2.85 + number * h[:, 2, 2, 0]
 
-    task = LayerTask(fitness, layer, config, "conv")
+    noisy = config.fitness_noise > 0
+    renewed = (lambda number: lambda h: fitness(h, number)) if noisy else None
+    task = LayerTask(fitness, layer, config, "conv", renewed=renewed)
     parents, trace = evolve_layer(KEY, start, task)
 
     algorithm = make(4, explorers, refiners, **task.mutation)
     params = Params(0.3, 2.0)
     state = algorithm.init(KEY, start, -fitness(start), params)
-    best = [-state.fitness[0]]
+    best, stopped = [-state.fitness[0]], 0
     for number in range(1, 5):
+        if config.stop_probability < 1 and best[-1] >= np.log(config.stop_probability):
+            best.append(best[-1])
+            stopped += 1
+            continue
         key = jax.random.fold_in(KEY, number)
         children, state = algorithm.ask(key, state, params)
-        state, _ = algorithm.tell(key, children, -fitness(children), state, params)
+        if noisy:  # its parents are evaluated again
+            state = state.replace(fitness=-fitness(state.population.reshape(4, *SHAPE), number))
+        costs = -fitness(children, number * noisy)
+        state, _ = algorithm.tell(key, children, costs, state, params)
         best.append(-state.fitness[0])
     np.testing.assert_allclose(trace, best, rtol=1e-5)
     np.testing.assert_allclose(parents.reshape(4, -1), state.population, atol=1e-5)
-    assert best[-1] > best[0]
+    assert noisy or best[-1] > best[0]  # with noise each generation has a fitness of its own
+    assert 0 < stopped < 4 if config.stop_probability < 1 else not stopped
