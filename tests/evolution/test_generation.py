@@ -166,7 +166,7 @@ def test_a_layer_evolves_as_generations_asked_for_one_by_one(explorers, refiners
         costs = -fitness(children, number * noisy)
         state, _ = algorithm.tell(key, children, costs, state, params)
         best.append(-state.fitness[0])
-    np.testing.assert_allclose(trace, best, rtol=1e-5)
+    np.testing.assert_allclose(trace, best, atol=1e-5)
     np.testing.assert_allclose(parents.reshape(4, -1), state.population, atol=1e-5)
     assert noisy or best[-1] > best[0]  # with noise each generation has a fitness of its own
     assert 0 < stopped < 4 if config.stop_probability < 1 else not stopped
