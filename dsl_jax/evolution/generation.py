@@ -10,7 +10,7 @@ from flax import struct
 from dsl_jax.evolution.fitness import best_first
 from dsl_jax.evolution.noise import NOISE_TRUNCATION
 from dsl_jax.evolution.operators import Near, Pairing, breed, pair_up
-from dsl_jax.evolution.rows import take_rows
+from dsl_jax.evolution.rows import not_empty, take_rows
 from dsl_jax.keys import computed_once
 
 
@@ -49,8 +49,8 @@ class RepresentationGA(base.PopulationBasedAlgorithm):
     num_parents on.
 
     `pairings` and `offspring` are what `ask` does, `survivors` what `tell` does, for who needs no
-    evosax: individuals keep their shape, and explorers and refiners are never joined, which an
-    accelerator would do by copying them.
+    evosax: individuals keep their shape, and explorers and refiners are not joined, which an
+    accelerator might do by copying them.
 
     Raises:
       ValueError: no parents, or no children.
@@ -134,8 +134,8 @@ class RepresentationGA(base.PopulationBasedAlgorithm):
         of_explorers, of_refiners = pairings
         strength = params.mutation_strength * params.exploration_boost
         explorers = self._breed(of_explorers, (parents,), strength)
-        groups = (parents, explorers) if self.num_explorers else (parents,)
-        return explorers, self._breed(of_refiners, groups, params.mutation_strength)
+        pool = not_empty((parents, explorers))
+        return explorers, self._breed(of_refiners, pool, params.mutation_strength)
 
     def survivors(
         self, groups: Sequence[jax.Array], costs: jax.Array

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from dsl_jax.evolution import strategies
 from dsl_jax.evolution.fitness import Population, as_cost, from_cost, ranked
 from dsl_jax.evolution.operators import reproduce, standardize
+from dsl_jax.evolution.rows import not_empty
 from dsl_jax.evolution.task import Evaluate, LayerTask
 from dsl_jax.keys import computed_once
 
@@ -99,8 +100,11 @@ def _evolve_as_in_the_paper(
 
 def _evaluate(evaluate: Evaluate, groups: Sequence[jax.Array]) -> jax.Array:
     """Fitness [sum of m_i] of groups of candidates [m_i, ...]."""
+    groups = not_empty(groups)
+    if len(groups) == 1:
+        return evaluate(groups[0])
     return jax.lax.platform_dependent(
-        tuple(group for group in groups if len(group)),
+        groups,
         cuda=partial(_evaluate_together, evaluate),
         default=partial(_evaluate_apart, evaluate),
     )
@@ -111,5 +115,6 @@ def _evaluate_apart(evaluate: Evaluate, groups: Sequence[jax.Array]) -> jax.Arra
 
 
 def _evaluate_together(evaluate: Evaluate, groups: Sequence[jax.Array]) -> jax.Array:
-    """The same for an NVIDIA GPU, whose compiler joins the groups in the kernel that reads them."""
+    """The same for an NVIDIA GPU: half the kernels. The first one reads from the groups where it is
+    not a library's, as a convolution is."""
     return evaluate(jnp.concatenate(groups))

@@ -62,7 +62,7 @@ def spread(h: jax.Array) -> jax.Array:
     return jax.lax.platform_dependent(
         h,
         cpu=partial(jnp.std, axis=axes, keepdims=True),
-        default=lambda h: jnp.sqrt(_moments(h, axes)[1]),
+        default=lambda h: jnp.sqrt(_moments(widened(h), axes)[1]).astype(h.dtype),
     )
 
 
@@ -108,18 +108,22 @@ def _normalize_in_three_passes(h: jax.Array, epsilon: float) -> jax.Array:
 
 def _normalize_in_two_passes(h: jax.Array, epsilon: float) -> jax.Array:
     """The same for an accelerator, which reads h from memory once a pass; see `_moments`."""
-    mean, variance = _moments(h, tuple(range(h.ndim)))
-    return (h - mean) * jax.lax.rsqrt(variance + epsilon)
+    wide = widened(h)
+    mean, variance = _moments(wide, tuple(range(h.ndim)))
+    normalized = (wide - mean) * jax.lax.rsqrt(variance + epsilon)
+    return normalized.astype(jnp.result_type(h, 0.0))
 
 
 def _moments(h: jax.Array, axes: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """Mean and variance over axes, which stay with length 1, in one pass.
 
-    The variance is off by some 1e-7 of the squared mean, as in Flax's norms, and not below 0.
+    The variance is off by some 1e-7 of the mean square. So below a millionth of this it counts as
+    0: what does not vary has no spread.
     """
     mean = jnp.mean(h, axes, keepdims=True)
     square = jnp.mean(jnp.square(h), axes, keepdims=True)
-    return mean, jnp.maximum(square - jnp.square(mean), 0)
+    variance = square - jnp.square(mean)
+    return mean, jnp.where(variance <= 1e-6 * square, 0, variance)
 
 
 def mutate(
@@ -308,19 +312,19 @@ def breed(
     )
 
     def mutated(noise, mean, sigma):
-        mutated = add_noise(
+        child = add_noise(
             widened(mean), noise, sigma, strength, smoothing_passes, smoothing=smoothing
         )
         # Rounded here, too: what goes through memory before a child is finished is no wider.
-        return mutated.astype(dtype)
+        return child.astype(dtype)
 
-    def finished(mutated):
-        child = standardize(widened(mutated), kind)
+    def finished(child):
+        child = standardize(widened(child), kind)
         return (child if near is None else near(child)).astype(dtype)
 
-    mutants = jax.vmap(mutated)(noise, means, sigmas)
-    mutants = jax.lax.platform_dependent(mutants, cuda=_one_by_one, default=lambda same: same)
-    return jax.vmap(finished)(mutants)
+    children = jax.vmap(mutated)(noise, means, sigmas)
+    children = jax.lax.platform_dependent(children, cuda=_one_by_one, default=lambda same: same)
+    return jax.vmap(finished)(children)
 
 
 def _one_by_one(h: jax.Array) -> jax.Array:

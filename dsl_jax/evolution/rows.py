@@ -15,12 +15,17 @@ def take_rows(groups: Sequence[jax.Array], index: jax.Array, failed: jax.Array) 
     failed: bool [n], rows that may be NaN: they are there only for want of better ones.
     """
     return jax.lax.platform_dependent(
-        tuple(group for group in groups if len(group)),
+        not_empty(groups),
         index,
         failed,
         tpu=_rows_by_product,
         default=lambda groups, index, failed: rows_by_index(groups, index),
     )
+
+
+def not_empty(groups: Sequence[jax.Array]) -> tuple[jax.Array, ...]:
+    """The groups that have rows."""
+    return tuple(group for group in groups if len(group))
 
 
 def rows_by_index(groups: Sequence[jax.Array], index: jax.Array) -> jax.Array:
@@ -37,6 +42,16 @@ def rows_by_index(groups: Sequence[jax.Array], index: jax.Array) -> jax.Array:
     return rows
 
 
+def _rows_by_product(groups: Sequence[jax.Array], index: jax.Array, failed: jax.Array) -> jax.Array:
+    """`take_rows` for a TPU, which else would copy all rows to where they lie one after the other.
+
+    What is not finite counts as 0, or it would spoil all rows; those that have failed are NaN.
+    """
+    finite = [jnp.where(jnp.isfinite(group), group, 0) for group in groups]
+    rows = sums_of_rows(finite, index[None], 1.0)
+    return jnp.where(_each(failed, rows), jnp.nan, rows)
+
+
 def sums_of_rows(groups: Sequence[jax.Array], index: jax.Array, share: float) -> jax.Array:
     """`share` times the sum of rows, numbers [m, n] -> [n, ...], as a product of their dtype.
 
@@ -51,16 +66,6 @@ def sums_of_rows(groups: Sequence[jax.Array], index: jax.Array, share: float) ->
         total += jnp.tensordot(shares, group, 1, precision=jax.lax.Precision.HIGHEST)
         start += len(group)
     return total
-
-
-def _rows_by_product(groups: Sequence[jax.Array], index: jax.Array, failed: jax.Array) -> jax.Array:
-    """The same for a TPU, which else would copy all rows to where they lie one after the other.
-
-    What is not finite counts as 0, or it would spoil all rows; those that have failed are NaN.
-    """
-    finite = [jnp.where(jnp.isfinite(group), group, 0) for group in groups]
-    rows = sums_of_rows(finite, index[None], 1.0)
-    return jnp.where(_each(failed, rows), jnp.nan, rows)
 
 
 def _each(flags: jax.Array, rows: jax.Array) -> jax.Array:
