@@ -59,7 +59,7 @@ def _tpus() -> Sequence[Any]:
 
 
 def _h100() -> Sequence[Any]:
-    options = {"target_config": H100, "topology": "1x1x1"}
+    options = {"target_config": H100, "topology": "1x1x4"}  # four of one process
     return topologies.get_topology_desc(platform="cuda", topology_name="h100", **options).devices
 
 

@@ -72,9 +72,9 @@ ON_FOUR = ("search, all devices", "learning step, all devices")
 @pytest.mark.parametrize(
     ("chip", "programs"),
     [
-        ("h100", ON_ONE),
+        ("h100", (*ON_FOUR, "search, trained", "evaluation")),
         *(("v5e", (program,)) for program in ON_FOUR),
-        pytest.param("v5e", ON_ONE, marks=pytest.mark.long),
+        *(pytest.param(chip, ON_ONE, marks=pytest.mark.long) for chip in ("h100", "v5e")),
     ],
 )
 def test_what_a_job_runs_compiles_and_fits(chip, programs, chips, tmp_path):
