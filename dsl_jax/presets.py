@@ -5,7 +5,10 @@ What was tried, and why these values: docs/choices.md.
 
 import dataclasses
 
+import jax
+
 from dsl_jax.config import (
+    COMPUTE_DTYPES,
     PRESETS,
     CycleConfig,
     LayerSchedule,
@@ -53,6 +56,32 @@ def with_augmentation(config: RunConfig) -> RunConfig:
         config,
         learn=dataclasses.replace(config.learn, augment=True, flip=flip),
         sgd=dataclasses.replace(config.sgd, augment=True, flip=flip),
+    )
+
+
+def with_compute_dtype(config: RunConfig, dtype: str = "auto") -> RunConfig:
+    """The preset with its searches, and the learning of targets, in "float32" or "bfloat16".
+
+    "auto": bfloat16 where JAX has an accelerator (docs/on_a_gpu.md: what it does to accuracy). SGD
+    stays as it is.
+
+    Raises:
+      ValueError: the dtype is unknown.
+    """
+    one_of("compute_dtype", dtype, ("auto", *COMPUTE_DTYPES))
+    if dtype == "auto":
+        dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+    def search(config: SearchConfig) -> SearchConfig:
+        return dataclasses.replace(config, compute_dtype=dtype)
+
+    return dataclasses.replace(
+        config,
+        search=search(config.search),
+        later_cycles=tuple(
+            dataclasses.replace(cycle, search=search(cycle.search)) for cycle in config.later_cycles
+        ),
+        learn=dataclasses.replace(config.learn, compute_dtype=dtype),
     )
 
 

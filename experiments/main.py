@@ -67,6 +67,12 @@ _CONTROLS = flags.DEFINE_list(
     "Also learn these in the targets' place (docs/what_targets_carry.md).",
     **AGAIN,
 )
+_COMPUTE_DTYPE = flags.DEFINE_string(
+    "compute_dtype",
+    "auto",
+    "float32, bfloat16, or auto: by the device (docs/on_a_gpu.md).",
+    **AGAIN,
+)
 _PHASE = flags.DEFINE_string("phase", "all", f"One of {', '.join(pipeline.PHASES)}.", **AGAIN)
 _VERIFY = flags.DEFINE_bool(
     "verify", False, "Read all of the folder, list what is damaged, and stop.", **AGAIN
@@ -104,10 +110,15 @@ def configure() -> configs.RunConfig:
         fields["searched"] = _SEARCH.value
     if _CONTROLS.value is not None:
         fields["target_controls"] = tuple(_CONTROLS.value)
-    change = {"change": presets.with_augmentation} if _AUGMENT.value else {}
-    config = command_line.configure(**change, **fields)
+    config = command_line.configure(change=_changed, **fields)
     check_used(config)
     return config
+
+
+def _changed(preset: configs.RunConfig) -> configs.RunConfig:
+    """A preset as flags change it that set several fields each."""
+    preset = presets.with_augmentation(preset) if _AUGMENT.value else preset
+    return presets.with_compute_dtype(preset, _COMPUTE_DTYPE.value)
 
 
 def check_used(config: configs.RunConfig) -> None:
@@ -215,7 +226,8 @@ def on_data(
 
 def choose_folder(asked: configs.RunConfig, dataset: str) -> Path:
     """--output_dir, or one for the settings asked for, and for the data if they are others."""
-    plain = dataclasses.replace(presets.get_preset(asked.name, asked.dataset), seed=asked.seed)
+    plain = presets.with_compute_dtype(presets.get_preset(asked.name, asked.dataset))
+    plain = dataclasses.replace(plain, seed=asked.seed)
     changed = differences(configs.to_dict(asked), configs.to_dict(plain))
     default = f"runs/{asked.dataset}-{asked.name}-seed{asked.seed}"
     default += command_line.folder_suffix(changed)

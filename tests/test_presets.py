@@ -3,13 +3,14 @@
 import dataclasses
 import json
 
+import jax
 import pytest
 from some_images import some_arrays
 
 from dsl_jax.config import PRESETS, from_dict, to_dict
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.networks.convnet import representation_shapes
-from dsl_jax.presets import get_preset, with_augmentation
+from dsl_jax.presets import get_preset, with_augmentation, with_compute_dtype
 
 
 def own(side=16, channels=3, num=100):
@@ -65,3 +66,25 @@ def test_many_images_are_trained_on_for_the_usual_epochs_at_the_rate_of_own_data
 def test_images_of_ones_own_are_not_mirrored():
     config = with_augmentation(get_preset("smoke", own()))
     assert config.learn.augment and not config.learn.flip and not config.sgd.flip
+
+
+@pytest.mark.parametrize(
+    ("backend", "asked", "expected"),
+    [
+        ("cpu", "auto", "float32"),
+        ("gpu", "auto", "bfloat16"),
+        ("tpu", "auto", "bfloat16"),
+        ("tpu", "float32", "float32"),
+        ("cpu", "bfloat16", "bfloat16"),
+    ],
+)
+def test_an_accelerator_searches_and_learns_targets_in_bfloat16(
+    backend, asked, expected, monkeypatch
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    config = with_compute_dtype(get_preset("smoke", "mnist"), asked)
+    searches = (config.search, *(cycle.search for cycle in config.later_cycles))
+    assert {part.compute_dtype for part in (*searches, config.learn)} == {expected}
+    assert config.sgd.compute_dtype == "float32"
+    with pytest.raises(ValueError, match="compute_dtype 'half' is unknown"):
+        with_compute_dtype(config, "half")

@@ -236,7 +236,7 @@ def test_an_output_dir_may_begin_with_the_home_folder(main, tmp_path, monkeypatc
     assert f"folder      {tmp_path}/a" in capsys.readouterr().out
 
 
-def test_other_settings_have_a_default_folder_of_their_own(main, capsys):
+def test_other_settings_have_a_default_folder_of_their_own(main, monkeypatch, capsys):
     def folder(*flags):
         assert main("--dataset=digits", "--preset=smoke", "--dry_run", *flags) == 0
         (line,) = [x for x in capsys.readouterr().out.splitlines() if x.startswith("folder")]
@@ -248,6 +248,9 @@ def test_other_settings_have_a_default_folder_of_their_own(main, capsys):
     names = [folder(*flags) for flags in others]
     assert len(set(names)) == 4 and all(name.startswith(plain) for name in names)
     assert folder("--config.learn.momentum=0.5") == names[3]
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert folder() == plain  # the default there
+    assert folder("--compute_dtype=float32") != plain
 
 
 def test_what_is_more_specific_wins(main, monkeypatch):
@@ -271,6 +274,9 @@ def test_what_is_more_specific_wins(main, monkeypatch):
     assert (config.sgd.augment, config.sgd.flip) == (False, True)
     assert (config.variants, config.cycles) == (("all_layers",), 3)
     assert (config.seed, config.num_seeds, config.num_train) == (5, 6, 300)
+    in_bfloat16 = configured("--compute_dtype=bfloat16", "--config.learn.compute_dtype=float32")
+    assert in_bfloat16.search.compute_dtype == "bfloat16"
+    assert in_bfloat16.learn.compute_dtype == "float32"
     other = configured("--dataset=cifar10", "--augment", "--config.dataset=mnist")
     assert not other.learn.flip  # no digit is mirrored
     assert other.num_train == configured("--dataset=mnist").num_train
