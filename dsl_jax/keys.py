@@ -72,6 +72,11 @@ def computed_once(tree: Any) -> Any:
     return jax.tree.map(one, tree)
 
 
+def keys_of_layers(key: jax.Array, count: int) -> jax.Array:
+    """A search's key for each layer, [count]."""
+    return computed_once(jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count)))
+
+
 # What a key is for: folded into the seed's key, so that no two purposes share random numbers.
 SEARCH_NETWORK, STATISTICS, SEARCH, LEARNER, TRAINING, CHOICE, CONTROL, SAMPLER = range(8)
 

@@ -9,9 +9,9 @@ from flax import struct
 
 from dsl_jax.evolution.fitness import best_first
 from dsl_jax.evolution.noise import NOISE_TRUNCATION
-from dsl_jax.evolution.operators import Near, Pairing, breed, pair_up
+from dsl_jax.evolution.operators import Near, breed
+from dsl_jax.evolution.pairing import Pairing, Pairings, pairings
 from dsl_jax.evolution.rows import not_empty, take_rows
-from dsl_jax.keys import computed_once
 
 
 @struct.dataclass
@@ -48,7 +48,7 @@ class RepresentationGA(base.PopulationBasedAlgorithm):
     and `tell` takes. `init(key, population, fitness, params)` takes a population of any size from
     num_parents on.
 
-    `pairings` and `offspring` are what `ask` does, `survivors` what `tell` does, for who needs no
+    `offspring` of `pairings` is what `ask` does, `survivors` what `tell` does, for who needs no
     evosax: individuals keep their shape, and explorers and refiners are not joined, which an
     accelerator might do by copying them.
 
@@ -118,20 +118,11 @@ class RepresentationGA(base.PopulationBasedAlgorithm):
         parents, costs = self.survivors((state.population,), state.fitness)
         return state.replace(population=parents, fitness=costs)
 
-    def pairings(self, key: jax.Array) -> tuple[Pairing, Pairing]:
-        """Of the explorers and of the refiners of a generation. Neither needs the parents, so that
-        a layer can draw those of all its generations at once."""
-        explorer_key, refiner_key = computed_once(jax.random.split(key))
-        return (
-            pair_up(explorer_key, self.num_parents, self.num_explorers),
-            pair_up(refiner_key, self.num_parents + self.num_explorers, self.num_refiners),
-        )
-
     def offspring(
-        self, pairings: tuple[Pairing, Pairing], parents: jax.Array, params: Params
+        self, drawn: Pairings, parents: jax.Array, params: Params
     ) -> tuple[jax.Array, jax.Array]:
         """Explorers [C_exp, ...] and refiners [C_ref, ...] of `num_parents` parents [k, ...]."""
-        of_explorers, of_refiners = pairings
+        of_explorers, of_refiners = drawn
         strength = params.mutation_strength * params.exploration_boost
         explorers = self._breed(of_explorers, (parents,), strength)
         pool = not_empty((parents, explorers))
@@ -150,7 +141,8 @@ class RepresentationGA(base.PopulationBasedAlgorithm):
 
     def _ask(self, key: jax.Array, state: State, params: Params) -> tuple[jax.Array, State]:
         parents = jax.vmap(self._unravel_solution)(state.population)
-        children = jnp.concatenate(self.offspring(self.pairings(key), parents, params))
+        drawn = pairings(key, self.num_parents, self.num_explorers, self.num_refiners)
+        children = jnp.concatenate(self.offspring(drawn, parents, params))
         return children.reshape(self.population_size, -1), state
 
     def _breed(

@@ -22,7 +22,7 @@ from dsl_jax.evolution.fitness import (
     output_shapes,
     ranked,
 )
-from dsl_jax.evolution.layer import evolve_layer, target_of, with_copies
+from dsl_jax.evolution.layer import drawn_for_layers, evolve_layer, target_of, with_copies
 from dsl_jax.evolution.noise import smoothed_noise
 from dsl_jax.evolution.operators import (
     Near,
@@ -35,7 +35,7 @@ from dsl_jax.evolution.operators import (
 from dsl_jax.evolution.rules import Rules, check_schedules, rules_of
 from dsl_jax.evolution.task import Evaluate, LayerTask
 from dsl_jax.inputs import check_floating, check_labels
-from dsl_jax.keys import NOISE, computed_once, philox_key
+from dsl_jax.keys import NOISE, computed_once, keys_of_layers, philox_key
 from dsl_jax.reprs import short_repr
 
 IMAGES_AT_ONCE = 32  # of the noisy copies of an image, in the first stage
@@ -153,8 +153,10 @@ def _search_once(
     """One search of an image, by a philox key."""
     candidates = _first_candidates(key, stages, image, config, start)
     targets, traces, natural = [], [], image[None]
+    layer_keys = keys_of_layers(key, len(stages))
+    drawn = drawn_for_layers(layer_keys, config)
     for index, layer in enumerate(config.layers):
-        layer_key = computed_once(jax.random.fold_in(key, index))
+        layer_key = layer_keys[index]
         if config.least_cosine is not None:
             natural = stages[index](natural)
         evaluate = partial(evaluate_candidates, stages[index + 1 :], label, fitness=rules.fitness)
@@ -164,7 +166,7 @@ def _search_once(
         if len(candidates) == 1 and layer.generations:
             copies_key = computed_once(jax.random.fold_in(layer_key, 0))
             candidates = with_copies(copies_key, candidates, task)
-        parents, trace = evolve_layer(layer_key, candidates, task)
+        parents, trace = evolve_layer(layer_key, candidates, task, drawn[index])
         targets.append(target_of(parents, task))
         traces.append(trace)
         if not is_last:

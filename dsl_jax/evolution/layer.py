@@ -10,12 +10,13 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from dsl_jax.config import PAPERS_STRATEGY, SearchConfig
 from dsl_jax.evolution import strategies
 from dsl_jax.evolution.fitness import Population, as_cost, from_cost, ranked
 from dsl_jax.evolution.operators import reproduce, standardize
+from dsl_jax.evolution.pairing import Pairings, pairings_of_layers
 from dsl_jax.evolution.rows import not_empty
 from dsl_jax.evolution.task import Evaluate, LayerTask
-from dsl_jax.keys import computed_once
 
 
 def with_copies(key: jax.Array, best: jax.Array, task: LayerTask) -> jax.Array:
@@ -29,17 +30,30 @@ def with_copies(key: jax.Array, best: jax.Array, task: LayerTask) -> jax.Array:
     return jnp.concatenate([best, copies])
 
 
+def drawn_for_layers(keys: jax.Array, config: SearchConfig) -> Sequence[Pairings | None]:
+    """What `evolve_layer` needs drawn for each layer, by their keys [layers]: the paper's algorithm
+    pairs of parents, another nothing."""
+    if config.strategy != PAPERS_STRATEGY:
+        return [None] * len(config.layers)
+    return pairings_of_layers(keys, config.layers, config)
+
+
 def evolve_layer(
-    key: jax.Array, candidates: jax.Array, task: LayerTask
+    key: jax.Array, candidates: jax.Array, task: LayerTask, drawn: Pairings | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """Parents [k, ...] after the last generation, best first, and the best fitness of each."""
+    """Parents [k, ...] after the last generation, best first, and the best fitness of each.
+
+    drawn: the layer's of `drawn_for_layers`; None: drawn here.
+    """
     first = task.evaluate if task.renewed is None else task.renewed(jnp.int32(0))
     population = Population(candidates, first(candidates))
     if not task.layer.generations:
         best = jnp.argmax(ranked(population.fitness))
         return candidates[best][None], population.fitness[best][None]
     if task.strategy is None:
-        return _evolve_as_in_the_paper(key, population, task)
+        if drawn is None:
+            (drawn,) = pairings_of_layers(key[None], (task.layer,), task.config)
+        return _evolve_as_in_the_paper(drawn, population, task)
     # evosax computes in float32
     population = population._replace(candidates=candidates.astype(jnp.float32))
     parents, trace = strategies.evolve(key, population, task)
@@ -55,7 +69,7 @@ def target_of(parents: jax.Array, task: LayerTask) -> jax.Array:
 
 
 def _evolve_as_in_the_paper(
-    key: jax.Array, population: Population, task: LayerTask
+    drawn: Pairings, population: Population, task: LayerTask
 ) -> tuple[jax.Array, jax.Array]:
     """`evolve_layer` by `RepresentationGA`, for at least one generation."""
     config, layer = task.config, task.layer
@@ -91,10 +105,7 @@ def _evolve_as_in_the_paper(
         return new, new[1][0]
 
     numbers = jnp.arange(1, layer.generations + 1)
-    # At once for all generations: in the loop every few words would be a kernel of an accelerator.
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, numbers)
-    pairings = jax.vmap(algorithm.pairings)(computed_once(keys))
-    (parents, _), rest = jax.lax.scan(generation, first, (numbers, pairings))
+    (parents, _), rest = jax.lax.scan(generation, first, (numbers, drawn))
     return parents, from_cost(jnp.concatenate([first[1][:1], rest]))
 
 

@@ -10,7 +10,6 @@ Fitness is a log-likelihood, or what one's own function says: higher is better.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +17,8 @@ from jax.experimental.layout import Layout, with_layout_constraint
 
 from dsl_jax.config import SMOOTHINGS
 from dsl_jax.evolution.noise import NOISE_TRUNCATION, smoothed_noise, smoothing_matrix
+from dsl_jax.evolution.pairing import Pairing, pair_up
 from dsl_jax.evolution.rows import rows_by_index, sums_of_rows
-from dsl_jax.keys import computed_once
 from dsl_jax.values import one_of
 
 NORMALIZE_EPSILON = 1e-5
@@ -220,24 +219,6 @@ def kind_of(shape: tuple[int, ...], *, last: bool) -> str:
 def standardize(h: jax.Array, kind: str) -> jax.Array:
     """How a child ends: `normalize`, or for logits minus their mean over the classes."""
     return h - jnp.mean(h) if kind == "logits" else normalize(h)
-
-
-class Pairing(NamedTuple):
-    """What chance decides of children before their parents are known.
-
-    pairs: int32 [2, C], the numbers of each child's two parents. noise_key: the key of the noise
-    of all of them.
-    """
-
-    pairs: jax.Array
-    noise_key: jax.Array
-
-
-def pair_up(key: jax.Array, num_parents: int, num_children: int) -> Pairing:
-    """Draws parents in pairs, independently and with replacement (paper 3.1); uses the key up."""
-    pair_key, noise_key = computed_once(jax.random.split(key))
-    pairs = jax.random.randint(pair_key, (2, num_children), 0, num_parents, jnp.int32)
-    return Pairing(computed_once(pairs), noise_key)
 
 
 def reproduce(

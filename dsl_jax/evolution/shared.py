@@ -22,14 +22,21 @@ from dsl_jax.evolution.clusters import cluster_rows, features, find_centres
 from dsl_jax.evolution.fitness import Stages, evaluate_candidates, output_shapes
 from dsl_jax.evolution.image import in_dtype
 from dsl_jax.evolution.images import as_pytrees, checked_labels
-from dsl_jax.evolution.layer import evolve_layer, target_of, with_copies
+from dsl_jax.evolution.layer import drawn_for_layers, evolve_layer, target_of, with_copies
 from dsl_jax.evolution.noise import smoothed_noise
 from dsl_jax.evolution.operators import kind_of, moved, normalize, standardize
 from dsl_jax.evolution.rules import Rules, check_schedules, rules_of
 from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.evolution.task import LayerTask
 from dsl_jax.inputs import as_array, check_images
-from dsl_jax.keys import CLUSTERS, FRESH_IMAGES, check_key, computed_once, philox_key
+from dsl_jax.keys import (
+    CLUSTERS,
+    FRESH_IMAGES,
+    check_key,
+    computed_once,
+    keys_of_layers,
+    philox_key,
+)
 from dsl_jax.progress import progress_bar
 from dsl_jax.reprs import short_repr
 from dsl_jax.values import instance_of
@@ -245,9 +252,10 @@ def _search_class(
     key = computed_once(jax.random.fold_in(key, number))
     *blocks, head = in_dtype(stages, images[0], config.compute_dtype, between=jnp.float32)
     h, found, traces = images, [], []
+    layer_keys = keys_of_layers(key, len(stages))
+    drawn = drawn_for_layers(layer_keys, config)
     for index, stage in enumerate(blocks):
-        h, cosine = stage(h), cosines[index]
-        layer_key = computed_once(jax.random.fold_in(key, index))
+        h, cosine, layer_key = stage(h), cosines[index], layer_keys[index]
         after = (*blocks[index + 1 :], head)
         of_moved = partial(evaluate_candidates, after, label, fitness=rules.fitness)
         renewed = None
@@ -261,22 +269,18 @@ def _search_class(
             rules.strategy,
             renewed,
         )
-        best, trace = _evolve(layer_key, _first_directions(layer_key, h.shape[1:], task), task)
+        first = _first_directions(layer_key, h.shape[1:], task)
+        parents, trace = evolve_layer(layer_key, first, task, drawn[index])
+        best = target_of(parents, task)
         h = jax.vmap(moved, (0, None, None))(h, best, cosine)
         found.append(best)
         traces.append(trace)
-    h, layer_key = head(h), computed_once(jax.random.fold_in(key, len(blocks)))
+    h, layer_key = head(h), layer_keys[-1]
     evaluate = partial(evaluate_candidates, (), label, fitness=rules.fitness)
     kind = kind_of(h.shape[1:], last=True)
     task = LayerTask(evaluate, config.layers[-1], config, kind, rules.strategy)
-    best, trace = _evolve(layer_key, _first_logits(layer_key, h, task), task)
-    return FoundForClass((*found, best), (*traces, trace))
-
-
-def _evolve(key, candidates, task):
-    """What is kept of a layer, and the best fitness of each generation."""
-    parents, trace = evolve_layer(key, candidates, task)
-    return target_of(parents, task), trace
+    parents, trace = evolve_layer(layer_key, _first_logits(layer_key, h, task), task, drawn[-1])
+    return FoundForClass((*found, target_of(parents, task)), (*traces, trace))
 
 
 def _first_directions(key, shape, task):
