@@ -1,5 +1,7 @@
 """Random keys: which generator, and what each key is for."""
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -75,6 +77,12 @@ def computed_once(tree: Any) -> Any:
 def keys_of_layers(key: jax.Array, count: int) -> jax.Array:
     """A search's key for each layer, [count]."""
     return computed_once(jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count)))
+
+
+def normal_numbers(key: jax.Array, shape: Sequence[int]) -> jax.Array:
+    """`jax.random.normal`, drawn in a row: the same numbers, but from a threefry key XLA compiles
+    them on a CPU in a quarter of the time."""
+    return jax.random.normal(key, (math.prod(shape),)).reshape(shape)
 
 
 # What a key is for: folded into the seed's key, so that no two purposes share random numbers.

@@ -344,8 +344,9 @@ max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 def uniform_fan_in(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
     """Kaiming-uniform with PyTorch's default bound 1 / sqrt(fan_in); outputs are the last axis."""
-    bound = 1 / np.sqrt(np.prod(shape[:-1]))
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
+    bound = 1 / np.sqrt(math.prod(shape[:-1]))
+    # Drawn in a row, as `keys.normal_numbers` are.
+    return jax.random.uniform(key, (math.prod(shape),), dtype, -bound, bound).reshape(shape)
 
 
 def dirac_or_uniform(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:

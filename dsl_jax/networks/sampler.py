@@ -12,6 +12,7 @@ from flax import struct
 from dsl_jax.devices import Array
 from dsl_jax.evolution.operators import moved
 from dsl_jax.evolution.shared_targets import SharedTargets, natural_representations
+from dsl_jax.keys import normal_numbers
 from dsl_jax.networks.convnet import gelu
 from dsl_jax.networks.convolution import convolve_same
 from dsl_jax.reprs import short_repr
@@ -90,7 +91,7 @@ def first_weights(key: jax.Array, shape: tuple[int, ...], num_classes: int, hidd
     features = shape[-1]
     scale = (features * KERNEL ** len(window)) ** -0.5
     return {
-        "first": scale * jax.random.normal(first_key, (*window, features, hidden)),
-        "labels": jax.random.normal(label_key, (num_classes, hidden)),
+        "first": scale * normal_numbers(first_key, (*window, features, hidden)),
+        "labels": normal_numbers(label_key, (num_classes, hidden)),
         "last": jnp.zeros((*window, hidden, features)),
     }

@@ -21,7 +21,7 @@ from dsl_jax.evolution.images import as_pytrees
 from dsl_jax.evolution.operators import moved
 from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.inputs import check_labels
-from dsl_jax.keys import check_key
+from dsl_jax.keys import check_key, normal_numbers
 from dsl_jax.measures import cosine_distance
 from dsl_jax.reprs import short_repr
 from dsl_jax.targets.reading import (
@@ -282,7 +282,7 @@ def random_code(
     found = []
     for index, shape in enumerate(shapes):
         drawn = (*[1] * (len(shape) - 1), shape[-1]) if kind == "channel" else shape
-        code = jax.random.normal(jax.random.fold_in(key, index), (num_classes, *drawn))
+        code = normal_numbers(jax.random.fold_in(key, index), (num_classes, *drawn))
         found.append(np.broadcast_to(np.asarray(code), (num_classes, *shape)))
     return tuple(found)
 
