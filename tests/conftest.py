@@ -46,6 +46,24 @@ def programs_of_one_file():
     gc.collect()
 
 
+# What is tested here is files, processes, pages and commands. Numbers are tested elsewhere, as
+# programs that XLA optimises as for a user; compiling those is most of a test's time.
+BARELY_OPTIMIZED = ("end_to_end", "experiments", "pages", "reports", "runs")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def optimization(request):
+    """How much XLA optimises the programs of a file's tests, and of the processes they start."""
+    if request.path.parent.name not in BARELY_OPTIMIZED or request.node.get_closest_marker("aot"):
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+        jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory):
     """A complete store of `toy_targets`, not to be changed."""
