@@ -72,16 +72,22 @@ def check_stages(
         check_schedules(stages, config)
     outputs = [jnp.asarray(images[:IMAGES])]
     check_images(outputs[0])
+    jitted = tuple(
+        map(jax.jit, stages)
+    )  # one compilation for each shape, and not for each operation
     for number, stage in enumerate(stages):
         is_last = number == len(stages) - 1
         classes = num_classes if is_last else None
-        outputs.append(_check_stage(number, stage, outputs[-1], is_last=is_last, classes=classes))
+        out = _check_stage(
+            number, stage, jitted[number], outputs[-1], is_last=is_last, classes=classes
+        )
+        outputs.append(out)
     images, *outputs = outputs
     shapes = tuple(x.shape[1:] for x in outputs)
     if config is not None:
         _check_takes(stages, (images, *outputs), config.compute_dtype)
         check_layers_change(shapes, config)
-    check_movement(stages, outputs, config)
+    check_movement(jitted, outputs, config)
     if learner is not None:
         _check_beside(learner, images, shapes)
     return shapes
@@ -107,11 +113,11 @@ def _check_beside(
 
 
 def _check_stage(
-    number: int, stage: Any, h: jax.Array, *, is_last: bool, classes: int | None
+    number: int, stage: Any, jitted: Any, h: jax.Array, *, is_last: bool, classes: int | None
 ) -> jax.Array:
     """What the stage makes of a batch, or a ValueError. classes: C, where logits are to have it."""
     name = f"stage {number}"
-    out = _call(name, jax.jit(stage), h)  # first: a stage that changes itself is found unchanged
+    out = _call(name, jitted, h)  # first: a stage that changes itself is found unchanged
     _check_form(name, out, h, is_last)
     if classes is not None:
         check_logits("the last stage", out.shape[1:], classes)
@@ -123,7 +129,7 @@ def _check_stage(
         raise ValueError(f"{name} gives another result when called again: turn randomness off")
     if not values.std(axis=0).any():
         raise ValueError(f"{name} gives all images the same result: no image is left in it")
-    _check_apart(name, stage, h, values)
+    _check_apart(name, jitted, h, values)
     return out
 
 

@@ -5,6 +5,7 @@ Letters: N images, n children of each, C classes; H(l) is what stage l returns.
 
 import warnings
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,7 @@ def check_movement(
         kind = kind_of(h.shape[1:], last=number == len(outputs) - 1)
         _warn_of_still_channels(number, h, kind)
         children = _children(h, layer, config or SearchConfig(), kind)
-        natural = jax.vmap(lambda one, kind=kind: standardize(one, kind))(h.astype(jnp.float32))
+        natural = _standardized(h, kind)
         moving = _judge(
             jnp.concatenate([natural[:, None], children], axis=1),
             SAME,
@@ -65,7 +66,13 @@ def _children(h: jax.Array, layer: LayerSchedule, config: SearchConfig, kind: st
         return reproduce(key, one[None], CHILDREN, strength, **options)
 
     keys = jax.random.split(jax.random.key(0, impl="philox4x32"), len(h))
-    return jax.vmap(of_one)(keys, h.astype(jnp.float32))
+    return jax.jit(jax.vmap(of_one))(keys, h.astype(jnp.float32))
+
+
+@partial(jax.jit, static_argnames="kind")
+def _standardized(h: jax.Array, kind: str) -> jax.Array:
+    """Each image's of H [N, ...] as a child ends, float32."""
+    return jax.vmap(partial(standardize, kind=kind))(h.astype(jnp.float32))
 
 
 def _follow(number: int, stages: Stages, outputs: Sequence[jax.Array], children: jax.Array) -> None:

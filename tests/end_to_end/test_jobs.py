@@ -54,7 +54,7 @@ class Job:
         if count > 1:
             address = f"localhost:{free_port()}"
             job = ["--distributed", f"--coordinator={address}", f"--num_processes={count}"]
-        environment = {**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         environment["JAX_NUM_CPU_DEVICES"] = "2"
         self.outputs = [folder.with_name(f"{folder.name}_{n}.txt") for n in range(count)]
         self.processes = []

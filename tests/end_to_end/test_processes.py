@@ -45,7 +45,7 @@ def start(tmp_path):
     environment = {
         **os.environ,
         "PYTHONPATH": str(Path(dsl_jax.__file__).parents[1]),
-        "XLA_FLAGS": "",
+        "XLA_FLAGS": "",  # the code of this process, of whose files theirs are compared
         # The program is compiled once for all.
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
         "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0",

@@ -25,7 +25,6 @@ def start(*arguments, cwd=None, **variables):
     environment = {
         **os.environ,
         "PYTHONPATH": str(Path(dsl_jax.__file__).parents[1]),
-        "XLA_FLAGS": "",
         **variables,
     }
     command = [sys.executable, MAIN, *ARGUMENTS, *arguments]

@@ -19,7 +19,7 @@ def started(*command, **environment):
     done = subprocess.run(
         [sys.executable, *command, *DRY],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": "", **environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
         capture_output=True,
         text=True,
     )
@@ -43,7 +43,7 @@ def test_a_notebooks_backend_that_is_not_installed_stops_nothing():
 def test_a_program_without_an_error_stream_does_its_work():
     """As by 2>&- in a shell."""
     command = f"exec {sys.executable} experiments/main.py {' '.join(DRY)} 2>&-"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         command, shell=True, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
     )
@@ -82,7 +82,7 @@ def test_a_device_that_is_not_there_is_named(tmp_path, platform):
     done = subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": platform, "XLA_FLAGS": ""},
+        env={**os.environ, "JAX_PLATFORMS": platform},
         capture_output=True,
         text=True,
     )
