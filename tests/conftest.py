@@ -46,23 +46,26 @@ def programs_of_one_file():
     gc.collect()
 
 
-# What is tested here is files, processes and commands. Numbers are tested elsewhere, with programs
-# that XLA optimises as for a user; compiling those is most of a test's time.
-BARELY_OPTIMIZED = ("end_to_end", "experiments", "reports", "runs")
-FOR_CHIPS = ("test_accelerators.py", "test_on_device.py")
+# What is tested here is files, processes and commands, and which candidates are drawn and chosen.
+# Bits and rounding are tested elsewhere, with programs that XLA optimises as for a user; compiling
+# those is most of a test's time.
+BARELY_OPTIMIZED = {
+    *("end_to_end", "experiments", "reports", "runs"),
+    *(f"test_{name}.py" for name in ("fitness_noise", "near", "own_fitness", "strategies")),
+    *("test_refreshed.py", "test_shared.py"),
+}
+FOR_CHIPS = {"test_accelerators.py", "test_on_device.py"}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def optimization(request):
-    """How much XLA optimises the programs of a file's tests. The processes that they start have
-    one device, unless told otherwise, and XLA's older code for loops, which compiles faster."""
-    if request.path.parent.name not in BARELY_OPTIMIZED or request.path.name in FOR_CHIPS:
+    """How much XLA optimises the programs of a file's tests, and of the processes they start."""
+    names = {request.path.parent.name, request.path.name}
+    if not names & BARELY_OPTIMIZED or names & FOR_CHIPS:
         yield
         return
-    jax.devices()  # this process has the flags that it was started with
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-        patch.setenv("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
         jax.config.update("jax_disable_most_optimizations", True)
         yield
         jax.config.update("jax_disable_most_optimizations", False)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from children import XLA_FLAGS
 from free_port import free_port
 from tiny_search import TINY_RUN
 from toy_targets import files
@@ -54,7 +55,7 @@ class Job:
         if count > 1:
             address = f"localhost:{free_port()}"
             job = ["--distributed", f"--coordinator={address}", f"--num_processes={count}"]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        environment = {**os.environ, "XLA_FLAGS": XLA_FLAGS, "PYTHONPATH": str(ROOT)}
         environment["JAX_NUM_CPU_DEVICES"] = "2"
         self.outputs = [folder.with_name(f"{folder.name}_{n}.txt") for n in range(count)]
         self.processes = []

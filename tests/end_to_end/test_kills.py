@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from children import XLA_FLAGS
 from tiny_search import TINY_MAIN
 
 from dsl_jax.files import read_json
@@ -28,6 +29,7 @@ def runs(tmp_path_factory):
     cache = folder / "cache"  # one for both: restarts are then quick
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        patch.setenv("XLA_FLAGS", XLA_FLAGS)
         seconds = kills.run_undisturbed(ARGUMENTS, folder / "undisturbed", cache)
         done = kills.run_killed(ARGUMENTS, folder / "killed", seconds, 6, seed=0, cache=cache)
     return folder / "undisturbed" / "run", folder / "killed" / "run", done

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from children import XLA_FLAGS
 
 PROGRAM = """
 import jax, numpy as np, dsl_jax as dsl
@@ -50,7 +51,7 @@ MODES = {
 def test_everything_works_in_float32(mode):
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
-        env={**os.environ, **MODES[mode]},
+        env={**os.environ, "XLA_FLAGS": XLA_FLAGS, **MODES[mode]},
         capture_output=True,
         text=True,
     )

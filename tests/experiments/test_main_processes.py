@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from children import XLA_FLAGS
 from free_port import free_port
 from tiny_search import TINY_MAIN as TINY
 from toy_targets import files
@@ -25,6 +26,7 @@ def start(*arguments, cwd=None, **variables):
     environment = {
         **os.environ,
         "PYTHONPATH": str(Path(dsl_jax.__file__).parents[1]),
+        "XLA_FLAGS": XLA_FLAGS,
         **variables,
     }
     command = [sys.executable, MAIN, *ARGUMENTS, *arguments]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from children import XLA_FLAGS
 from common import command_line
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +20,7 @@ def started(*command, **environment):
     done = subprocess.run(
         [sys.executable, *command, *DRY],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": XLA_FLAGS, **environment},
         capture_output=True,
         text=True,
     )
@@ -43,7 +44,7 @@ def test_a_notebooks_backend_that_is_not_installed_stops_nothing():
 def test_a_program_without_an_error_stream_does_its_work():
     """As by 2>&- in a shell."""
     command = f"exec {sys.executable} experiments/main.py {' '.join(DRY)} 2>&-"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "XLA_FLAGS": XLA_FLAGS}
     done = subprocess.run(
         command, shell=True, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
     )
@@ -82,7 +83,7 @@ def test_a_device_that_is_not_there_is_named(tmp_path, platform):
     done = subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": platform},
+        env={**os.environ, "JAX_PLATFORMS": platform, "XLA_FLAGS": XLA_FLAGS},
         capture_output=True,
         text=True,
     )
