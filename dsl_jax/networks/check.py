@@ -72,9 +72,7 @@ def check_stages(
         check_schedules(stages, config)
     outputs = [jnp.asarray(images[:IMAGES])]
     check_images(outputs[0])
-    jitted = tuple(
-        map(jax.jit, stages)
-    )  # one compilation for each shape, and not for each operation
+    jitted = tuple(map(jax.jit, stages))  # compiled once a shape, not operation by operation
     for number, stage in enumerate(stages):
         is_last = number == len(stages) - 1
         classes = num_classes if is_last else None
