@@ -57,6 +57,7 @@ def check_movement(
         _follow(number, stages, outputs, children[moving])
 
 
+@partial(jax.jit, static_argnames=("layer", "config", "kind"))
 def _children(h: jax.Array, layer: LayerSchedule, config: SearchConfig, kind: str) -> jax.Array:
     """Children [N, n, ...] of each image's H [N, ...] alone, as those that move most; float32."""
     strength = largest_strength(layer, config)
@@ -66,7 +67,7 @@ def _children(h: jax.Array, layer: LayerSchedule, config: SearchConfig, kind: st
         return reproduce(key, one[None], CHILDREN, strength, **options)
 
     keys = jax.random.split(jax.random.key(0, impl="philox4x32"), len(h))
-    return jax.jit(jax.vmap(of_one))(keys, h.astype(jnp.float32))
+    return jax.vmap(of_one)(keys, h.astype(jnp.float32))
 
 
 @partial(jax.jit, static_argnames="kind")
