@@ -4,9 +4,10 @@
         --ours=method=per_class,variant=all_layers --theirs=method=searched,variant=all_layers
 
 The rows and predictions that an experiment has kept are read, and nothing is computed. Rows are
-chosen by what is in their columns (rows.csv of the folder has them): COLUMN=VALUE, with a comma
-between several. A title may stand before, TITLE:COLUMN=VALUE. Intervals are over the test images
-and the seeds that both have.
+chosen by what is in their columns (rows.csv of the folder has them), and by their folder's name:
+COLUMN=VALUE or folder=NAME, with a comma between several. A title may stand before,
+TITLE:COLUMN=VALUE. Intervals are over the test images and the seeds that both have. With two
+places, --change tells how far each number is greater in the first than in the second.
 """
 
 import sys
@@ -17,12 +18,13 @@ from absl import flags
 
 sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, sweep_rows
-from common.predictions import in_text, less, read_rows
+from common.predictions import change, in_text, less, read_rows
 
 FOLDERS = flags.DEFINE_multi_string("folder", [], "Of a sweep; several are read as one.")
 OURS = flags.DEFINE_multi_string("ours", [], "What is compared, once for each training.")
 THEIRS = flags.DEFINE_multi_string("theirs", [], "With what, once for each training.")
 WHERE = flags.DEFINE_multi_string("where", [""], "What holds for both, once for each place.")
+CHANGE = flags.DEFINE_bool("change", False, "Of two places, also the first less the second.")
 
 
 class Choice(NamedTuple):
@@ -84,11 +86,16 @@ def of_different_seeds(rows: sweep_rows.Rows, flag: str) -> sweep_rows.Rows:
 
 
 def table(
-    rows: sweep_rows.Rows, ours: list[Choice], theirs: list[Choice], where: list[Choice]
+    rows: sweep_rows.Rows,
+    ours: list[Choice],
+    theirs: list[Choice],
+    where: list[Choice],
+    with_change: bool = False,
 ) -> str:
     """Of each of ours the accuracy, and what it is less each of theirs.
 
-    With one `where` these are columns, and each of ours has a line; else a `where` has a column.
+    With one `where` these are columns, and each of ours has a line; else a `where` has a column,
+    and with two of them `with_change` adds one of the first less the second.
     """
 
     def of(choice: Choice, flag: str) -> list[sweep_rows.Rows]:
@@ -105,9 +112,13 @@ def table(
         if len(where) == 1:
             lines.append([one.title, *(cell for (cell,) in cells)])
         else:
+            if with_change:
+                changes = [less(*mine), *(change(mine, other) for other in others)]
+                cells = [[*line, in_text(x)] for line, x in zip(cells, changes, strict=True)]
             names = [one.title, *(f"{one.title} {column}" for column in columns[1:])]
             lines += [[name, *line] for name, line in zip(names, cells, strict=True)]
     places = [place.title for place in where]
+    places += [f"{places[0]} less {places[1]}"] if with_change else []
     header = [places[0] or "training", *columns] if len(where) == 1 else [columns[0], *places]
     return sweep_rows.markdown(header, lines)
 
@@ -118,11 +129,14 @@ def run_all() -> None:
     for flag in (FOLDERS, OURS, THEIRS):
         if not flag.value:
             raise ValueError(f"{flag.name} is empty: --help has an example")
-    rows = [row for folder in FOLDERS.value for row in read_rows(Path(folder))]
     ours, theirs, where = (
         [parse_choice(given, flag.name) for given in flag.value] for flag in (OURS, THEIRS, WHERE)
     )
-    print(table(rows, ours, theirs, where))
+    if CHANGE.value and len(where) != 2:
+        raise ValueError(f"change is from one place to another: where has {len(where)}, not 2")
+    folders = map(Path, FOLDERS.value)
+    rows = [row | {"folder": folder.name} for folder in folders for row in read_rows(folder)]
+    print(table(rows, ours, theirs, where, CHANGE.value))
 
 
 if __name__ == "__main__":

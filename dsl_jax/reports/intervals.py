@@ -66,7 +66,7 @@ def of_paired_seeds_and_images(ours: np.ndarray, theirs: np.ndarray) -> Interval
     whose effect may look small by chance, the wider of this and `of_paired_seeds`.
 
     Args:
-      ours, theirs: bool [S, N], whether a prediction is right.
+      ours, theirs: bool [S, N], whether a prediction is right; or differences of such, of -1 to 1.
     """
     differences = np.subtract(ours, theirs, dtype=np.float64)
     seeds, images = differences.shape

@@ -1,6 +1,6 @@
 """What networks say of each test image: kept beside a point's rows, and compared."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +54,35 @@ def read_rows(folder: Path) -> sweep_rows.Rows:
 
 def less(ours: sweep_rows.Rows, theirs: sweep_rows.Rows) -> intervals.Interval | None:
     """The difference in test accuracy, over the seeds that both have and the test images."""
-    other = {row["seed"]: row["right"] for row in sweep_rows.ended(theirs)}
-    pairs = [(r["right"], other[r["seed"]]) for r in sweep_rows.ended(ours) if r["seed"] in other]
-    if not pairs:
+    return interval(by_seed(ours), by_seed(theirs))
+
+
+def change(
+    ours: Sequence[sweep_rows.Rows], theirs: Sequence[sweep_rows.Rows]
+) -> intervals.Interval | None:
+    """How far `less` is greater in the first of two places than in the second."""
+    first, second = (
+        {seed: np.subtract(a[seed], b[seed], dtype=np.int8) for seed in a.keys() & b.keys()}
+        for a, b in zip(map(by_seed, ours), map(by_seed, theirs), strict=True)
+    )
+    return interval(first, second)
+
+
+def by_seed(rows: sweep_rows.Rows) -> dict[int, np.ndarray]:
+    """Whether each test image is classified right, bool [N], by seed."""
+    return {row["seed"]: row["right"] for row in sweep_rows.ended(rows)}
+
+
+def interval(
+    ours: Mapping[int, np.ndarray], theirs: Mapping[int, np.ndarray]
+) -> intervals.Interval | None:
+    """Of the mean difference of values [N], by seed; None: no seed is in both."""
+    seeds = sorted(ours.keys() & theirs.keys())
+    if not seeds:
         return None
-    return intervals.of_paired_seeds_and_images(*map(np.stack, zip(*pairs, strict=True)))
+    return intervals.of_paired_seeds_and_images(
+        *(np.stack([values[seed] for seed in seeds]) for values in (ours, theirs))
+    )
 
 
 def differences(

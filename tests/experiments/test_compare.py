@@ -60,9 +60,41 @@ def test_several_places_are_columns_with_the_same_numbers(compare):
         assert alone[1:] == [line[number] for line in cells[2:]]
 
 
+def test_a_change_is_of_the_same_seeds_and_images_in_both_places(compare, tmp_path):
+    """A seed that one place lacks is left out; a folder's name chooses its rows."""
+    labels = np.zeros(4, int)
+    right = {  # place, training: the test images that are right, for each seed
+        ("plain", "a"): {1: [1, 1, 1, 0], 2: [1, 1, 1, 1], 3: [0, 0, 0, 0]},
+        ("plain", "b"): {1: [1, 0, 0, 0], 2: [1, 1, 0, 0], 3: [1, 1, 1, 1]},
+        ("crops", "a"): {1: [1, 1, 0, 0], 2: [1, 0, 1, 0]},
+        ("crops", "b"): {1: [1, 1, 1, 0], 2: [1, 1, 0, 0]},
+    }
+    for (place, training), seeds in right.items():
+        points = tmp_path / place / "points"
+        points.mkdir(parents=True, exist_ok=True)
+        for seed, said in seeds.items():
+            name = f"points/{training}_{seed}.npz"
+            row = {"seed": seed, "training": training, "predictions": name}
+            row["test_accuracy"] = np.mean(said)
+            (points / f"{training}_{seed}.json").write_text(json.dumps({"rows": [row]}))
+            np.savez(tmp_path / place / name, labels=labels, **{training: 1 - np.array(said)})
+    _, printed, _ = compare(
+        *(f"--folder={tmp_path / place}" for place in ("plain", "crops")),
+        *("--ours=training=a", "--theirs=training=b", "--change"),
+        *(f"--where={place}:folder={place}" for place in ("plain", "crops")),
+    )
+    cells = [line.strip("| ").split(" | ") for line in printed.splitlines()]
+    assert cells[0] == ["test accuracy", "plain", "crops", "plain less crops"]
+    assert cells[2][-1].startswith("+37.50 (")  # of 3/4 and 1, less twice 1/2
+    change = np.array([[0, 1, 2, 0], [0, 1, 0, 1]]) / 2  # (a - b) there, less (a - b) here, halved
+    expected = of_paired_seeds_and_images(change, -change)
+    assert cells[3][-1] == in_percent(expected, sign=True)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
+        ([FOLDER, OURS, THEIRS, "--change"], "change is from one place to another: where has 1, n"),
         ([OURS, THEIRS], "folder is empty: --help has an example"),
         ([FOLDER, THEIRS], "ours is empty"),
         ([FOLDER, OURS, THEIRS, "--seed=3"], "--seed has no effect: kept sweeps are read"),
