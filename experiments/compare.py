@@ -18,7 +18,8 @@ from absl import flags
 
 sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, sweep_rows
-from common.predictions import change, in_text, less, read_rows
+from common.alike import check_alike
+from common.predictions import change, in_text, less, read_points
 
 FOLDERS = flags.DEFINE_multi_string("folder", [], "Of a sweep; several are read as one.")
 OURS = flags.DEFINE_multi_string("ours", [], "What is compared, once for each training.")
@@ -57,9 +58,9 @@ def chosen(rows: sweep_rows.Rows, choice: Choice, flag: str) -> sweep_rows.Rows:
       ValueError: there are none.
     """
     for name, value in choice.columns.items():
-        known = {str(row[name]): None for row in rows if name in row}
+        known = {str(row[name]): None for row in rows if name in columns_of(row)}
         if not known:
-            names = ", ".join(dict.fromkeys(name for row in rows for name in row))
+            names = ", ".join(dict.fromkeys(name for row in rows for name in columns_of(row)))
             raise ValueError(f"{flag}: there is no column {name!r} among {names}")
         rows = [row for row in rows if str(row.get(name)) == value]
         if not rows:
@@ -67,21 +68,33 @@ def chosen(rows: sweep_rows.Rows, choice: Choice, flag: str) -> sweep_rows.Rows:
     return rows
 
 
-def of_different_seeds(rows: sweep_rows.Rows, flag: str) -> sweep_rows.Rows:
+def columns_of(row: sweep_rows.Row) -> sweep_rows.Row:
+    """What a row can be chosen by: not what else is kept of its training."""
+    return {name: x for name, x in row.items() if isinstance(x, str | int | float)}
+
+
+def seeds_of_one(rows: sweep_rows.Rows, flag: str) -> sweep_rows.Rows:
     """The rows.
 
     Raises:
-      ValueError: two have the same seed, so that it is not clear which is meant.
+      ValueError: two have the same seed, so that it is not clear which is meant; or they differ
+        in more than their seed; or what they say of the test images was not kept.
     """
-    first: dict[int, dict[str, object]] = {}
+    first: dict[int, sweep_rows.Row] = {}
     for row in rows:
         other = first.setdefault(row["seed"], row)
         if other is not row:
-            names = [n for n in row if type(row[n]) in (str, int) and row[n] != other.get(n)]
+            names = [n for n, x in row.items() if type(x) in (str, int) and x != other.get(n)]
             unlike = "; ".join(f"{n}: {other.get(n)}, {row[n]}" for n in names)
             raise ValueError(
                 f"{flag} chooses two trainings of seed {row['seed']}: add one of {unlike}"
             )
+    if lacking := [row for row in sweep_rows.ended(rows) if "right" not in row]:
+        raise ValueError(
+            f"{flag} chooses trainings of {lacking[0]['folder']}, which has kept no predictions "
+            "of the test images, by which trainings are compared"
+        )
+    check_alike([row["point"] for row in rows], flag)
     return rows
 
 
@@ -100,7 +113,7 @@ def table(
 
     def of(choice: Choice, flag: str) -> list[sweep_rows.Rows]:
         there = [chosen(rows, place, "where") for place in where]
-        return [of_different_seeds(chosen(some, choice, flag), flag) for some in there]
+        return [seeds_of_one(chosen(some, choice, flag), flag) for some in there]
 
     others = [of(one, "theirs") for one in theirs]
     lines, columns = [], ["test accuracy", *(f"less {one.title}" for one in theirs)]
@@ -134,8 +147,12 @@ def run_all() -> None:
     )
     if CHANGE.value and len(where) != 2:
         raise ValueError(f"change is from one place to another: where has {len(where)}, not 2")
-    folders = map(Path, FOLDERS.value)
-    rows = [row | {"folder": folder.name} for folder in folders for row in read_rows(folder)]
+    rows = [
+        row | {"folder": folder.name, "point": point}
+        for folder in map(Path, FOLDERS.value)
+        for point in read_points(folder)
+        for row in point["rows"]
+    ]
     print(table(rows, ours, theirs, where, CHANGE.value))
 
 

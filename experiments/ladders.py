@@ -3,7 +3,7 @@
     python experiments/ladders.py --ladder=results/carry-mnist_5k --ladder=results/carry-cifar10
 
 Each folder is one that what_targets_carry.py has filled; its rows and predictions are read, and
-nothing is computed. Of each the preset's own search is shown with the first G, a column a cycle.
+nothing is computed. Of each the preset's own search is shown with the smallest G, a column a cycle.
 --ladder=TITLE=FOLDER calls one something else than its data set and number of images;
 --ladder=FOLDER+FOLDER joins the seeds of two that differ at most in what is compared.
 --lines=ladders has a line a ladder; --compared and --variant choose what is shown, and --less what
@@ -22,10 +22,10 @@ from matplotlib.figure import Figure
 sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 import what_targets_carry
 from common import command_line, plan, sweep_rows
+from common.alike import check_alike
 from common.predictions import differences, in_text, read_points
-from common.sweeps import what_counts
+from what_targets_carry import PRESETS_OWN
 
-from dsl_jax import plain_data
 from dsl_jax.config import from_dict
 from dsl_jax.files import read_json, replacing, write_text
 from dsl_jax.reports import plots
@@ -68,24 +68,17 @@ def read_ladder(folders: str, title: str | None = None, reference: str = SEARCHE
     Raises:
       ValueError: there are none, or they are not of one ladder, or it lacks the reference.
     """
-    for name in folders.split("+"):
-        found = read_json(Path(name) / "sweep.json")
-        if found is None or found["experiment"] != "what_targets_carry":
-            raise ValueError(f"{name} holds no what_targets_carry: see its --output_dir")
-    points = [point for name in folders.split("+") for point in read_points(Path(name))]
-    check_alike(points, folders)
+    points, groups = read_seeds(folders)
     rows = [row for point in points for row in point["rows"]]
-    groups = min((row["learner_groups"] for row in rows if row["search"] == "preset"), default=0)
-    if not groups:
-        raise ValueError(f"{folders} has no finished ladder yet: its command goes on")
+    own = next(p for p in points if p["identity"]["columns"]["search"] == PRESETS_OWN)
     name = rows[0]["dataset"]
-    config = plan.for_dataset(from_dict(points[0]["identity"]["config"]), name)
+    config = plan.for_dataset(from_dict(own["identity"]["config"]), name)
     num_images = plan.image_counts(config)[0]
     title = title or f"{name}, {num_images:,}"
     cycles: dict[int, Column] = {}
     for ladder in what_targets_carry.ladders(rows):
-        row = ladder.searched[0]
-        if (row["search"], row["learner_groups"]) == ("preset", groups):
+        row = next(iter(sweep_rows.ended(ladder.searched)), None)
+        if row and (row["search"], row["learner_groups"]) == (PRESETS_OWN, groups):
             variant, cycle = row["variant"].replace("_", " "), row["cycle"]
             called = title if cycle == 1 else f"{title}, cycle {cycle}"
             there = {SEARCHED: ladder.searched} | {
@@ -105,29 +98,43 @@ def read_ladder(folders: str, title: str | None = None, reference: str = SEARCHE
     return [cycles[cycle] for cycle in sorted(cycles)]
 
 
-def check_alike(points: Sequence[dict[str, Any]], folders: str) -> None:
-    """Raises ValueError unless points of one search and G differ in their seed, in what is learned
-    beside the searched targets, and in the number of cycles alone."""
-    first: dict[tuple[str, int], dict[str, Any]] = {}
-    seeds: set[tuple[str, int, int]] = set()
+def read_seeds(folders: str) -> tuple[list[dict[str, Any]], int]:
+    """The points of folders that are joined by +, and the smallest G of their preset's own search.
+
+    Raises:
+      ValueError: as `read_ladder`.
+    """
+    points, numbers = [], {}
+    for name in folders.split("+"):
+        found = read_json(Path(name) / "sweep.json")
+        if found is None or found["experiment"] != "what_targets_carry":
+            raise ValueError(f"{name} holds no what_targets_carry: see its --output_dir")
+        some = read_points(Path(name))
+        columns = [point["identity"]["columns"] for point in some]
+        own = [c["learner_groups"] for c in columns if c["search"] == PRESETS_OWN]
+        if not own:
+            raise ValueError(f"{name} has no finished ladder yet: its command goes on")
+        points, numbers[name] = points + some, min(own)
+    check_seeds(points, folders)
+    if len(set(numbers.values())) > 1:
+        told = ", ".join(f"{groups} in {name}" for name, groups in numbers.items())
+        raise ValueError(f"{folders} has ladders of other G, which are not joined: {told}")
+    return points, numbers[name]
+
+
+def check_seeds(points: Sequence[dict[str, Any]], folders: str) -> None:
+    """Raises ValueError unless points of one search and G are seeds of one setting, each once."""
+    places: dict[tuple[str, int], dict[int, dict[str, Any]]] = {}
     for point in points:
         search, groups, seed = (
             point["identity"]["columns"][name] for name in ("search", "learner_groups", "seed")
         )
-        if (search, groups, seed) in seeds:
+        there = places.setdefault((search, groups), {})
+        if seed in there:
             raise ValueError(f"{folders} has seed {seed} of search {search} twice")
-        seeds.add((search, groups, seed))
-        config = what_counts(point["identity"])["config"]
-        unlike = {"seed", "target_controls", "variants", "cycles"}  # a first cycle is as without
-        unlike |= set() if "sgd" in config["variants"] else {"sgd"}
-        config = {name: value for name, value in config.items() if name not in unlike}
-        known = first.setdefault((search, groups), config)
-        shared = config.keys() & known.keys()
-        if changed := plain_data.differences(*({k: c[k] for k in shared} for c in (config, known))):
-            raise ValueError(
-                f"{folders} has points of other settings, which are no seeds of one ladder: "
-                f"{'; '.join(changed)}"
-            )
+        there[seed] = point
+    for there in places.values():
+        check_alike(there.values(), folders)
 
 
 def short_name(title: str, variant: str, cycle: int) -> str:

@@ -23,16 +23,17 @@ def keep_predictions(folder: Path, dataset: Dataset, said: dict[str, np.ndarray]
 
 
 def with_predictions(rows: sweep_rows.Rows, folder: Path) -> sweep_rows.Rows:
-    """The rows, each with `right`: whether each test image is classified right, bool [N]."""
+    """The rows, each with the `labels` [N] of the test images, and `right`, bool [N]: whether each
+    is classified so."""
     files: dict[str, Any] = {}
 
-    def right(row: dict[str, Any]) -> np.ndarray:
+    def said(row: dict[str, Any]) -> dict[str, np.ndarray]:
         if row["predictions"] not in files:
             files[row["predictions"]] = read_arrays(folder / row["predictions"], REMEDY)
         kept = files[row["predictions"]]
-        return kept[row["training"]] == kept["labels"]
+        return {"labels": kept["labels"], "right": kept[row["training"]] == kept["labels"]}
 
-    return [row | {"right": right(row)} if row.get("predictions") else row for row in rows]
+    return [row | said(row) if row.get("predictions") else row for row in rows]
 
 
 def read_points(folder: Path) -> list[dict[str, Any]]:
@@ -47,25 +48,37 @@ def read_points(folder: Path) -> list[dict[str, Any]]:
     return [point | {"rows": with_predictions(point["rows"], folder)} for point in points]
 
 
-def read_rows(folder: Path) -> sweep_rows.Rows:
-    """The rows of `read_points`."""
-    return [row for point in read_points(folder) for row in point["rows"]]
-
-
 def less(ours: sweep_rows.Rows, theirs: sweep_rows.Rows) -> intervals.Interval | None:
-    """The difference in test accuracy, over the seeds that both have and the test images."""
+    """The difference in test accuracy, over the seeds that both have and the test images.
+
+    Raises:
+      ValueError: they are of other test images.
+    """
+    check_images(ours, theirs)
     return interval(by_seed(ours), by_seed(theirs))
 
 
 def change(
     ours: Sequence[sweep_rows.Rows], theirs: Sequence[sweep_rows.Rows]
 ) -> intervals.Interval | None:
-    """How far `less` is greater in the first of two places than in the second."""
+    """How far `less` is greater in the first of two places than in the second. Raises likewise."""
+    check_images(*ours, *theirs)
     first, second = (
         {seed: np.subtract(a[seed], b[seed], dtype=np.int8) for seed in a.keys() & b.keys()}
         for a, b in zip(map(by_seed, ours), map(by_seed, theirs), strict=True)
     )
     return interval(first, second)
+
+
+def check_images(*trainings: sweep_rows.Rows) -> None:
+    """Raises ValueError unless all are of the same test images, as far as their labels tell."""
+    ended = [row for rows in trainings for row in sweep_rows.ended(rows)]
+    for row in ended[1:]:
+        if not np.array_equal(row["labels"], ended[0]["labels"]):
+            raise ValueError(
+                f"{row['predictions']} of {row['dataset']} and {ended[0]['predictions']} of "
+                f"{ended[0]['dataset']} are of other test images, and cannot be compared"
+            )
 
 
 def by_seed(rows: sweep_rows.Rows) -> dict[int, np.ndarray]:

@@ -14,7 +14,8 @@ from dsl_jax.reports import intervals
 from dsl_jax.reports.pages import markdown_table, mean_and_deviation
 from dsl_jax.reports.titles import row_of
 
-Rows = list[dict[str, Any]]
+Row = dict[str, Any]
+Rows = list[Row]
 
 
 def layer_name(layer: int, layers: int = 4) -> str:

@@ -6,11 +6,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dsl_jax.config import to_dict
+from dsl_jax.presets import get_preset
 from dsl_jax.reports.intervals import in_percent, of_paired_seeds_and_images
 
 ROOT = Path(__file__).parents[2]
 FOLDER = "--folder=results/full-cifar10_5k_codes"
 OURS, THEIRS = "--ours=method=per_class", "--theirs=method=class_part"
+
+
+def keep(folder, name, rows, said, **changes):
+    """A point of a sweep with these rows and predictions; changes: of its configuration."""
+    config = to_dict(get_preset("smoke", "digits")) | changes
+    points = folder / "points"
+    points.mkdir(parents=True, exist_ok=True)
+    rows = [{"dataset": "digits", "predictions": f"points/{name}.npz"} | row for row in rows]
+    point = {"identity": {"columns": {}, "config": config}, "rows": rows}
+    (points / f"{name}.json").write_text(json.dumps(point))
+    np.savez(points / f"{name}.npz", **said)
 
 
 @pytest.fixture
@@ -70,14 +83,10 @@ def test_a_change_is_of_the_same_seeds_and_images_in_both_places(compare, tmp_pa
         ("crops", "b"): {1: [1, 1, 1, 0], 2: [1, 1, 0, 0]},
     }
     for (place, training), seeds in right.items():
-        points = tmp_path / place / "points"
-        points.mkdir(parents=True, exist_ok=True)
         for seed, said in seeds.items():
-            name = f"points/{training}_{seed}.npz"
-            row = {"seed": seed, "training": training, "predictions": name}
-            row["test_accuracy"] = np.mean(said)
-            (points / f"{training}_{seed}.json").write_text(json.dumps({"rows": [row]}))
-            np.savez(tmp_path / place / name, labels=labels, **{training: 1 - np.array(said)})
+            row = {"seed": seed, "training": training, "test_accuracy": np.mean(said)}
+            said = {"labels": labels, training: 1 - np.array(said)}
+            keep(tmp_path / place, f"{training}_{seed}", [row], said)
     _, printed, _ = compare(
         *(f"--folder={tmp_path / place}" for place in ("plain", "crops")),
         *("--ours=training=a", "--theirs=training=b", "--change"),
@@ -117,16 +126,42 @@ def test_what_differs_between_two_of_a_seed_is_named(compare):
 
 
 def test_a_training_that_failed_is_left_out(compare, tmp_path):
+    labels = np.arange(10)
+    said = {"labels": labels, "a": labels, "b": np.where(labels, labels, 1)}
     for seed, failure in ((1, None), (2, "diverged at step 5")):
         rows = [{"seed": seed, "training": name, "test_accuracy": 0.5} for name in "ab"]
-        for row in rows:
-            row |= {"predictions": "points/p.npz"}
         if failure:
-            rows[0] = {"seed": seed, "training": "a", "failure": failure}
-        (tmp_path / "points").mkdir(exist_ok=True)
-        (tmp_path / f"points/{seed}.json").write_text(json.dumps({"rows": rows}))
-    labels = np.arange(10)
-    np.savez(tmp_path / "points/p.npz", labels=labels, a=labels, b=np.where(labels, labels, 1))
+            rows[0] = {"seed": seed, "training": "a", "failure": failure, "predictions": None}
+        keep(tmp_path, seed, rows, said)
     _, printed, _ = compare(f"--folder={tmp_path}", "--ours=training=a", "--theirs=training=b")
     (line,) = printed.splitlines()[2:]
     assert "1 of 2 diverged at step 5" in line and "+10.00 (" in line
+
+
+@pytest.mark.parametrize(
+    ("labels", "changes", "message"),
+    [
+        ([0, 1, 0], {}, "points/2.npz of digits and points/1.npz of digits are of other test imag"),
+        ([0, 1], {}, "are of other test images, and cannot be compared"),
+        (
+            [0, 1, 1],
+            {"num_train": 210},
+            "other settings, which are no seeds of one: num_train: 440",
+        ),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(labels, changes, message, compare, tmp_path):
+    """Other test images, as many or not, in another seed; other settings."""
+    for number, (truth, changed) in enumerate([([0, 1, 1], {}), (labels, changes)], 1):
+        rows = [{"seed": number, "training": name, "test_accuracy": 0.5} for name in "ab"]
+        said = np.zeros(len(truth), int)
+        keep(tmp_path, number, rows, {"labels": truth, "a": said, "b": said}, **changed)
+    code, _, said = compare(f"--folder={tmp_path}", "--ours=training=a", "--theirs=training=b")
+    assert code == 2 and message in said
+
+
+def test_a_sweep_without_predictions_is_refused(compare):
+    code, _, said = compare(
+        "--folder=results/cycles-mnist_5k", "--ours=training=all_layers", "--theirs=training=sgd_g2"
+    )
+    assert code == 2 and "cycles-mnist_5k, which has kept no predictions" in said

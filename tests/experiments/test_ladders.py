@@ -7,7 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from common.alike import check_alike
 
+from dsl_jax.config import to_dict
+from dsl_jax.presets import get_preset
 from dsl_jax.reports.intervals import Interval
 
 
@@ -132,7 +135,12 @@ def test_a_panel_for_each_of_what_is_compared_where_a_line_is_a_ladder():
             "",
             "seed 1 of search SGD at its best twice",
         ),
-        ("results/carry-cifar10+results/carry-cifar10_long", "", "are no seeds of one ladder: "),
+        ("results/carry-cifar10+results/carry-cifar10_long", "", "are no seeds of one: "),
+        (
+            "results/carry-cifar10+results/carry-cifar10_depth_1",
+            "",
+            "ladders of other G, which are not joined: 2 in results/carry-cifar10, 1 in ",
+        ),
         ("results/carry-cifar10", "--compared=permuted", "'permuted', which none of the ladders"),
         (
             "results/carry-cifar10_part",
@@ -164,12 +172,73 @@ def test_a_folder_with_a_report_of_its_own_is_left_alone(name, experiment, tmp_p
     assert "with a report of its own: choose --output_dir" in capsys.readouterr().err
 
 
-def test_points_of_other_settings_are_no_seeds_of_a_ladder(experiment, tmp_path, capsys):
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of a kept ladder, and what changes one of its points."""
     folder = tmp_path / "sweep"
     shutil.copytree(Path(__file__).parents[2] / "results" / "carry-mnist_5k", folder)
-    path = folder / "points" / "preset-g2-seed_2.json"
-    point = json.loads(path.read_text())
-    point["identity"]["config"]["learn"]["learning_rate"] = 99.0
-    path.write_text(json.dumps(point))
+
+    def change(name, change, new=None):
+        path = folder / "points" / f"{name}.json"
+        point = json.loads(path.read_text())
+        change(point)
+        path.with_stem(new or name).write_text(json.dumps(point))
+
+    return folder, change
+
+
+def test_points_of_other_settings_are_no_seeds_of_a_ladder(copy, experiment, tmp_path, capsys):
+    folder, change = copy
+    change("preset-g2-seed_2", lambda x: x["identity"]["config"]["learn"].update(learning_rate=99))
     assert experiment("ladders")(f"--ladder={folder}", f"--output_dir={tmp_path / 'out'}") == 2
-    assert "no seeds of one ladder: learn.learning_rate: 2.0" in capsys.readouterr().err
+    assert "no seeds of one: learn.learning_rate: 2.0" in capsys.readouterr().err
+
+
+def test_later_cycles_are_alike_also_where_the_first_seed_has_none():
+    seeds = [to_dict(get_preset("smoke", "digits")) for _ in range(3)]
+    for seed, generations in ((1, 3), (2, 4)):
+        seeds[seed]["cycles"] = 2
+        seeds[seed]["later_cycles"][0]["search"]["layers"][0]["generations"] = generations
+    points = [{"identity": {"config": config}} for config in seeds]
+    check_alike(points[:2], "here")
+    with pytest.raises(
+        ValueError, match=r"later_cycles\[0\].search.layers\[0\].generations: 3"
+    ):
+        check_alike(points, "here")
+
+
+def table(experiment, folder, tmp_path, capsys):
+    given = [f"--ladder={folder}", "--lines=ladders", f"--output_dir={tmp_path / 'out'}"]
+    assert experiment("ladders")(*given) == 0
+    lines = capsys.readouterr().out.split("\n\n")[0].splitlines()
+    return [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
+
+
+def test_other_searches_say_nothing_of_the_presets_own(copy, experiment, tmp_path, capsys):
+    """Not with fewer images, and first in order of name."""
+    folder, change = copy
+    before = table(experiment, folder, tmp_path, capsys)
+
+    def few(point):
+        point["identity"]["config"]["num_train"] = 2000
+        for columns in (point["identity"]["columns"], *point["rows"]):
+            columns["search"] = "few"
+
+    change("preset-g2-seed_1", few, "few-g2-seed_1")
+    assert table(experiment, folder, tmp_path, capsys) == before
+
+
+def test_a_seed_that_diverged_is_told_of_and_left_out(copy, experiment, tmp_path, capsys):
+    folder, change = copy
+    before = table(experiment, folder, tmp_path, capsys)
+
+    def diverge(point):
+        (number,) = [i for i, x in enumerate(point["rows"]) if x["training"] == "all_layers"]
+        kept = ("training", "title", "kind", "variant", "cycle", "search", "learner_groups", "seed")
+        row = {name: point["rows"][number][name] for name in kept}
+        point["rows"][number] = row | {"failure": "diverged at step 5"}
+
+    change("preset-g2-seed_1", diverge)
+    after = table(experiment, folder, tmp_path, capsys)
+    assert after[2][:2] == before[2][:2]  # the title, candidates
+    assert after[2][2].endswith(", 1 of 3 diverged at step 5")
