@@ -23,7 +23,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, curves, sweep_points, sweep_rows, sweeps
-from common.sizes import PARTS, with_population
+from common.sizes import PARTS, POPULATION, with_population
 
 from dsl_jax.config import RunConfig, SearchConfig
 from dsl_jax.keys import SEARCH, purpose_key
@@ -183,7 +183,8 @@ def table(rows: sweep_rows.Rows) -> str:
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    fixed = ("search.num_", "search.layers", "search.smoothing", *sweeps.LEARNING_FIELDS)
+    fixed = (*POPULATION, "search.num_searches", "search.layers", "search.smoothing")
+    fixed += sweeps.LEARNING_FIELDS
     sweeps.run("fitness_scaling", SCALES, define, fixed)
 
 

@@ -35,17 +35,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
-from common import command_line, curves, few_searches, plan, sweep_points, sweep_rows, sweeps
+from common import command_line, few_searches, plan, sweep_points, sweep_rows, sweeps
 from common import whole_searches as whole
-from common.methods import CONTROLS, SECOND, SGD, SHARED, STORED, Method, method_title
+from common.command_line import DATA_DIR
+from common.methods import SECOND, SGD, SHARED, STORED, Method
 from common.overrides import override, parse_options
-from common.predictions import in_text, keep_predictions, less, over, with_predictions
+from common.predictions import keep_predictions, with_predictions
+from common.size_curves import draw, table
 
 from dsl_jax.config import RunConfig, SharedConfig
+from dsl_jax.config.search import check_per_class
+from dsl_jax.data import catalogue
 from dsl_jax.data.dataset import Dataset
+from dsl_jax.data.load import foresee
 from dsl_jax.learning.evaluation import logits_of
 from dsl_jax.learning.probes import MOST_IMAGES, linear_probe
 from dsl_jax.presets import get_preset
@@ -98,7 +102,7 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     if not settings.sizes or not settings.methods:
         raise ValueError("sweep.sizes and sweep.methods must not be empty")
     at_least(1, settings, "sizes", "searched_images", "clusters")
-    SharedConfig(**settings.of_a_class)  # refuses what does not fit
+    shared = SharedConfig(**settings.of_a_class)
     for name in settings.methods:
         one_of("sweep.methods", name, (*SGD, *STORED, *SHARED))
     pairs = itertools.product(settings.sizes, settings.methods)
@@ -115,8 +119,6 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
         )
     if settings.num_train is not None:
         raise ValueError("sweep.num_train has no effect here: set sweep.sizes")
-    if any(name.startswith("per_class") for name in settings.methods):
-        dataclasses.replace(config, searched="per_class")  # refuses what such a search has not
     if {*settings.methods} & {*SECOND}:
         whole.check_later_cycles(config)
     elif config.later_cycles != get_preset(config.name, config.dataset).later_cycles:
@@ -129,6 +131,11 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
             f"sweep.folds is {settings.folds}: it must be at least 2, and at most as many as images"
         )
     variants = [variant for variant in config.variants if variant != "sgd"]
+    if not variants and (learners := [name for name in settings.methods if name not in SGD]):
+        raise ValueError(
+            f"sweep.methods has {learners[0]}, but config.variants has none that learns targets: "
+            f"{config.variants}"
+        )
     methods = [
         Method(name, variant)
         for name in settings.methods
@@ -143,13 +150,14 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     points, searched, searched_again = [], set(), set()
     for size, seed, method in itertools.product(settings.sizes, config.seeds, methods):
         changed = changed_config(config, changes, size, method, seed)
+        if method.name.startswith("per_class"):
+            check_per_class(changed.search, shared)
         search = method.name in STORED, sweep_points.search_digest(changed), seed
         is_new = method.name not in SGD and search not in searched
         point = make_point(changed, settings, size, method, is_new)
         searched |= {search} if is_new else set()
         of_classes = "per_class", *search[1:]
         if method.name.startswith("per_class") and of_classes not in searched:
-            shared = SharedConfig(**settings.of_a_class)
             point = sweep_points.with_more(point, *plan.shared_search_cost(changed, size, shared))
             searched.add(of_classes)
         if networks := settings.networks(method.name):
@@ -162,6 +170,24 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
         return measure_training(point, dataset, folder, settings)
 
     return sweeps.Sweep(points, measure, draw, table, with_predictions)
+
+
+def check_sizes(config: RunConfig, settings: Settings) -> None:
+    """Raises ValueError where the data are too few; they may be others than those asked for."""
+    name, validation = foresee(config.dataset, config.name, DATA_DIR.value).name, held_out(config)
+    left = catalogue.facts(name).train_images - validation
+    if (largest := max(settings.sizes)) > left:
+        raise ValueError(
+            f"sweep.sizes has {largest}, but {name} has {max(0, left)} training images beside the "
+            f"{validation} for validation"
+        )
+
+
+def held_out(config: RunConfig) -> int:
+    """The images for validation, beside those that are counted."""
+    if config.validation_size is not None:
+        return config.validation_size
+    return plan.image_counts(config)[1]
 
 
 def places(size: int, method: str) -> tuple[str, str, str]:
@@ -190,12 +216,11 @@ def changed_config(
     config: RunConfig, changes: dict[str, dict[str, str]], size: int, method: Method, seed: int
 ) -> RunConfig:
     """The configuration of one method's training on so many images."""
-    _, validation = plan.image_counts(config)
     groups = int(method.name[-1]) if method.name in SGD else config.learner_groups
     changed = dataclasses.replace(
         config,
-        num_train=size + validation,
-        validation_size=validation,
+        num_train=size + held_out(config),
+        validation_size=held_out(config),
         seed=seed,
         num_seeds=1,
         variants=(method.variant or "sgd",),
@@ -292,90 +317,20 @@ def targets_of(point: sweeps.Point, dataset: Dataset, folder: Path, settings: Se
     )
 
 
-# --------------------------------------------------------------------------------------------
-# What is drawn
-# --------------------------------------------------------------------------------------------
-
-
-def best_by_validation(rows: sweep_rows.Rows) -> sweep_rows.Rows:
-    """The rows of the method that is best by validation, of those that ended for most seeds; none
-    of none."""
-    methods = [sweep_rows.select(rows, method=x) for x in sweep_rows.values_of(rows, "method")]
-
-    def validation(ours: sweep_rows.Rows) -> tuple[int, float]:
-        return len(ours), float(np.mean([row["validation_accuracy"] for row in ours]))
-
-    return max(methods, key=validation, default=[])
-
-
-def table(rows: sweep_rows.Rows) -> str:
-    """A line a size and method."""
-    lines = []
-    probes = {"train_accuracy": "training images", "new_head_accuracy": "new head"}
-    probes = {column: title for column, title in probes.items() if column in rows[0]}
-    for size in sorted(sweep_rows.values_of(rows, "size")):
-        here = sweep_rows.select(rows, size=size)
-        sgd = best_by_validation([row for row in here if row["method"] in SGD])
-        best = sgd[0]["method"] if sgd else None
-        for title in sweep_rows.values_of(here, "title"):
-            ours = sweep_rows.select(here, title=title)
-            name, variant = ours[0]["method"], ours[0]["variant"]
-            trained = (
-                sweep_rows.select(here, method=control, variant=variant)
-                for control in CONTROLS.get(name, ())
-            )
-            control = next(filter(None, trained), [])
-            lines.append(
-                [
-                    size,
-                    title,
-                    sweep_rows.mean_percent(ours, "test_accuracy"),
-                    sweep_rows.mean_percent(ours, "validation_accuracy"),
-                    in_text(less(ours, control)) if control else "",
-                    "" if name == best else in_text(less(ours, sgd)),
-                    *(sweep_rows.mean_percent(ours, column) for column in probes),
-                ]
-            )
-    header = ["images", "learned", "test", "validation", "less control", "less SGD"]
-    header += probes.values()
-    return (
-        "Accuracies in percent, mean ± standard deviation over seeds. Differences of test accuracy "
-        f"in points, with their 95 % interval over {over(rows)}; from a method's control "
-        "with the same layers (searched targets: permuted ones; again, cross fitted: theirs, "
-        "permuted; class part and per class: the random code; sampler: class part), and from SGD "
-        "with the G that is best by validation at that size.\n\n"
-        + sweep_rows.markdown(header, lines)
-    )
-
-
-def draw(rows: sweep_rows.Rows) -> dict[str, tuple[Figure, str]]:
-    """Accuracy against the number of images: a panel a variant, a line a method, SGD in each."""
-    percent = [row | {"percent": 100 * row["test_accuracy"]} for row in rows]
-    panels = []
-    for variant in sweep_rows.values_of(rows, "variant"):
-        if variant:
-            shown = [row for row in percent if row["variant"] in ("", variant)]
-            lines = {
-                method_title(method): sweep_rows.curve(
-                    sweep_rows.select(shown, method=method), "size", "percent"
-                )
-                for method in sweep_rows.values_of(shown, "method")
-            }
-            title = variant.replace("_", " ")
-            panels.append(
-                curves.Panel(lines, "training images", "test accuracy, %", title, x_scale="log")
-            )
-    caption = f"Test accuracy, {rows[0]['dataset']}, {sweep_rows.seeds_note(rows)}."
-    return {"full_data": (curves.plot_curves(panels), caption)} if panels else {}
-
-
 def run_all() -> None:
     """The sweep, as the command line says."""
     if command_line.NUM_TRAIN.value is not None:
         raise ValueError("--num_train has no effect here: set --sweep.sizes")
     fixed = ("num_train", "learner_groups", "sgd_groups", "target_controls", "searched")
     fixed += ("sampler.images", "cycles", "controls")
-    sweeps.run("full_data", SCALES, define, fixed=fixed, has_cycles=True)
+    used = ("search", "learn", "sgd", "sampler", "later_cycles")  # each by some of the methods
+
+    def define_checked(config: RunConfig, settings: Settings) -> sweeps.Sweep:
+        sweep = define(config, settings)
+        check_sizes(config, settings)
+        return sweep
+
+    sweeps.run("full_data", SCALES, define_checked, fixed=fixed, has_cycles=True, used=used)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, plan
 from common.command_line import DATA_DIR, DRY_RUN, OUTPUT_DIR
 from common.refusals import absent, check_data, take_away, try_folder
+from common.unused import check_used
 
 import dsl_jax
 from dsl_jax import config as configs
@@ -111,7 +112,7 @@ def configure() -> configs.RunConfig:
     if _CONTROLS.value is not None:
         fields["target_controls"] = tuple(_CONTROLS.value)
     config = command_line.configure(change=_changed, **fields)
-    check_used(config)
+    check_used(command_line.assigned("config"), [config])
     return config
 
 
@@ -119,40 +120,6 @@ def _changed(preset: configs.RunConfig) -> configs.RunConfig:
     """A preset as flags change it that set several fields each."""
     preset = presets.with_augmentation(preset) if _AUGMENT.value else preset
     return presets.with_compute_dtype(preset, _COMPUTE_DTYPE.value)
-
-
-def check_used(config: configs.RunConfig) -> None:
-    """Raises ValueError for a --config. of something that the run does not have."""
-    needs = [
-        ("shared", config.searched == "per_class", "--search=per_class"),
-        ("sampler", config.searched == "sampler", "--search=sampler"),
-        ("later_cycles", config.cycles > 1, "--cycles, 2 or more"),
-        ("controls", config.cycles > 1, "--cycles, 2 or more"),
-        (
-            "search.noisy_evaluations",
-            bool(config.search.fitness_noise),
-            "--config.search.fitness_noise",
-        ),
-        (
-            "learn.relations",
-            bool(config.learn.relational_weight),
-            "--config.learn.relational_weight",
-        ),
-        *(
-            (f"{group}.{name}", getattr(config, group).augment, "--augment")
-            for group in ("learn", "sgd")
-            for name in ("flip", "crop_padding")
-        ),
-    ]
-    for path in command_line.assigned("config"):
-        if (later := re.match(r"later_cycles\[(\d+)\]", path)) and config.cycles > 1:
-            needed = int(later[1]) + 2
-            needs.append((later[0], config.cycles >= needed, f"--cycles, {needed} or more"))
-        for field, there, need in needs:
-            if not there and (path == field or path.startswith((f"{field}.", f"{field}["))):
-                raise ValueError(
-                    f"config.{path} has no effect on this run: it needs {need}, or to be left out"
-                )
 
 
 def join_job() -> None:

@@ -151,7 +151,8 @@ def draw(rows: sweep_rows.Rows):
 def run_all() -> None:
     """The sweep, as the command line says."""
     fixed = [name for name in sweeps.LEARNING_FIELDS if name != "sampler"]
-    sweeps.run("starts", SCALES, define, fixed=fixed)
+    fixed.append("sampler.images")  # those of --sweep.searched_images
+    sweeps.run("starts", SCALES, define, fixed=fixed, used=("sampler",))
 
 
 if __name__ == "__main__":

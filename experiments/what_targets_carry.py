@@ -24,7 +24,13 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, sweep_points, sweep_rows, sweeps
-from common.overrides import override, parse_assignments, parse_options, refuse_fields
+from common.overrides import (
+    is_of,
+    override,
+    parse_assignments,
+    parse_options,
+    refuse_fields,
+)
 from common.predictions import (
     differences,
     in_text,
@@ -107,9 +113,13 @@ def best_sgd(config: RunConfig, settings: Settings, seed: int) -> sweeps.Point:
     config = dataclasses.replace(
         config, seed=seed, num_seeds=1, variants=("sgd",), target_controls=(), cycles=1
     )
-    config = override(
-        config, parse_assignments(settings.best_sgd, "sweep.best_sgd"), "sweep.best_sgd"
-    )
+    assignments = parse_assignments(settings.best_sgd, "sweep.best_sgd")
+    for path in assignments:
+        if not is_of(path, ("learner_groups", "sgd")):
+            raise ValueError(
+                f"sweep.best_sgd: {path} has no effect: set learner_groups and sgd.FIELD"
+            )
+    config = override(config, assignments, "sweep.best_sgd")
     config = dataclasses.replace(config, sgd_groups=(config.learner_groups,))
     columns = {"search": BEST_SGD, "learner_groups": config.learner_groups, "seed": seed}
     return sweep_points.run_point(f"best_sgd-seed_{seed}", columns, config)

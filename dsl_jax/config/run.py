@@ -175,7 +175,7 @@ class RunConfig:
         self._check_has_targets()
         if self.searched == "per_class":
             self.shared.of_blocks(len(self.widths))
-            check_per_class(self.search)
+            check_per_class(self.search, self.shared)
 
     def _check_has_targets(self) -> None:
         if self.target_controls and self.variants == ("sgd",):

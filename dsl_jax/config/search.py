@@ -174,18 +174,6 @@ class SearchConfig:
         return self.num_searches * (initial + self.num_children * (first + sum(rest)))
 
 
-def check_per_class(search: SearchConfig) -> None:
-    """Raises ValueError for what a search per class does not have."""
-    instead = {
-        "num_searches": (1, "has only one of each class"),
-        "fitness_noise": (0.0, "is judged on several images instead"),
-        "least_cosine": (None, "has SharedConfig.cosines instead"),
-    }
-    for name, (neutral, reason) in instead.items():
-        if (value := getattr(search, name)) != neutral:
-            raise ValueError(f"{name} is {value}: a search per_class {reason}; set it to {neutral}")
-
-
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class SamplerConfig:
@@ -278,3 +266,27 @@ class SharedConfig:
         if len(found) != count:
             raise ValueError(f"{len(found)} cosines for {count} blocks: give one a block")
         return found
+
+
+def check_per_class(search: SearchConfig, shared: SharedConfig) -> None:
+    """Raises ValueError for what a search per class does not have."""
+    instead = {
+        "num_searches": (1, "has only one of each class"),
+        "fitness_noise": (0.0, "is judged on several images instead"),
+        "least_cosine": (None, "has SharedConfig.cosines instead"),
+    }
+    for name, (neutral, reason) in instead.items():
+        if (value := getattr(search, name)) != neutral:
+            raise ValueError(f"{name} is {value}: a search per_class {reason}; set it to {neutral}")
+    if shared.fresh_images is None:
+        return
+    if search.strategy != PAPERS_STRATEGY:
+        raise ValueError(
+            f"fresh_images is {shared.fresh_images}: with the strategy {search.strategy!r}, which "
+            "keeps the fitness of earlier generations, it must be None"
+        )
+    if search.stop_probability < 1:
+        raise ValueError(
+            f"fresh_images is {shared.fresh_images}: with a stop_probability below 1, for which "
+            "other images may have been good enough, it must be None"
+        )

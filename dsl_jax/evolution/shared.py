@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsl_jax.batching import in_batches
-from dsl_jax.config import PAPERS_STRATEGY, SearchConfig, SharedConfig
+from dsl_jax.config import SearchConfig, SharedConfig
 from dsl_jax.config.search import check_per_class
 from dsl_jax.devices import Array, on_cores
 from dsl_jax.evolution.clusters import cluster_rows, features, find_centres
@@ -129,7 +129,7 @@ def class_searches(
     """The parts of `search_shared`: for each class a function that searches it, or for each of its
     clusters; all is checked."""
     check_schedules(stages, config)
-    check_per_class(config)
+    check_per_class(config, shared)
     check_key(key)
     images = as_array("images", images)
     check_images(images, np.arange(len(images)))
@@ -141,16 +141,6 @@ def class_searches(
         raise ValueError(f"no image of the classes {np.flatnonzero(counts == 0).tolist()}")
     size = max(1, min(shared.images_per_class, int(counts.max())) // shared.clusters)
     fresh = None if shared.fresh_images is None else min(shared.fresh_images, size)
-    if fresh is not None and config.strategy != PAPERS_STRATEGY:
-        raise ValueError(
-            f"fresh_images is {fresh}: with the strategy {config.strategy!r}, which keeps the "
-            "fitness of earlier generations, it must be None"
-        )
-    if fresh is not None and config.stop_probability < 1:
-        raise ValueError(
-            f"fresh_images is {fresh}: with a stop_probability below 1, for which other images may "
-            "have been good enough, it must be None"
-        )
     stages, rules, key = as_pytrees(stages), rules_of(config), philox_key(key)
     centres, rows = None, labels
     if shared.clusters > 1:

@@ -6,6 +6,7 @@ import difflib
 import re
 import types
 import typing
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from dsl_jax.config import CycleConfig
@@ -47,14 +48,17 @@ def parse_options(text: str, where: str) -> dict[str, dict[str, str]]:
     return options
 
 
-def refuse_fields(options: dict[str, dict[str, str]], where: str, *beginnings: str) -> None:
+def refuse_fields(options: dict[str, dict[str, str]], where: str, *fields: str) -> None:
     """Raises ValueError for a field of an option that a sweep sets itself."""
-    for name, fields in options.items():
-        for field in fields:
-            if field.startswith(beginnings):
-                raise ValueError(
-                    f"{where}: {field} of {name} has no effect here: the sweep sets it"
-                )
+    for name, assignments in options.items():
+        for path in assignments:
+            if is_of(path, fields):
+                raise ValueError(f"{where}: {path} of {name} has no effect here: the sweep sets it")
+
+
+def is_of(path: str, fields: Iterable[str]) -> bool:
+    """Whether a path such as search.layers[0].generations is one of the fields, or part of one."""
+    return any(path == field or path.startswith((f"{field}.", f"{field}[")) for field in fields)
 
 
 def parse_assignments(pairs: str, where: str) -> dict[str, str]:

@@ -25,8 +25,9 @@ from matplotlib.figure import Figure
 
 from common import command_line, plan, sweep_rows
 from common.command_line import DATA_DIR, DRY_RUN
-from common.overrides import override
+from common.overrides import is_of, override
 from common.refusals import check_data, try_folder
+from common.unused import check_used
 from dsl_jax.config import PRESETS, RunConfig, from_dict, to_dict
 from dsl_jax.data import catalogue
 from dsl_jax.data.dataset import Dataset
@@ -40,7 +41,8 @@ from dsl_jax.values import one_of
 CYCLE_FIELDS = ("cycles", "later_cycles", "controls")
 # What plays no part in a sweep that searches images, one by one, and trains nothing.
 LEARNING_FIELDS = (
-    "variants", "learn", "sgd", "target_controls", "searched", "shared", "sampler"
+    "variants", "learner_groups", "sgd_groups", "learn", "sgd", "target_controls",
+    "searched", "shared", "sampler",
 )  # fmt: skip
 
 
@@ -93,6 +95,7 @@ def run(
     define: Callable[[Any, Any], Sweep],
     fixed: Sequence[str] = (),
     has_cycles: bool = False,
+    used: Sequence[str] = (),
     change: Callable[[RunConfig], RunConfig] = lambda config: config,
 ) -> None:
     """Computes what is missing of a sweep, as the command line says, and draws its results.
@@ -101,8 +104,9 @@ def run(
       name: of the experiment and its folder.
       scales: the settings of each preset.
       define: from a `RunConfig` and settings to the sweep; called for a dry run, too.
-      fixed: beginnings of the fields that the sweep itself sets, which --config may not.
+      fixed: the fields that the sweep itself sets, which --config may not.
       has_cycles: whether it has more than the paper's one cycle; else those fields are fixed, too.
+      used: fields that the points use, though their configurations do not say so.
       change: what it does to the preset, before --config.
     """
     one_of("preset", command_line.PRESET.value, PRESETS)
@@ -112,6 +116,11 @@ def run(
     default = f"runs/{name}-{config.dataset}-{config.name}-{config.seed}"
     folder = command_line.output_dir(default + command_line.folder_suffix(_given()))
     sweep = define(config, settings)
+    if not sweep.points:
+        raise ValueError(
+            "there is nothing to compute: a --sweep setting, or config.variants, is empty"
+        )
+    check_used(command_line.assigned("config"), [point.config for point in sweep.points], used)
     if DRY_RUN.value:
         absent = missing(sweep, folder)
         print(describe(sweep, absent, config, folder))
@@ -146,10 +155,10 @@ def _given() -> list[str]:
     return [f"{name}={value}" for name, value in sorted(given.items())]
 
 
-def refuse_overrides(*beginnings: str) -> None:
+def refuse_overrides(*fields: str) -> None:
     """Raises ValueError for a --config.FIELD that a sweep sets itself, or does without."""
     for path in command_line.assigned("config"):
-        if path.startswith(beginnings):
+        if is_of(path, fields):
             raise ValueError(f"config.{path} has no effect here: the sweep sets it, or needs none")
 
 

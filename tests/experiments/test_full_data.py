@@ -2,10 +2,13 @@
 
 import dataclasses
 import importlib
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+from common import size_curves
+from common.methods import Method
 from no_training import record_trainings
 from sweep_results import rows_of
 from tiny_search import TINY_SEARCH
@@ -102,13 +105,13 @@ def test_each_method_learns_its_own_targets_and_each_prediction_is_kept(
 
 
 def test_differences_are_of_pairs_from_the_code_and_the_best_sgd():
-    script, random = importlib.import_module("full_data"), np.random.default_rng(0)
+    random = np.random.default_rng(0)
     validation = {"sgd_g1": 0.5, "sgd_g2": 0.7, "class_part": 0.9, "channel_code": 0.9}
     rows, right = [], {}
     for name, share in validation.items():
         for seed in (0, 1, 2):
             right[name, seed] = random.random(300) < 0.6
-            method = script.Method(name, "" if name.startswith("sgd") else "all_layers")
+            method = Method(name, "" if name.startswith("sgd") else "all_layers")
             rows.append(
                 {
                     "size": 5000,
@@ -119,6 +122,7 @@ def test_differences_are_of_pairs_from_the_code_and_the_best_sgd():
                     "validation_accuracy": share,
                     "test_accuracy": right[name, seed].mean(),
                     "right": right[name, seed],
+                    "labels": np.zeros(300),
                 }
             )
 
@@ -126,7 +130,7 @@ def test_differences_are_of_pairs_from_the_code_and_the_best_sgd():
         stacked = (np.stack([right[name, seed] for seed in (0, 1, 2)]) for name in (ours, theirs))
         return in_percent(of_paired_seeds_and_images(*stacked), sign=True)
 
-    lines = [line.split(" | ") for line in script.table(rows).splitlines() if "5000" in line]
+    lines = [line.split(" | ") for line in size_curves.table(rows).splitlines() if "5000" in line]
     assert [line[1] for line in lines] == [
         "SGD, G = 1", "SGD, G = 2", "class part, all layers", "channel code, all layers",
     ]  # fmt: skip
@@ -139,11 +143,11 @@ def test_differences_are_of_pairs_from_the_code_and_the_best_sgd():
     # The first of a method's controls that was trained.
     renamed = {"class_part": "per_class"}
     rows = [row | {"method": renamed.get(row["method"], row["method"])} for row in rows]
-    assert difference("class_part", "channel_code") in script.table(rows)
+    assert difference("class_part", "channel_code") in size_curves.table(rows)
     renamed = {"sgd_g1": "per_class_code"}
     rows = [row | {"method": renamed.get(row["method"], row["method"])} for row in rows]
     rows = [row | {"variant": "all_layers"} for row in rows if row["method"] != "sgd_g2"]
-    assert difference("class_part", "sgd_g1") in script.table(rows)
+    assert difference("class_part", "sgd_g1") in size_curves.table(rows)
 
 
 def test_sizes_are_training_images_and_a_wrong_method_is_named():
@@ -190,16 +194,26 @@ def test_data_with_fewer_images_than_a_size_are_refused(tmp_path):
         script.measure_training(point, dataset, tmp_path, settings)
 
 
-def test_the_best_sgd_is_one_that_ended_for_most_seeds():
+def test_data_in_anothers_place_that_are_too_few_are_refused_before_all(
+    experiment, tmp_path, monkeypatch, capsys
+):
     script = importlib.import_module("full_data")
+    monkeypatch.setattr(script, "foresee", lambda *_: SimpleNamespace(name="mnist_5k"))
+    flags = ["--dataset=mnist", "--dry_run", f"--output_dir={tmp_path / 'new'}"]
+    assert experiment("full_data")(*flags) == 2
+    said = "sweep.sizes has 5000, but mnist_5k has 3000 training images beside the 1000 for valid"
+    assert said in capsys.readouterr().err
+
+
+def test_the_best_sgd_is_one_that_ended_for_most_seeds():
     ended = {"sgd_g1": [0.5, 0.5, 0.5], "sgd_g2": [0.6, 0.6, 0.6], "sgd_g3": [0.9]}
     rows = [
         {"method": name, "seed": seed, "validation_accuracy": accuracy}
         for name, accuracies in ended.items()
         for seed, accuracy in enumerate(accuracies)
     ]
-    assert {row["method"] for row in script.best_by_validation(rows)} == {"sgd_g2"}
-    assert script.best_by_validation([]) == []
+    assert {row["method"] for row in size_curves.best_by_validation(rows)} == {"sgd_g2"}
+    assert size_curves.best_by_validation([]) == []
 
 
 def test_settings_of_a_size_and_method_win_over_those_of_either():
@@ -356,6 +370,15 @@ def test_a_second_search_is_of_all_images_and_counted_once():
     ):
         with pytest.raises(ValueError, match=message):
             script.define(config, dataclasses.replace(settings, **wrong))
+    per_class = dataclasses.replace(settings, methods=("per_class",), fresh_images=8)
+    strategy = "per_class:search.strategy=SNES"
+    for changes, message in (
+        ("per_class:search.num_searches=2", "a search per_class has only one of each class"),
+        (strategy, "fresh_images is 8: with the strategy 'SNES'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            script.define(config, dataclasses.replace(per_class, changes=changes))
+    script.define(config, dataclasses.replace(per_class, fresh_images=0, changes=strategy))
     unfair = dataclasses.replace(settings, changes="again:learn.learning_rate=1")
     with pytest.raises(ValueError, match="its control would be searched in others"):
         script.define(config, unfair)

@@ -201,9 +201,7 @@ def test_later_cycles_are_alike_also_where_the_first_seed_has_none():
         seeds[seed]["later_cycles"][0]["search"]["layers"][0]["generations"] = generations
     points = [{"identity": {"config": config}} for config in seeds]
     check_alike(points[:2], "here")
-    with pytest.raises(
-        ValueError, match=r"later_cycles\[0\].search.layers\[0\].generations: 3"
-    ):
+    with pytest.raises(ValueError, match=r"later_cycles\[0\].search.layers\[0\].generations: 3"):
         check_alike(points, "here")
 
 

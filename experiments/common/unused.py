@@ -1,0 +1,68 @@
+"""Settings that are given, and that nothing of what is run has: refused, not passed over."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from common.overrides import is_of
+from dsl_jax.config import RunConfig
+from dsl_jax.runs.steps import is_searched
+
+
+class Need(NamedTuple):
+    """Fields of a configuration, whether one has a use for them, and what it takes."""
+
+    fields: tuple[str, ...]
+    is_there: Callable[[RunConfig], bool]
+    text: str
+
+
+NEEDS = (
+    Need(("shared",), lambda c: c.searched == "per_class", "--config.searched=per_class"),
+    Need(("sampler",), lambda c: c.searched == "sampler", "--config.searched=sampler"),
+    Need(("later_cycles", "controls"), lambda c: c.cycles > 1, "--config.cycles=2 or more"),
+    Need(
+        ("search.noisy_evaluations",),
+        lambda c: bool(c.search.fitness_noise),
+        "--config.search.fitness_noise",
+    ),
+    Need(
+        ("learn.relations",),
+        lambda c: bool(c.learn.relational_weight),
+        "--config.learn.relational_weight",
+    ),
+    Need(
+        ("learn.flip", "learn.crop_padding"),
+        lambda c: c.learn.augment,
+        "--config.learn.augment=True",
+    ),
+    Need(("sgd.flip", "sgd.crop_padding"), lambda c: c.sgd.augment, "--config.sgd.augment=True"),
+    Need(("search", "learn"), is_searched, "a variant that learns targets"),
+    Need(("sgd",), lambda c: "sgd" in c.variants, "the variant sgd"),
+)
+
+
+def check_used(
+    given: Iterable[str],
+    configs: Sequence[RunConfig],
+    used: Sequence[str] = (),
+    where: str = "config.",
+) -> None:
+    """Raises ValueError for a field that none of the configurations has a use for.
+
+    given: paths, as of --config. used: fields that the program uses all the same. where: what
+    stands before a path in errors.
+    """
+    for path in given:
+        if is_of(path, used):
+            continue
+        needs = list(NEEDS)
+        if later := re.match(r"later_cycles\[(\d+)\]", path):
+            cycles = int(later[1]) + 2
+            is_there = lambda c, cycles=cycles: c.cycles >= cycles  # noqa: E731
+            needs.append(Need((later[0],), is_there, f"--config.cycles={cycles} or more"))
+        for fields, is_there, text in needs:
+            if is_of(path, fields) and not any(map(is_there, configs)):
+                raise ValueError(
+                    f"{where}{path} has no effect here: it needs {text}, or to be left out"
+                )
