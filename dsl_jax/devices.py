@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import datetime
 import functools
+import importlib.metadata
 import logging
 import os
 import platform
@@ -218,8 +219,6 @@ def largest_divisor(number: int, most: int) -> int:
 
 def environment() -> dict[str, str]:
     """Day, device, versions and, in a clone, the commit: for the report."""
-    from importlib.metadata import version
-
     packages = ("dsl_jax", "jax", "flax", "optax", "evosax", "numpy")
     devices = jax.devices()
     commit = _commit()
@@ -227,9 +226,17 @@ def environment() -> dict[str, str]:
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
         "CPU": f"{_processor()}, {num_cores()} cores",
-        **{name: version(name) for name in packages},
+        **{name: version_of(name) for name in packages},
         **({"commit": commit} if commit else {}),
     }
+
+
+def version_of(package: str) -> str:
+    """The version of an installed package; a checkout may be used without being installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def _processor() -> str:

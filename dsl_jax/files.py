@@ -11,13 +11,13 @@ import json
 import os
 import re
 import uuid
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 
 class DiskFault(OSError):
@@ -47,6 +47,20 @@ def read_json(path: Path, remedy: str = "restore it from a copy") -> Any:
         raise DamagedFile(path, reason, remedy) from error
 
 
+def read_as(path: Path, make: Callable[[Any], T], remedy: str) -> T | None:
+    """What `make` makes of the contents of a JSON file, or None if it is not there.
+
+    Raises:
+      DamagedFile: it cannot make it of these.
+    """
+    if (values := read_json(path, remedy)) is None:
+        return None
+    try:
+        return make(values)
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise DamagedFile(path, error, remedy) from error
+
+
 def write_json(path: Path, values: dict[str, Any], only_new: bool = False) -> None:
     """Writes a JSON file, with a checksum; for `only_new` see `replacing`."""
     with replacing(path, only_new) as file:
@@ -65,13 +79,27 @@ class Arrays(dict[str, np.ndarray]):
 
 
 def read_arrays(path: Path, remedy: str) -> Arrays:
-    """The arrays of a NumPy archive (.npz) by name. Raises DamagedFile."""
+    """The arrays of a NumPy archive (.npz) by name.
+
+    Raises:
+      DamagedFile: it is not there, or not as it was written.
+      OSError: the system does not let it be read; it may be whole.
+    """
     try:
         # A zip file, with a checksum; opened here, as NumPy leaves a damaged one open.
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as arrays:
             return Arrays(arrays, path, remedy)
-    except (OSError, LookupError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # of what is damaged, NumPy and zipfile raise anything
+        if not is_of_the_file(error):
+            raise
         raise DamagedFile(path, error, remedy) from error
+
+
+def is_of_the_file(error: Exception) -> bool:
+    """Whether a file that cannot be read is to blame, and not the system, which may read it later:
+    a disk or network that fails, a permission, too many files that are open."""
+    gone = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
+    return not isinstance(error, OSError) or error.errno is None or error.errno in gone
 
 
 def sealed(values: dict[str, Any]) -> dict[str, Any]:

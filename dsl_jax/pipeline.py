@@ -18,6 +18,7 @@ from dsl_jax.config import TARGET_CONTROLS, CycleConfig, LearnConfig, RunConfig,
 from dsl_jax.data.dataset import Dataset, Split
 from dsl_jax.devices import device_mesh, search_mesh
 from dsl_jax.evolution.dead import check_layers_change
+from dsl_jax.evolution.rules import check_config
 from dsl_jax.jobs import first_says, is_first, wait_for_first
 from dsl_jax.keys import CHOICE, SEARCH, TRAINING, purpose_key
 from dsl_jax.learning.batches import exact_batch_size
@@ -35,7 +36,7 @@ from dsl_jax.runs.lock import alone
 from dsl_jax.runs.loggers import Logger
 from dsl_jax.runs.results import Result, Trained
 from dsl_jax.runs.sampled import check_sampler, learn_sampler_once, sampled_targets
-from dsl_jax.runs.steps import FIRST_TARGETS, Search, Training, steps, trainings
+from dsl_jax.runs.steps import FIRST_TARGETS, Search, Training, searches, steps, trainings
 from dsl_jax.runs.untrained import make_network, make_stages, network_arguments
 from dsl_jax.runs.verify import repair_run
 from dsl_jax.targets.controls import shuffled_labels
@@ -110,6 +111,10 @@ def run(
         dataset = load_run_data(run_folder.folder, config)
         check_data(config, dataset)
     keep_identity(run_folder.folder, dataset)
+    for search in searches(config) if phase != "report" else ():
+        if search.first is not None:
+            for seed in config.seeds:
+                check_sampler(dataset, seed, search.first, config.sampler)
     if phase in ("all", "learn"):
         for seed in config.seeds:
             for training in trainings(config):  # what cannot be learned is refused now
@@ -151,6 +156,7 @@ def check_data(config: RunConfig, dataset: Dataset) -> None:
     shapes = representation_shapes(dataset.image_shape, config.widths, dataset.num_classes)
     for step in steps(config):
         if isinstance(step, Search):
+            check_config(step.config)
             check_layers_change(shapes, step.config)
         else:
             check_crop(dataset, step.config)
@@ -202,8 +208,6 @@ def search_targets(
     if step.shared is not None:
         search_per_class(run_folder, dataset, seed, step, progress, note_seconds)
         return
-    if step.first is not None:
-        check_sampler(dataset, seed, step.first, run_folder.config.sampler)
     stages, split = stages_and_images(run_folder, dataset, seed, step)
     if not len(split.images):
         return

@@ -1,5 +1,6 @@
 """Settings of the process."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -111,3 +112,17 @@ def test_devices_of_other_processes_are_not_searched_on():
     with pytest.raises(ValueError, match=r"other processes, such as TpuDevice\(id=5\)"):
         devices.check_own_mesh(mesh)
     devices.check_own_mesh(Mesh(np.array(jax.local_devices()), ("images",)))
+
+
+def test_a_checkout_that_is_not_installed_has_an_environment(monkeypatch):
+    """It is asked for at a run's end: nothing must be lost."""
+    version = importlib.metadata.version
+
+    def absent(package):
+        if package == "dsl_jax":
+            raise importlib.metadata.PackageNotFoundError(package)
+        return version(package)
+
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    found = devices.environment()
+    assert found["dsl_jax"] == "not installed" and found["jax"] == version("jax")

@@ -6,7 +6,8 @@ import os
 import numpy as np
 import pytest
 
-from dsl_jax.files import DamagedFile, make_folder, read_arrays, read_json, write_json
+from dsl_jax import files
+from dsl_jax.files import DamagedFile, make_folder, read_arrays, read_as, read_json, write_json
 
 
 def test_what_is_written_is_on_the_disk_before_it_takes_its_name(tmp_path, monkeypatch):
@@ -114,3 +115,37 @@ def test_an_array_that_a_file_does_not_have_is_damage_with_a_remedy(tmp_path):
     assert arrays["first"].tolist() == [0, 1, 2] and arrays.get("second") is None
     with pytest.raises(DamagedFile, match=r"kept.npz is damaged \(it has no 'second'\): delete it"):
         arrays["second"]
+
+
+@pytest.mark.parametrize("content", (b"", b"PK", b"PK\x03\x04" + bytes(40)))
+def test_an_archive_that_is_none_is_damaged(tmp_path, content):
+    path = tmp_path / "arrays.npz"
+    path.write_bytes(content)
+    with pytest.raises(DamagedFile, match=r"arrays.npz is damaged .*: do so"):
+        read_arrays(path, "do so")
+
+
+def test_what_the_system_does_not_let_be_read_is_not_damaged(tmp_path, monkeypatch):
+    """It may be whole, and what is damaged is deleted by --repair."""
+    np.savez(tmp_path / "arrays.npz", a=[1])
+
+    def refused(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(files, "open", refused, raising=False)
+    with pytest.raises(OSError, match="Input/output error"):
+        read_arrays(tmp_path / "arrays.npz", "do so")
+    monkeypatch.undo()
+    with pytest.raises(DamagedFile, match="No such file"):
+        read_arrays(tmp_path / "others.npz", "do so")
+
+
+@pytest.mark.parametrize("content", ("[]", "{}", '{"a": "x"}'))
+def test_what_is_not_made_of_a_files_contents_is_damage(tmp_path, content):
+    path = tmp_path / "values.json"
+    assert read_as(path, lambda values: int(values["a"]), "do so") is None
+    path.write_text(content)
+    with pytest.raises(DamagedFile, match=r"values.json is damaged .*: do so"):
+        read_as(path, lambda values: int(values["a"]), "do so")
+    path.write_text('{"a": 3}')
+    assert read_as(path, lambda values: int(values["a"]), "do so") == 3

@@ -4,6 +4,7 @@ import dataclasses
 import json
 
 import pytest
+from tiny_run import tiny_config, tiny_data
 
 import dsl_jax
 from dsl_jax import files, pipeline
@@ -127,3 +128,31 @@ def test_a_batch_that_cannot_be_shared_is_refused_before_the_search(tmp_path, mo
     with pytest.raises(ValueError, match="a batch has 40 images"):
         pipeline.run(config, tmp_path / "run", dataset, progress=False)
     assert not (tmp_path / "run" / "seed_0").exists()
+
+
+def test_settings_of_a_later_cycle_are_refused_before_the_first(tmp_path):
+    config = tiny_config()
+    later = config.later_cycles[0]
+    search = dataclasses.replace(config.search, strategy="SNESS")
+    config = dataclasses.replace(
+        config, cycles=2, later_cycles=(dataclasses.replace(later, search=search),)
+    )
+    with pytest.raises(ValueError, match="strategy 'SNESS' is unknown"):
+        pipeline.run(config, tmp_path / "run", tiny_data(), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_sampler_of_any_seed_is_checked_before_the_first_is_searched(tmp_path, monkeypatch):
+    checked = []
+
+    def check(dataset, seed, *_):
+        checked.append(seed)
+        if seed == 2:
+            raise ValueError("a class would be empty")
+
+    monkeypatch.setattr(pipeline, "check_sampler", check)
+    monkeypatch.setattr(pipeline, "search_targets", pytest.fail)
+    config = dataclasses.replace(tiny_config(), searched="sampler", num_seeds=3)
+    with pytest.raises(ValueError, match="a class would be empty"):
+        pipeline.run(config, tmp_path / "run", tiny_data(), progress=False)
+    assert checked == [0, 1, 2]

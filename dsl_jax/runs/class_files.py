@@ -1,4 +1,4 @@
-"""The files of a search per class, one a class."""
+"""The files of a search per class: one a class, and what the search is."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +8,9 @@ import numpy as np
 from dsl_jax.devices import Array
 from dsl_jax.evolution.shared import FoundForClass
 from dsl_jax.files import read_arrays, replacing
+
+MANIFEST = "manifest.json"  # what tells the search from another
+MANIFEST_REMEDY = "restore it from a copy, or delete it, and its search is not compared"
 
 
 class KeptClasses(NamedTuple):

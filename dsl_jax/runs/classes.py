@@ -1,13 +1,15 @@
 """A run's search per class: each class kept in a file of its own, so that nothing is lost."""
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
-from dsl_jax.config import RunConfig
+from dsl_jax.config import RunConfig, to_dict
 from dsl_jax.data.dataset import Dataset, Split
 from dsl_jax.evolution.fitness import Stages
 from dsl_jax.evolution.shared import (
@@ -18,13 +20,24 @@ from dsl_jax.evolution.shared import (
     run_searches,
 )
 from dsl_jax.evolution.shared_targets import SharedTargets
+from dsl_jax.files import read_json, write_json
 from dsl_jax.keys import SEARCH, purpose_key
-from dsl_jax.runs.class_files import class_file, open_classes, save_class
+from dsl_jax.runs.class_files import (
+    MANIFEST,
+    MANIFEST_REMEDY,
+    class_file,
+    class_files,
+    open_classes,
+    save_class,
+)
 from dsl_jax.runs.controlled import with_code_of
 from dsl_jax.runs.folder import RunFolder
 from dsl_jax.runs.lock import LOCK, alone, if_free
 from dsl_jax.runs.steps import Search, Training
 from dsl_jax.runs.untrained import make_stages
+from dsl_jax.targets.fingerprint import check_same_search, make_manifest
+
+logger = logging.getLogger(__name__)
 
 
 def search_per_class(
@@ -46,15 +59,21 @@ def search_per_class(
     if all(path.exists() for path in files):
         return
     split = first_of_each_class(dataset.train, shared.images_per_class)
-    found = class_searches(
-        purpose_key(seed, SEARCH, step.cycle),
-        make_stages(config, dataset, seed),
-        dataset.normalize(split.images),
-        split.labels,
+    key, stages = purpose_key(seed, SEARCH, step.cycle), make_stages(config, dataset, seed)
+    images, labels = dataset.normalize(split.images), split.labels
+    found = class_searches(key, stages, images, labels, step.config, shared)
+    manifest = make_manifest(
+        key,
+        stages,
+        np.asarray(images).__getitem__,
+        np.asarray(labels),
+        split.ids,
         step.config,
-        shared,
+        dataset=dataset.name,
+        chunk_size=1,
     )
-
+    manifest["fingerprint"]["shared"] = to_dict(shared)
+    keep_manifest(folder, manifest)
     locks, each = folder / "locks", list(zip(files, found, strict=True))
 
     def keep(path: Path, search: Callable[[], FoundForClass]) -> None:
@@ -73,6 +92,21 @@ def search_per_class(
 
     run_searches([partial(keep_if_free, *one) for one in each], progress)
     run_searches([partial(keep_after_others, *one) for one in each])
+
+
+def keep_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Notes what a search is, if none is noted; what is kept of an older version is not compared.
+
+    Raises:
+      ValueError: the folder holds classes of another search; what differs is named.
+    """
+    path = folder / MANIFEST
+    if read_json(path, MANIFEST_REMEDY) is None:
+        if class_files(folder):
+            logger.warning("%s is of an older version: its search is not compared", folder)
+            return
+        write_json(path, manifest, only_new=True)  # else it is that of another process
+    check_same_search(manifest, read_json(path, MANIFEST_REMEDY) or {}, folder)
 
 
 def first_of_each_class(split: Split, count: int) -> Split:

@@ -1,6 +1,7 @@
 """The test split, read once, when all is trained; and what it took to train."""
 
 import itertools
+import logging
 import time
 from collections.abc import Collection
 from functools import partial
@@ -11,12 +12,14 @@ import numpy as np
 from dsl_jax.config import RunConfig
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.learning.evaluation import evaluation_and_predictions
-from dsl_jax.learning.probes import linear_probe
+from dsl_jax.learning.probes import MOST_IMAGES, linear_probe
 from dsl_jax.progress import progress_bar
 from dsl_jax.runs.folder import RunFolder, find_targets, search_seconds
 from dsl_jax.runs.results import Result, Trained, to_json
 from dsl_jax.runs.steps import Training, needed, searches, trainings
 from dsl_jax.runs.untrained import search_network
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate_all(
@@ -130,7 +133,16 @@ def evaluate_training(
 
 
 def evaluate_probes(config: RunConfig, dataset: Dataset, bar: Any) -> dict[str, Result]:
-    """What a linear classifier does without a trained body: on pixels, on the untrained network."""
+    """What a linear classifier does without a trained body: on pixels, on the untrained network.
+
+    Nothing of data that it cannot learn from: no reason to lose what is trained.
+    """
+    if len(np.unique(dataset.train.labels[:MOST_IMAGES])) < 2:
+        logger.warning(
+            "linear probes are left out: the first %d training images are all of one class",
+            MOST_IMAGES,
+        )
+        return {}
     untrained = [search_network(config, dataset, seed) for seed in config.seeds]
     results = {}
     for name, bodies in (("linear_on_pixels", [None]), ("head_on_untrained_network", untrained)):

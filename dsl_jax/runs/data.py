@@ -14,7 +14,7 @@ from dsl_jax.data import catalogue
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.data.identity import DataIdentity
 from dsl_jax.data.load import load_dataset
-from dsl_jax.files import DamagedFile, read_json, write_json
+from dsl_jax.files import read_as, write_json
 
 _REMEDY = "restore it from a copy, or delete it, and the data are no longer checked"
 
@@ -23,15 +23,9 @@ def read_identity(folder: Path) -> DataIdentity | None:
     """What a run keeps of its data; None: nothing.
 
     Raises:
-      ValueError: the file is damaged.
+      DamagedFile: the file cannot be read as such.
     """
-    path = folder / "data.json"
-    if (values := read_json(path, _REMEDY)) is None:
-        return None
-    try:
-        return DataIdentity.from_dict(values)
-    except (TypeError, AttributeError) as error:
-        raise DamagedFile(path, error, _REMEDY) from error
+    return read_as(folder / "data.json", DataIdentity.from_dict, _REMEDY)
 
 
 def keep_identity(folder: Path, dataset: Dataset) -> None:

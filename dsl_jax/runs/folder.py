@@ -30,6 +30,7 @@ from dsl_jax.files import (
     is_temporary,
     make_folder,
     read_arrays,
+    read_as,
     read_json,
     refuse_file,
     replacing,
@@ -181,13 +182,7 @@ def forget_results(folder: Path) -> None:
 
 def read_results(folder: Path) -> dict[str, Result] | None:
     """The results of a finished run by name of training, or None. Raises DamagedFile."""
-    path, remedy = folder / "results.json", "evaluating again"
-    if (values := read_json(path, remedy)) is None:
-        return None
-    try:
-        return from_json(values)
-    except (AttributeError, TypeError) as error:
-        raise DamagedFile(path, error, remedy) from error
+    return read_as(folder / "results.json", from_json, "evaluating again")
 
 
 def read_predictions(training: Path) -> np.ndarray | None:
@@ -209,7 +204,7 @@ def search_seconds(folder: Path, seed: int, name: str | None = None) -> float:
 
 def _noted_seconds(path: Path) -> float:
     try:
-        return read_json(path, "its seconds are not counted")["seconds"]
+        return read_as(path, lambda note: note["seconds"], "its seconds are not counted") or 0.0
     except DamagedFile as error:
         logger.warning("%s", error)
         return 0.0
@@ -294,12 +289,7 @@ def _plain(config: RunConfig, requested: str | None) -> dict[str, Any]:
 def read_config(folder: Path) -> RunConfig | None:
     """What a folder's run is made of; None: it holds none. Raises DamagedFile."""
     path, remedy = folder / "config.json", "restore it from a copy"
-    if (saved := read_json(path, remedy)) is None:
-        return None
-    try:
-        return from_dict(saved["config"])
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise DamagedFile(path, error, remedy) from error
+    return read_as(path, lambda saved: from_dict(saved["config"]), remedy)
 
 
 def _read_config(folder: Path) -> dict[str, Any] | None:

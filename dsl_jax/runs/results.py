@@ -9,7 +9,7 @@ from typing import Any
 from dsl_jax.files import DamagedFile, read_json
 from dsl_jax.learning.result import Record, best_epoch
 
-TRAIN_AGAIN = "restore it from a copy, or delete it, and the network is trained again"
+TRAIN_AGAIN = "restore the training's folder from a copy, or delete it, and it is trained again"
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,18 @@ def read_trained(folder: Path) -> Trained | None:
     """The result of a training from its folder; None: it is not finished.
 
     Raises:
-      ValueError: the file is damaged. Nothing is trained again unasked: it may have a copy.
+      DamagedFile: nothing is trained again unasked: it may have a copy.
+      ValueError: a later version has written it.
     """
     path = folder / "result.json"
     if (values := read_json(path, TRAIN_AGAIN)) is None:
         return None
+    known = {field.name for field in dataclasses.fields(Trained)}
+    if isinstance(values, dict) and (new := sorted(values.keys() - known)):
+        raise ValueError(
+            f"{path} has {', '.join(new)}, which this version of dsl_jax does not know: use "
+            "the one that wrote it, or a later one"
+        )
     try:
         return Trained(**values)
     except TypeError as error:

@@ -9,7 +9,7 @@ from dsl_jax.config import SamplerConfig
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.evolution.fitness import Stages
 from dsl_jax.evolution.shared_targets import SharedTargets
-from dsl_jax.files import read_json, write_json
+from dsl_jax.files import read_as, write_json
 from dsl_jax.keys import SAMPLER, purpose_key
 from dsl_jax.networks.sampler import Sampler
 from dsl_jax.runs.controlled import training_rows, with_code_of
@@ -82,8 +82,8 @@ def unexplained(folder: Path, seed: int) -> list[list[float]]:
 
     Raises DamagedFile.
     """
-    kept = read_json(_errors_file(folder, seed), "--repair deletes it") or {}
-    return kept.get("unexplained", [])
+    path, remedy = _errors_file(folder, seed), "--repair deletes it"
+    return read_as(path, lambda kept: kept["unexplained"], remedy) or []
 
 
 def _errors_file(folder: Path, seed: int) -> Path:

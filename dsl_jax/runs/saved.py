@@ -14,16 +14,15 @@ import jax
 import numpy as np
 from flax import nnx
 
-from dsl_jax.files import DamagedFile, refuse_file, writing
+from dsl_jax.files import DamagedFile, is_of_the_file, refuse_file, writing
 from dsl_jax.jobs import first_says
 from dsl_jax.learning.identity import Identity, OtherTraining, check_same_training
 from dsl_jax.learning.result import Record
 from dsl_jax.networks.convnet import ConvNet
 from dsl_jax.networks.interface import named_leaves
-from dsl_jax.runs.results import Trained
+from dsl_jax.runs.results import TRAIN_AGAIN, Trained
 
 CHECKPOINT_SECONDS = 30
-TRAIN_AGAIN = "restore the training's folder from a copy, or delete it, and it is trained again"
 
 logger = logging.getLogger(__name__)
 
@@ -76,6 +75,8 @@ class Checkpoints:
             except OtherTraining:
                 raise
             except Exception as error:  # of what is damaged, orbax raises anything
+                if not is_of_the_file(error):
+                    raise
                 damaged[epoch] = error
                 continue
             self._remove(damaged, epoch)
@@ -154,6 +155,8 @@ def damaged_checkpoints(folder: Path) -> dict[Path, str]:
                 }
                 _read_state(manager, epoch, like, _read_beside(manager, epoch))
             except Exception as error:  # as above
+                if not is_of_the_file(error):
+                    raise
                 damaged[folder / str(epoch)] = _briefly(error)
     return damaged
 
@@ -249,6 +252,8 @@ def load_network(folder: Path, trained: Trained) -> ConvNet:
             saved = checkpointer.restore(path, dict(zip(names, leaves, strict=True)))
         leaves = [jax.numpy.asarray(saved[name]) for name in names]
     except Exception as error:  # of what is damaged, orbax raises anything
+        if not is_of_the_file(error):
+            raise
         raise DamagedFile(path, _briefly(error), TRAIN_AGAIN) from error
     if trained.weights and trained.weights != hash_leaves(names, leaves):
         raise DamagedFile(path, "the weights are not those that were written", TRAIN_AGAIN)

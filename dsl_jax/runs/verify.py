@@ -22,7 +22,7 @@ from dsl_jax.files import DamagedFile, read_json, write_text
 from dsl_jax.keys import SEARCH, purpose_key
 from dsl_jax.plain_data import differences
 from dsl_jax.progress import progress_bar
-from dsl_jax.runs.class_files import class_files, load_class
+from dsl_jax.runs.class_files import MANIFEST, MANIFEST_REMEDY, class_files, load_class
 from dsl_jax.runs.data import read_identity
 from dsl_jax.runs.folder import (
     PREDICTIONS,
@@ -83,6 +83,11 @@ def verify_run(folder: str | os.PathLike, progress: bool = False) -> list[Damage
     with progress_bar(count, unit="part", description="verify", show=progress) as bar:
         for path in stores:
             found += _verify_store(path, config, bar.update)
+        for path in [path for path in searched if path not in stores]:
+            try:
+                read_json(path / MANIFEST, MANIFEST_REMEDY)
+            except DamagedFile as error:
+                found.append(Damage(str(error)))
         for path in classes:
             found += _verify_archive(path, load_class)
             bar.update()
@@ -172,6 +177,13 @@ def _verify_archive(path: Path, load: Callable[[Path], Any]) -> Iterator[Damage]
         load(path)
     except DamagedFile as error:
         yield Damage(str(error), path.unlink)
+    except OSError as error:
+        yield _unread(path, error)
+
+
+def _unread(path: Path, error: OSError) -> Damage:
+    """What the system does not let be read: it may be whole, and stays."""
+    return Damage(f"{path} cannot be read ({error}): whether it is damaged is not known")
 
 
 def _left_to_the_search() -> None:
@@ -205,6 +217,8 @@ def _verify_training(folder: Path) -> Iterator[Damage]:
             load_network(folder, trained)
     except DamagedFile as error:
         yield Damage(str(error), train_again)
+    except OSError as error:
+        yield _unread(folder, error)
     try:
         read_predictions(folder)
     except DamagedFile as error:
@@ -214,6 +228,8 @@ def _verify_training(folder: Path) -> Iterator[Damage]:
             forget_results(folder.parents[1])
 
         yield Damage(str(error), evaluate_again)
+    except OSError as error:
+        yield _unread(folder / PREDICTIONS, error)
     for path, reason in damaged_checkpoints(folder / "checkpoints").items():
         again = "training goes on from the one before, or from the start"
         yield Damage(

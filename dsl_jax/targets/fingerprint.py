@@ -9,7 +9,6 @@ Letters: N images, L layers.
 import dis
 import functools
 import hashlib
-import importlib.metadata
 import logging
 import platform
 from collections.abc import Callable, Mapping
@@ -22,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dsl_jax.config import SearchConfig, search_from_dict, to_dict
+from dsl_jax.devices import version_of
 from dsl_jax.evolution.fitness import output_shapes
 from dsl_jax.evolution.image import Stages
 from dsl_jax.evolution.rules import check_schedules, rules_of
@@ -142,17 +142,11 @@ def config_of(manifest: dict[str, Any]) -> SearchConfig:
 
 def _provenance() -> dict[str, Any]:
     """What may change a result by rounding, and is told of but not refused."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:  # used from a checkout
-            versions[package] = "not installed"
     return {
         "backend": jax.default_backend(),
         "machine": platform.machine(),
         "matmul_precision": str(jax.config.jax_default_matmul_precision),  # type: ignore[attr-defined,unused-ignore]
-        "versions": versions,
+        "versions": {package: version_of(package) for package in PACKAGES},
     }
 
 

@@ -103,7 +103,7 @@ CASES = {
         "a flipped bit": KINDS,
         "no file": KINDS,
         "half of it": ("config", "result of a training", "weights", "targets", "checkpoint"),
-        "nothing of it": ("results", "manifest of targets"),
+        "nothing of it": ("results", "predictions", "manifest of targets"),
     }.items()
     for kind in kinds
 }

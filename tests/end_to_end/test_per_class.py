@@ -94,6 +94,42 @@ def test_only_classes_that_are_lacking_are_searched_again(finished, data, tmp_pa
     jax.tree.map(np.testing.assert_array_equal, weights(folder), weights(template))
 
 
+@pytest.mark.parametrize(
+    ("what", "message"), [("data", "images_sha256"), ("settings", "shared.cosines"), ("older", "")]
+)
+def test_classes_of_another_search_are_refused(
+    what, message, finished, data, tmp_path, monkeypatch, caplog
+):
+    """As a sweep's runs share a folder. What an older version has left is not compared."""
+    config = CONFIG
+    if what == "data":
+        data = dataclasses.replace(data, mean=tuple(mean + 1 for mean in data.mean))
+    elif what == "settings":
+        other = dataclasses.replace(CONFIG.shared, cosines=(0.5,))
+        config = dataclasses.replace(CONFIG, shared=other)
+    run_folder, kept = (
+        RunFolder(tmp_path / "run", config),
+        tmp_path / "run/seed_0/targets_per_class",
+    )
+    shutil.copytree(finished[0] / "seed_0/targets_per_class", kept)
+    (kept / "class_3.npz").unlink()
+    if what == "older":
+        (kept / "manifest.json").unlink()
+    monkeypatch.setattr(classes, "class_searches", lambda *_: [None] * 10)
+    monkeypatch.setattr(classes, "run_searches", lambda *_: None)
+    (step,) = searches(config)
+
+    def search():
+        classes.search_per_class(run_folder, data, 0, step, False, pytest.fail)
+
+    if what == "older":
+        search()
+        assert "of an older version: its search is not compared" in caplog.text
+    else:
+        with pytest.raises(ValueError, match=message):
+            search()
+
+
 def test_classes_that_others_search_are_left_to_the_end(finished, data, tmp_path, monkeypatch):
     kept, folder = (f / "seed_0/targets_per_class" for f in (finished[0], tmp_path / "run"))
     theirs, searched = contextlib.ExitStack(), []

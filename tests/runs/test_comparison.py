@@ -2,11 +2,13 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
+from tiny_run import tiny_config, tiny_data
 
 from dsl_jax.files import write_json
 from dsl_jax.presets import get_preset
-from dsl_jax.runs.comparison import compared
+from dsl_jax.runs.comparison import compared, evaluate_probes
 from dsl_jax.runs.folder import RunFolder
 from dsl_jax.runs.results import Trained
 
@@ -58,3 +60,11 @@ def test_what_did_not_end_is_not_the_best(tmp_path):
     assert chosen == [("sgd_g1", True), ("sgd_g3", False)]
     none = failed | {(0, "sgd_g1")}
     assert [training.name for training, _ in compared(run, none)] == ["sgd_g3"]
+
+
+def test_probes_of_images_of_one_class_are_left_out(caplog):
+    """All else is trained by then: a run must not fail of it."""
+    data = tiny_data()
+    train = data.train._replace(labels=np.zeros_like(data.train.labels))
+    found = evaluate_probes(tiny_config(), dataclasses.replace(data, train=train), None)
+    assert found == {} and "training images are all of one class" in caplog.text

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from dsl_jax.files import DamagedFile
 from dsl_jax.runs.results import Result, Trained, from_json, read_trained, to_json
 
 TRAINED = Result(
@@ -74,3 +75,13 @@ def test_a_damaged_result_is_named_and_says_what_to_do(tmp_path, content):
     (tmp_path / "result.json").write_text(content)
     with pytest.raises(ValueError, match=r"result.json is damaged .* or delete it, and"):
         read_trained(tmp_path)
+
+
+def test_a_result_of_a_later_version_is_no_damage(tmp_path):
+    """--repair deletes what is damaged."""
+    (tmp_path / "result.json").write_text('{"variant": "sgd", "colour": "red"}')
+    with pytest.raises(
+        ValueError, match="has colour, which this version of dsl_jax does"
+    ) as raised:
+        read_trained(tmp_path)
+    assert not isinstance(raised.value, DamagedFile)

@@ -1,16 +1,20 @@
 """What is damaged in a run's folder; the damage itself is tested in end_to_end/test_damage.py."""
 
 import dataclasses
+import errno
 import json
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
+from dsl_jax import files
 from dsl_jax.keys import SEARCH, purpose_key
 from dsl_jax.networks.convnet import ConvNet
 from dsl_jax.presets import get_preset
+from dsl_jax.runs import saved
 from dsl_jax.runs.folder import RunFolder
 from dsl_jax.runs.results import Result, Trained
 from dsl_jax.runs.verify import repair_run, verify_run
@@ -91,3 +95,17 @@ def test_targets_of_another_search_are_named(run):
     (damage,) = verify_run(run.folder)
     assert "holds the targets of another search: " in str(damage)
     assert damage.mend is None
+
+
+def test_what_the_system_does_not_let_be_read_stays(run, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    network = run.folder / "seed_0/sgd_g1"
+    run.keep_predictions("seed_0/sgd_g1", np.zeros(3, int))
+    before = sorted(network.rglob("*"))
+    monkeypatch.setattr(files, "open", refused, raising=False)
+    monkeypatch.setattr(saved, "_checkpointer", refused)
+    said = [str(damage) for damage in repair_run(run.folder)]
+    assert len(said) == 2 and all("whether it is damaged is not known" in line for line in said)
+    assert sorted(network.rglob("*")) == before
