@@ -261,13 +261,13 @@ def stages_and_images(
         key = control_key(seed, "shuffled_labels", step.cycle)
         split = split._replace(labels=shuffled_labels(key, split.labels))
     if step.network is None:
-        return stages, jax.tree.map(lambda array: array[: step.first], split)
+        return stages, split.rows(slice(step.first))
     rows = _chosen_before(run_folder.folder / f"seed_{seed}" / step.name, dataset.train.ids)
     if rows is None:
         key, chosen = purpose_key(seed, CHOICE, step.cycle), step.chosen or CycleConfig()
         network = run_folder.network(f"seed_{seed}/{step.network}")
         rows = choose_images(key, network, dataset, chosen)
-    return stages, jax.tree.map(lambda array: array[rows], split)
+    return stages, split.rows(rows)
 
 
 def _chosen_before(path: Path, ids: np.ndarray) -> np.ndarray | None:

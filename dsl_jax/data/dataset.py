@@ -29,6 +29,10 @@ class Split(NamedTuple):
     labels: np.ndarray
     ids: np.ndarray
 
+    def rows(self, rows: slice | np.ndarray) -> "Split":
+        """Some of the images, in the order of `rows`."""
+        return Split(*(array[rows] for array in self))
+
     def __repr__(self) -> str:
         return short_repr(self, **self._asdict())
 

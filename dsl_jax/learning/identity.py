@@ -19,7 +19,8 @@ from dsl_jax.data.identity import checksum
 from dsl_jax.plain_data import differences, plain
 
 ROWS, NUMBERS = 32, 16  # images' targets, and numbers of each array, that are looked at
-TOLERANCE = 1e-3  # of the largest of the numbers
+TOLERANCE = 1e-3  # of the largest of an array's numbers
+FLOOR = 1e-6  # of the largest of all, for an array of numbers that all but cancel
 
 Identity = dict[str, Any]
 
@@ -86,9 +87,13 @@ def check_same_training(ours: Identity, kept: Identity) -> None:
 
 
 def _are_alike(ours: list[list[float]], kept: list[list[float]]) -> bool:
-    a, b = (np.array([x for numbers in group for x in numbers]) for group in (ours, kept))
-    size = np.abs(b).max(initial=0)
-    return a.shape == b.shape and np.allclose(a, b, rtol=0, atol=TOLERANCE * size, equal_nan=True)
+    """Whether arrays have the same numbers; a group may hold small ones beside large ones."""
+    sizes = [max(map(abs, numbers), default=0.0) for numbers in kept]
+    floor = FLOOR * max(sizes, default=0.0)
+    return list(map(len, ours)) == list(map(len, kept)) and all(
+        np.allclose(a, b, rtol=0, atol=max(TOLERANCE * size, floor), equal_nan=True)
+        for a, b, size in zip(ours, kept, sizes, strict=True)
+    )
 
 
 def _on_host(array: Any) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 
 from dsl_jax.batching import in_batches
-from dsl_jax.data.dataset import Dataset, Split
+from dsl_jax.data.dataset import Dataset
 from dsl_jax.learning.evaluation import with_training_statistics
 from dsl_jax.networks.convnet import ConvNet
 
@@ -38,7 +38,7 @@ def linear_probe(dataset: Dataset, network: ConvNet | None = None) -> Probe:
     Raises:
       ValueError: the training images are all of one class.
     """
-    train = Split(*(field[:MOST_IMAGES] for field in dataset.train))
+    train = dataset.train.rows(slice(MOST_IMAGES))
     if len(np.unique(train.labels)) < 2:
         raise ValueError("the training images are all of one class: there is nothing to classify")
     features = _features(dataset, network)

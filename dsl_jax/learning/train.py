@@ -203,6 +203,7 @@ def _train(
         for epoch in range(len(history), config.epochs):
             started = time.monotonic()
             if targets_of is not None:
+                task = task._replace(answers=None)  # gives their memory to the search
                 task = _with_new_targets(task, state, epoch, targets_of)
             epoch_key = jax.random.fold_in(epochs_key, epoch)
             state, record = _run_epoch(epoch_key, task, state, epoch, options.measure, bar)
@@ -263,7 +264,8 @@ def _with_answers(task: Task, state: TrainState, answers: Any) -> Task:
     dataset = task.dataset
     data = (dataset.train.images, dataset.validation.images, answers)
     place = jax.tree.leaves(state.params)[0].sharding
-    if is_resident := place.is_fully_addressable and has_room_for(data, place):
+    has_room = task.is_resident or has_room_for(data, place)  # once decided it stays
+    if is_resident := place.is_fully_addressable and has_room:
         dataset, answers = on_device(dataset, answers, place)
     return task._replace(dataset=dataset, answers=answers, is_resident=is_resident)
 

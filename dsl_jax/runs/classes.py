@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from dsl_jax.config import RunConfig, to_dict
@@ -30,7 +29,7 @@ from dsl_jax.runs.class_files import (
     open_classes,
     save_class,
 )
-from dsl_jax.runs.controlled import with_code_of
+from dsl_jax.runs.controlled import shared_control
 from dsl_jax.runs.folder import RunFolder
 from dsl_jax.runs.lock import LOCK, alone, if_free
 from dsl_jax.runs.steps import Search, Training
@@ -113,7 +112,7 @@ def first_of_each_class(split: Split, count: int) -> Split:
     """The images that `search_shared` takes, in order: a whole data set need not be normalised."""
     labels = np.asarray(split.labels)
     rows = np.concatenate([np.flatnonzero(labels == c)[:count] for c in np.unique(labels)])
-    return jax.tree.map(lambda array: array[np.sort(rows)], split)
+    return split.rows(np.sort(rows))
 
 
 def targets_per_class(
@@ -139,4 +138,4 @@ def targets_per_class(
             "interrupted; go on with it"
         )
     found = join_classes(stages, kept.classes, config.search, shared).targets
-    return found if step.role == "method" else with_code_of(seed, step.kind, found)
+    return found if step.role == "method" else shared_control(seed, step.kind, found)

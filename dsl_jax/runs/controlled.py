@@ -59,8 +59,11 @@ def searched_naturals(
     return naturals_of(stages_of(run_folder, dataset, seed, search), dataset, targets)
 
 
-def with_code_of(seed: int, kind: str, shared: SharedTargets) -> SharedTargets:
-    """The control of a search for many images: a random code in the place of what was found."""
+def shared_control(seed: int, kind: str, shared: SharedTargets) -> SharedTargets:
+    """The control of a search for many images: what is common to a class, or a random code in the
+    place of what was found."""
+    if kind == "class_part":
+        return shared
     return controls.with_code(control_key(seed, kind, 1), shared, kind.removesuffix("_code"))
 
 
@@ -91,9 +94,12 @@ def control_of(
     statistics = class_statistics(targets, naturals, labels, dataset.num_classes)
     if step.kind == "class_means":
         return controls.class_means(targets, labels, statistics)
-    directions = statistics.parts if step.kind == "class_part" else statistics.displacements
-    if step.kind in ("channel_code", "element_code"):
-        shapes = [block.shape[1:] for block in directions]
+    if step.kind == "class_part":
+        directions = statistics.parts
+    elif step.kind == "class_displacement":
+        directions = statistics.displacements
+    else:
+        shapes = [block.shape[1:] for block in statistics.parts]
         code = step.kind.removesuffix("_code")
         directions = controls.random_code(key, shapes, dataset.num_classes, code)
     return controls.natural_plus(directions, statistics.cosines, targets, naturals, labels)

@@ -12,7 +12,7 @@ from dsl_jax.evolution.shared_targets import SharedTargets
 from dsl_jax.files import read_as, write_json
 from dsl_jax.keys import SAMPLER, purpose_key
 from dsl_jax.networks.sampler import Sampler
-from dsl_jax.runs.controlled import training_rows, with_code_of
+from dsl_jax.runs.controlled import shared_control, training_rows
 from dsl_jax.runs.folder import RunFolder
 from dsl_jax.runs.lock import alone
 from dsl_jax.runs.steps import FIRST_TARGETS, Training
@@ -31,11 +31,7 @@ def sampled_targets(
     learn_sampler_once(run_folder, dataset, seed, stages, progress)
     sampler = load_targets(sampler_file(run_folder.folder, seed), stages)
     assert isinstance(sampler, Sampler)
-    if step.role == "method":
-        return sampler
-    if step.kind == "class_part":
-        return sampler.shared
-    return with_code_of(seed, step.kind, sampler.shared)
+    return sampler if step.role == "method" else shared_control(seed, step.kind, sampler.shared)
 
 
 def learn_sampler_once(

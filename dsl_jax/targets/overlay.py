@@ -3,12 +3,13 @@
 Letters: N images, M rows asked for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from dsl_jax.data.dataset import rows_of
 from dsl_jax.evolution.image import SearchResult
+from dsl_jax.targets.reading import joined, rows_asked
 from dsl_jax.targets.store import TargetStore
 
 
@@ -45,16 +46,12 @@ class Overlay:
 
         The fitness has no place here: searches of different lengths do not fit in one array.
         """
-        rows = np.arange(len(self.ids))[slice(None) if rows is None else rows]
-        if not len(rows):
-            return SearchResult(self._stores[0].read(rows).representations, ())
-        whole: tuple[np.ndarray, ...] = ()
-        for index, store in enumerate(self._stores):
-            if len(places := np.flatnonzero(self._store[rows] == index)):
-                part = store.read(self._row[rows[places]]).representations
-                if len(places) == len(rows):
-                    return SearchResult(part, ())
-                whole = whole or tuple(np.empty((len(rows), *h.shape[1:]), h.dtype) for h in part)
-                for array, h in zip(whole, part, strict=True):
-                    array[places] = h
-        return SearchResult(whole, ())
+        rows = rows_asked(rows, len(self.ids))
+
+        def parts() -> Iterator[tuple[np.ndarray, tuple[np.ndarray, ...]]]:
+            for index, store in enumerate(self._stores):
+                places = np.flatnonzero(self._store[rows] == index)
+                if len(places) or not len(rows):  # of no rows the first store's shapes
+                    yield places, store.read(self._row[rows[places]]).representations
+
+        return SearchResult(joined(len(rows), parts()), ())

@@ -3,7 +3,7 @@
 Letters: N images, M rows asked for, L blocks, that is the layers before the logits.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import jax
@@ -31,6 +31,27 @@ class Targets(Protocol):
         """Targets of some images, in the order of `rows` [M] (None: all)."""
 
 
+def rows_asked(rows: Any, count: int) -> np.ndarray:
+    """Rows [M] of so many, from a slice, integers or a mask; None: all. Raises ValueError."""
+    found = np.arange(count)[slice(None) if rows is None else rows]
+    if found.ndim != 1:
+        raise ValueError(f"rows {rows!r}: give a slice or a sequence of integers")
+    return found
+
+
+def joined(count: int, parts: Iterable[tuple[np.ndarray, Blocks]]) -> Blocks:
+    """Arrays [M, ...] from parts of them, each with its places among the M, without a second copy
+    of all."""
+    whole: Blocks = ()
+    for places, part in parts:
+        if len(places) == count:
+            return tuple(part)
+        whole = whole or tuple(np.empty((count, *h.shape[1:]), h.dtype) for h in part)
+        for array, h in zip(whole, part, strict=True):
+            array[places] = h
+    return whole
+
+
 class Control:
     """Targets made of others when they are read; `learn` takes it.
 
@@ -53,17 +74,9 @@ class Control:
 
     def read(self, rows: slice | np.ndarray | None = None) -> SearchResult:
         """Targets of some images, in the order of `rows` [M] (None: all), without fitness."""
-        rows = np.arange(len(self.ids))[slice(None) if rows is None else rows]
-        whole: tuple[np.ndarray, ...] = ()
-        start = 0
-        for part in map(self._make, chunks(rows, self._at_once)):
-            if len(part[0]) == len(rows):
-                return SearchResult(tuple(part), ())
-            whole = whole or tuple(np.empty((len(rows), *h.shape[1:]), h.dtype) for h in part)
-            for array, h in zip(whole, part, strict=True):  # no second copy of all
-                array[start : start + len(h)] = h
-            start += len(part[0])
-        return SearchResult(whole, ())
+        rows = rows_asked(rows, len(self.ids))
+        places = chunks(np.arange(len(rows)), self._at_once)
+        return SearchResult(joined(len(rows), ((p, self._make(rows[p])) for p in places)), ())
 
 
 class Naturals:

@@ -28,6 +28,7 @@ from dsl_jax.files import writing
 from dsl_jax.targets import layout
 from dsl_jax.targets.fingerprint import config_of
 from dsl_jax.targets.layout import array_title
+from dsl_jax.targets.reading import rows_asked
 
 logger = logging.getLogger(__name__)
 
@@ -223,9 +224,7 @@ class TargetStore:
             raise ValueError(f"{self.path} was opened to read: open it with mode='a'")
 
     def _read(self, names: Sequence[str], rows: Any) -> list[np.ndarray]:
-        index = np.arange(self.num_images)[slice(None) if rows is None else rows]
-        if index.ndim != 1:
-            raise ValueError(f"rows {rows!r}: give a slice or a sequence of integers")
+        index = rows_asked(rows, self.num_images)
         chunks = np.unique(index // self.chunk_size).tolist()
         if not self._known.issuperset(chunks):
             missing = set(self.missing_chunks()).intersection(chunks)

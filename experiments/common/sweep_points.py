@@ -103,7 +103,7 @@ def first_images(dataset: Dataset, start: int, stop: int) -> Split:
       ValueError: there are fewer.
     """
     check_rows(start, stop, len(dataset.train.images))
-    return jax.tree.map(lambda array: array[start:stop], dataset.train)
+    return dataset.train.rows(slice(start, stop))
 
 
 def check_rows(start: int, stop: int, available: int) -> None:
@@ -122,7 +122,7 @@ def check_first_images(config: RunConfig, count: int) -> None:
 
 def first_rows(split: Split, most: int) -> Split:
     """The first images of a split, at most so many."""
-    return jax.tree.map(lambda array: array[:most], split)
+    return split.rows(slice(most))
 
 
 def search_validation(

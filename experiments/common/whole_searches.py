@@ -143,5 +143,5 @@ def search_part(
 
 def some_of(dataset: Dataset, rows: np.ndarray) -> Dataset:
     """The dataset with some of its training images alone."""
-    train = jax.tree.map(lambda array: array[rows], dataset.train)
+    train = dataset.train.rows(rows)
     return dataclasses.replace(dataset, train=train)

@@ -45,7 +45,9 @@ def turned(name):
 
 def shared(cosines=(0.2, 0.6), sign=1.0):
     directions = np.random.default_rng(0).normal(size=(3, 4, 4)).astype(np.float32)
-    return {"objective": Partial(target_objective, (sign * directions, np.float32(cosines)))}
+    scales = np.float32([7, 31])  # of BatchNorm, as stages hold them beside all else
+    arrays = (sign * directions, np.float32(cosines), scales)
+    return {"objective": Partial(target_objective, arrays)}
 
 
 OTHERS = {
@@ -73,7 +75,7 @@ def test_another_training_is_told(others):
         check_same_training(identity(), identity(**others))
 
 
-@pytest.mark.parametrize("others", [shared((0.6, 0.2)), shared(sign=-1.0)])
+@pytest.mark.parametrize("others", [shared((0.6, 0.2)), shared((0.205, 0.6)), shared(sign=-1.0)])
 def test_other_shared_targets_are_told(others):
     check_same_training(identity(**shared()), identity(**shared()))
     with pytest.raises(OtherTraining, match="numbers in its shared targets"):
@@ -83,6 +85,8 @@ def test_other_shared_targets_are_told(others):
 def test_rounding_and_fields_that_are_newer_make_no_other_training():
     rounded = jax.tree.map(lambda x: x * (1 + 1e-5), nnx.state(make()))
     check_same_training(identity(network=rounded), identity())
+    all_but_0, nothing = ({"w": jnp.array([1.0, x]), "b": jnp.array([x])} for x in (1e-7, 0))
+    check_same_training(identity(network=all_but_0), identity(network=nothing))
     older = identity()
     del older["settings"]["config"]["relational_weight"]  # as if it had come later
     check_same_training(identity(), older)

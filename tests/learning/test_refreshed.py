@@ -1,7 +1,9 @@
 """Targets that are searched anew before each epoch, and their part along minus the gradient."""
 
 import dataclasses
+import gc
 import re
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -157,6 +159,21 @@ def test_a_function_gives_each_epoch_its_targets():
     always = learn(KEY, make(), DATASET, lambda *_: targets(), config)
     for a, b in zip(leaves(always.network), leaves(same.network), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_the_last_epochs_targets_are_given_up_before_the_next_are_asked_for():
+    """They would take memory from the search; no array of theirs is left by then."""
+    last, alive = [], []
+
+    def of_epoch(epoch, network):
+        gc.collect()
+        alive.extend(reference() is not None for reference in last)
+        found = targets()._replace(representations=[jnp.array(h) for h in targets()[0]])
+        last[:] = [weakref.ref(h) for h in found.representations]
+        return found
+
+    learn(KEY, make(), DATASET, of_epoch, dataclasses.replace(CONFIG, epochs=3))
+    assert len(alive) == 2 * len(last) and not any(alive)
 
 
 def test_of_several_devices_it_is_given_a_network_on_one():

@@ -5,6 +5,7 @@ import pytest
 from toy_targets import IDS, IMAGES, LABELS, run
 
 from dsl_jax.targets.overlay import Overlay
+from dsl_jax.targets.reading import Control
 from dsl_jax.targets.store import TargetStore
 
 AGAIN = [5, 1, 8]  # rows that a second search has, in its own order
@@ -59,3 +60,9 @@ def test_stores_that_do_not_fit_are_refused(stores):
         Overlay([])
     with pytest.raises(ValueError, match=r"ids that the first store lacks: \["):
         Overlay([stores[1], stores[0]])
+
+
+def test_a_single_number_is_no_rows(stores):
+    for targets in (Overlay(stores), Control(IDS, lambda rows: (IMAGES[rows],))):
+        with pytest.raises(ValueError, match="rows 3: give a slice"):
+            targets.read(3)
