@@ -17,10 +17,15 @@ class Need(NamedTuple):
     text: str
 
 
+def has_cycles(number: int, *fields: str) -> Need:
+    """For fields of that cycle, or of later ones."""
+    return Need(fields, lambda c: c.cycles >= number, f"--config.cycles={number} or more")
+
+
 NEEDS = (
     Need(("shared",), lambda c: c.searched == "per_class", "--config.searched=per_class"),
     Need(("sampler",), lambda c: c.searched == "sampler", "--config.searched=sampler"),
-    Need(("later_cycles", "controls"), lambda c: c.cycles > 1, "--config.cycles=2 or more"),
+    has_cycles(2, "later_cycles", "controls"),
     Need(
         ("search.noisy_evaluations",),
         lambda c: bool(c.search.fitness_noise),
@@ -58,9 +63,7 @@ def check_used(
             continue
         needs = list(NEEDS)
         if later := re.match(r"later_cycles\[(\d+)\]", path):
-            cycles = int(later[1]) + 2
-            is_there = lambda c, cycles=cycles: c.cycles >= cycles  # noqa: E731
-            needs.append(Need((later[0],), is_there, f"--config.cycles={cycles} or more"))
+            needs.append(has_cycles(int(later[1]) + 2, later[0]))
         for fields, is_there, text in needs:
             if is_of(path, fields) and not any(map(is_there, configs)):
                 raise ValueError(
