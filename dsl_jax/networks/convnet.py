@@ -353,8 +353,10 @@ def dirac_or_uniform(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.floa
     """[3, 3, C_in, C_out]: the identity in the first min(C_in, C_out) outputs, else Kaiming."""
     height, width, in_features, out_features = shape
     same = min(in_features, out_features)
-    kernel = uniform_fan_in(key, shape, dtype).at[..., :same].set(0)
-    return kernel.at[height // 2, width // 2, jnp.arange(same), jnp.arange(same)].set(1)
+    identity = np.zeros(shape, np.float32)
+    identity[height // 2, width // 2, np.arange(same), np.arange(same)] = 1
+    is_kept = np.arange(out_features) < same
+    return jnp.where(is_kept, identity.astype(dtype), uniform_fan_in(key, shape, dtype))
 
 
 def whitening_kernel(images: np.ndarray) -> np.ndarray:
