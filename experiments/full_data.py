@@ -323,7 +323,7 @@ def run_all() -> None:
         raise ValueError("--num_train has no effect here: set --sweep.sizes")
     fixed = ("num_train", "learner_groups", "sgd_groups", "target_controls", "searched")
     fixed += ("sampler.images", "cycles", "controls")
-    used = ("search", "learn", "sgd", "sampler", "later_cycles")  # each by some of the methods
+    used = ("sampler", "later_cycles")  # by methods of these names, and by SECOND
 
     def define_checked(config: RunConfig, settings: Settings) -> sweeps.Sweep:
         sweep = define(config, settings)

@@ -38,6 +38,7 @@ from dsl_jax.plain_data import differences
 from dsl_jax.runs.lock import if_free
 from dsl_jax.values import one_of
 
+USED_BY_SOME = ("search", "learn", "sgd")  # of a sweep's points; a part of it may have none
 CYCLE_FIELDS = ("cycles", "later_cycles", "controls")
 # What plays no part in a sweep that searches images, one by one, and trains nothing.
 LEARNING_FIELDS = (
@@ -120,7 +121,8 @@ def run(
         raise ValueError(
             "there is nothing to compute: a --sweep setting, or config.variants, is empty"
         )
-    check_used(command_line.assigned("config"), [point.config for point in sweep.points], used)
+    configs = [point.config for point in sweep.points]
+    check_used(command_line.assigned("config"), configs, (*USED_BY_SOME, *used))
     if DRY_RUN.value:
         absent = missing(sweep, folder)
         print(describe(sweep, absent, config, folder))

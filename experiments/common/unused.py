@@ -55,13 +55,11 @@ def check_used(
 ) -> None:
     """Raises ValueError for a field that none of the configurations has a use for.
 
-    given: paths, as of --config. used: fields that the program uses all the same. where: what
-    stands before a path in errors.
+    given: paths, as of --config. used: fields of `NEEDS` that the program uses all the same. where:
+    what stands before a path in errors.
     """
     for path in given:
-        if is_of(path, used):
-            continue
-        needs = list(NEEDS)
+        needs = [need for need in NEEDS if not {*need.fields} & {*used}]
         if later := re.match(r"later_cycles\[(\d+)\]", path):
             needs.append(has_cycles(int(later[1]) + 2, later[0]))
         for fields, is_there, text in needs:

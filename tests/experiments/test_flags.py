@@ -21,7 +21,7 @@ import pytest
         ("starts", "--config.sampler.images=9", "config.sampler.images has no effect here"),
         ("refresh", "--config.learn.crop_padding=4", "it needs --config.learn.augment=True"),
         ("cycles", "--config.search.noisy_evaluations=8", "it needs --config.search.fitness_noise"),
-        ("accuracy_scaling", "--config.sgd.epochs=8", "it needs the variant sgd"),
+        ("full_data", "--config.search.noisy_evaluations=8", "needs --config.search.fitness_noise"),
         ("choices", "--sweep.more=a:sgd.epochs=8", "sweep.more: a: sgd.epochs has no effect here"),
         ("what_targets_carry", "--sweep.best_sgd=seed=5", "sweep.best_sgd: seed has no effect"),
         ("what_targets_carry", "--sweep.best_sgd=sgd_groups=1", "sgd_groups has no effect"),
