@@ -23,7 +23,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, sweep_points, sweep_rows, sweeps
 from common.overrides import override, parse_options, refuse_fields
-from common.unused import check_used
+from common.unused import NEEDS_OF_ONE, check_used
 
 from dsl_jax.config import RunConfig
 from dsl_jax.reports import plots
@@ -95,7 +95,7 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     points, searched = [], set()
     for name, assignments in options.items():
         chosen = override(base, assignments, f"sweep.more: {name}")
-        check_used(assignments, [chosen], where=f"sweep.more: {name}: ")
+        check_used(assignments, [chosen], NEEDS_OF_ONE, where=f"sweep.more: {name}: ")
         if assignments and chosen == base and "preset" in options:
             continue  # the preset once more
         chosen = dataclasses.replace(chosen, sgd_groups=(chosen.learner_groups,))

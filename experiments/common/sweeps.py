@@ -27,7 +27,7 @@ from common import command_line, plan, sweep_rows
 from common.command_line import DATA_DIR, DRY_RUN
 from common.overrides import is_of, override
 from common.refusals import check_data, try_folder
-from common.unused import check_used
+from common.unused import NEEDS, check_used
 from dsl_jax.config import PRESETS, RunConfig, from_dict, to_dict
 from dsl_jax.data import catalogue
 from dsl_jax.data.dataset import Dataset
@@ -38,7 +38,6 @@ from dsl_jax.plain_data import differences
 from dsl_jax.runs.lock import if_free
 from dsl_jax.values import one_of
 
-USED_BY_SOME = ("search", "learn", "sgd")  # of a sweep's points; a part of it may have none
 CYCLE_FIELDS = ("cycles", "later_cycles", "controls")
 # What plays no part in a sweep that searches images, one by one, and trains nothing.
 LEARNING_FIELDS = (
@@ -122,7 +121,8 @@ def run(
             "there is nothing to compute: a --sweep setting, or config.variants, is empty"
         )
     configs = [point.config for point in sweep.points]
-    check_used(command_line.assigned("config"), configs, (*USED_BY_SOME, *used))
+    needs = [need for need in NEEDS if not {*need.fields} & {*used}]
+    check_used(command_line.assigned("config"), configs, needs)
     if DRY_RUN.value:
         absent = missing(sweep, folder)
         print(describe(sweep, absent, config, folder))

@@ -42,6 +42,10 @@ NEEDS = (
         "--config.learn.augment=True",
     ),
     Need(("sgd.flip", "sgd.crop_padding"), lambda c: c.sgd.augment, "--config.sgd.augment=True"),
+)
+# Of a single training; a run or a sweep of a part of what there is may keep the flags of the whole.
+NEEDS_OF_ONE = (
+    *NEEDS,
     Need(("search", "learn"), is_searched, "a variant that learns targets"),
     Need(("sgd",), lambda c: "sgd" in c.variants, "the variant sgd"),
 )
@@ -50,19 +54,17 @@ NEEDS = (
 def check_used(
     given: Iterable[str],
     configs: Sequence[RunConfig],
-    used: Sequence[str] = (),
+    needs: Iterable[Need] = NEEDS,
     where: str = "config.",
 ) -> None:
     """Raises ValueError for a field that none of the configurations has a use for.
 
-    given: paths, as of --config. used: fields of `NEEDS` that the program uses all the same. where:
-    what stands before a path in errors.
+    given: paths, as of --config. where: what stands before a path in errors.
     """
     for path in given:
-        needs = [need for need in NEEDS if not {*need.fields} & {*used}]
-        if later := re.match(r"later_cycles\[(\d+)\]", path):
-            needs.append(has_cycles(int(later[1]) + 2, later[0]))
-        for fields, is_there, text in needs:
+        later = re.match(r"later_cycles\[(\d+)\]", path)
+        of_cycle = [has_cycles(int(later[1]) + 2, later[0])] if later else []
+        for fields, is_there, text in (*needs, *of_cycle):
             if is_of(path, fields) and not any(map(is_there, configs)):
                 raise ValueError(
                     f"{where}{path} has no effect here: it needs {text}, or to be left out"

@@ -325,8 +325,6 @@ def test_sgd_alone_needs_no_search_before_it_learns(main, tmp_path):
         (["--config.learn.flip=True"], "no effect here: it needs --config.learn.augment=True"),
         (["--config.sgd.crop_padding=4"], "here: it needs --config.sgd.augment=True"),
         (["--config.search.noisy_evaluations=8"], "it needs --config.search.fitness_noise"),
-        (["--variants=sgd", "--config.search.num_parents=5"], "it needs a variant that learns tar"),
-        (["--variants=all_layers", "--config.sgd.epochs=5"], "it needs the variant sgd"),
         (["--sweep.num_train=100"], "--sweep.num_train has no effect"),
         (
             ["--config.shared.clusters=2"],
