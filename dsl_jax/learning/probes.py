@@ -39,7 +39,7 @@ def linear_probe(dataset: Dataset, network: ConvNet | None = None) -> Probe:
       ValueError: the training images are all of one class.
     """
     train = dataset.train.rows(slice(MOST_IMAGES))
-    if len(np.unique(train.labels)) < 2:
+    if not has_two_classes(dataset):
         raise ValueError("the training images are all of one class: there is nothing to classify")
     features = _features(dataset, network)
     inputs = features(train.images)
@@ -59,6 +59,11 @@ def linear_probe(dataset: Dataset, network: ConvNet | None = None) -> Probe:
     best = int(np.argmax(accuracies))
     unseen = features(dataset.test.images) / scale
     return Probe(*score(models[best], unseen, dataset.test.labels), accuracies[best])
+
+
+def has_two_classes(dataset: Dataset) -> bool:
+    """Whether the images that a probe is fitted to are of more than one class."""
+    return len(np.unique(dataset.train.labels[:MOST_IMAGES])) > 1
 
 
 def _fitted(inverse_penalty: float, inputs: np.ndarray, labels: np.ndarray) -> Any:

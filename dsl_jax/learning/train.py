@@ -264,8 +264,10 @@ def _with_answers(task: Task, state: TrainState, answers: Any) -> Task:
     dataset = task.dataset
     data = (dataset.train.images, dataset.validation.images, answers)
     place = jax.tree.leaves(state.params)[0].sharding
-    has_room = task.is_resident or has_room_for(data, place)  # once decided it stays
-    if is_resident := place.is_fully_addressable and has_room:
+    is_resident = task.is_resident or (  # once decided it stays
+        place.is_fully_addressable and has_room_for(data, place)
+    )
+    if is_resident:
         dataset, answers = on_device(dataset, answers, place)
     return task._replace(dataset=dataset, answers=answers, is_resident=is_resident)
 

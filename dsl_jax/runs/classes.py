@@ -100,12 +100,12 @@ def keep_manifest(folder: Path, manifest: dict[str, Any]) -> None:
       ValueError: the folder holds classes of another search; what differs is named.
     """
     path = folder / MANIFEST
-    if read_json(path, MANIFEST_REMEDY) is None:
+    if not path.exists():
         if class_files(folder):
             logger.warning("%s is of an older version: its search is not compared", folder)
             return
         write_json(path, manifest, only_new=True)  # else it is that of another process
-    check_same_search(manifest, read_json(path, MANIFEST_REMEDY) or {}, folder)
+    check_same_search(manifest, read_json(path, MANIFEST_REMEDY), folder)
 
 
 def first_of_each_class(split: Split, count: int) -> Split:

@@ -12,7 +12,7 @@ import numpy as np
 from dsl_jax.config import RunConfig
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.learning.evaluation import evaluation_and_predictions
-from dsl_jax.learning.probes import MOST_IMAGES, linear_probe
+from dsl_jax.learning.probes import MOST_IMAGES, has_two_classes, linear_probe
 from dsl_jax.progress import progress_bar
 from dsl_jax.runs.folder import RunFolder, find_targets, search_seconds
 from dsl_jax.runs.results import Result, Trained, to_json
@@ -137,7 +137,7 @@ def evaluate_probes(config: RunConfig, dataset: Dataset, bar: Any) -> dict[str, 
 
     Nothing of data that it cannot learn from: no reason to lose what is trained.
     """
-    if len(np.unique(dataset.train.labels[:MOST_IMAGES])) < 2:
+    if not has_two_classes(dataset):
         logger.warning(
             "linear probes are left out: the first %d training images are all of one class",
             MOST_IMAGES,

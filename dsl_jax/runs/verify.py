@@ -76,18 +76,16 @@ def verify_run(folder: str | os.PathLike, progress: bool = False) -> list[Damage
     config, found = _verify_config(folder)
     searched = sorted(folder.glob("seed_*/targets*/"))
     stores = {path: _num_chunks(path) for path in searched if not is_per_class(path.name)}
-    classes = [file for path in searched if path not in stores for file in class_files(path)]
+    per_class = [path for path in searched if path not in stores]
+    classes = [file for path in per_class for file in class_files(path)]
     trainings = sorted(set(folder.glob("seed_*/*/")) - set(searched))
     samplers = sorted(folder.glob("seed_*/sampler.npz"))
     count = sum(stores.values()) + len(classes) + len(samplers) + len(trainings) + 1
     with progress_bar(count, unit="part", description="verify", show=progress) as bar:
         for path in stores:
             found += _verify_store(path, config, bar.update)
-        for path in [path for path in searched if path not in stores]:
-            try:
-                read_json(path / MANIFEST, MANIFEST_REMEDY)
-            except DamagedFile as error:
-                found.append(Damage(str(error)))
+        for path in per_class:
+            found += _verify_json(path / MANIFEST, MANIFEST_REMEDY)
         for path in classes:
             found += _verify_archive(path, load_class)
             bar.update()
@@ -237,13 +235,20 @@ def _verify_training(folder: Path) -> Iterator[Damage]:
         )
 
 
+def _verify_json(
+    path: Path, remedy: str, mend: Callable[[], Any] | None = None
+) -> Iterator[Damage]:
+    """A JSON file, which need not be there."""
+    try:
+        read_json(path, remedy)
+    except DamagedFile as error:
+        yield Damage(str(error), mend)
+
+
 def _verify_notes(folder: Path) -> Iterator[Damage]:
     """Notes of searches, log and results."""
     for path in sorted([*folder.glob("seed_*/search-*.json"), *folder.glob("seed_*/sampler.json")]):
-        try:
-            read_json(path, "what it says is left out")
-        except DamagedFile as error:
-            yield Damage(str(error), path.unlink)
+        yield from _verify_json(path, "what it says is left out", path.unlink)
     try:
         read_results(folder)
     except DamagedFile as error:

@@ -27,13 +27,14 @@ from common import command_line, plan, sweep_rows
 from common.command_line import DATA_DIR, DRY_RUN
 from common.overrides import is_of, override
 from common.refusals import check_data, try_folder
+from common.sweep_folders import make_folder, prepare_folder
 from common.unused import NEEDS, check_used
 from dsl_jax.config import PRESETS, RunConfig, from_dict, to_dict
 from dsl_jax.data import catalogue
 from dsl_jax.data.dataset import Dataset
 from dsl_jax.data.load import foresee, load_or_substitute
 from dsl_jax.devices import environment
-from dsl_jax.files import is_temporary, read_json, replacing, write_text
+from dsl_jax.files import read_json, replacing, write_text
 from dsl_jax.plain_data import differences
 from dsl_jax.runs.lock import if_free
 from dsl_jax.values import one_of
@@ -216,39 +217,6 @@ def describe(sweep: Sweep, absent: Sequence[Point], config: RunConfig, folder: P
         f"folder      {folder}",
     ]
     return "\n".join(lines)
-
-
-def prepare_folder(folder: Path, name: str) -> None:
-    """Makes the folder, with the experiment's name in it. Raises as `make_folder`."""
-    make_folder(folder, name)
-    if read_json(folder / "sweep.json") is None:
-        write_text(folder / "sweep.json", json.dumps({"experiment": name}))
-
-
-def make_folder(folder: Path, name: str) -> None:
-    """Makes the folder. Raises ValueError if that cannot be, or it holds something else."""
-    theirs = read_json(folder / "sweep.json")
-    if theirs is None:
-        try:
-            prepare_empty(folder)
-        except ValueError:  # another process may have made it in between
-            if (theirs := read_json(folder / "sweep.json")) is None:
-                raise
-    if theirs is not None and theirs["experiment"] != name:
-        raise ValueError(f"{folder} holds a {theirs['experiment']}: choose another --output_dir")
-
-
-def prepare_empty(folder: Path) -> None:
-    """Makes a folder, or takes one with nothing in it. Raises ValueError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        is_empty = all(is_temporary(path) for path in folder.iterdir())  # another process's start
-    except OSError as error:
-        raise ValueError(
-            f"cannot write the folder {folder} ({error.strerror}): choose --output_dir"
-        ) from error
-    if not is_empty:
-        raise ValueError(f"{folder} is not empty and holds no sweep: choose --output_dir")
 
 
 def missing(sweep: Sweep, folder: Path) -> list[Point]:
