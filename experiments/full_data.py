@@ -30,6 +30,7 @@ how well the training images are learned, and how well a new linear head does on
 import dataclasses
 import itertools
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -169,18 +170,20 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     def measure(point, dataset, folder):
         return measure_training(point, dataset, folder, settings)
 
-    return sweeps.Sweep(points, measure, draw, table, with_predictions)
+    return sweeps.Sweep(points, measure, draw, table, with_predictions, check_sizes)
 
 
-def check_sizes(config: RunConfig, settings: Settings) -> None:
+def check_sizes(points: Sequence[sweeps.Point]) -> None:
     """Raises ValueError where the data are too few; they may be others than those asked for."""
-    name, validation = foresee(config.dataset, config.name, DATA_DIR.value).name, held_out(config)
-    left = catalogue.facts(name).train_images - validation
-    if (largest := max(settings.sizes)) > left:
-        raise ValueError(
-            f"sweep.sizes has {largest}, but {name} has {max(0, left)} training images beside the "
-            f"{validation} for validation"
-        )
+    for point in points:
+        config, size = point.config, point.columns["size"]
+        validation = held_out(config)
+        name = foresee(config.dataset, config.name, DATA_DIR.value).name
+        if size > (left := max(0, catalogue.facts(name).train_images - validation)):
+            raise ValueError(
+                f"sweep.sizes has {size}, but {name} has {left} training images beside the "
+                f"{validation} for validation"
+            )
 
 
 def held_out(config: RunConfig) -> int:
@@ -324,13 +327,7 @@ def run_all() -> None:
     fixed = ("num_train", "learner_groups", "sgd_groups", "target_controls", "searched")
     fixed += ("sampler.images", "cycles", "controls")
     used = ("sampler", "later_cycles")  # by methods of these names, and by SECOND
-
-    def define_checked(config: RunConfig, settings: Settings) -> sweeps.Sweep:
-        sweep = define(config, settings)
-        check_sizes(config, settings)
-        return sweep
-
-    sweeps.run("full_data", SCALES, define_checked, fixed=fixed, has_cycles=True, used=used)
+    sweeps.run("full_data", SCALES, define, fixed=fixed, has_cycles=True, used=used)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,8 @@ class Sweep(NamedTuple):
     points: all settings. measure: the rows of one, given its folder, which it may use to go on
     after an interruption; of a training that diverged, a row with its `failure`. draw: figures by
     name and caption, from the rows that have results. table: Markdown, from all rows. complete:
-    adds to the rows what is kept in other files of the sweep's folder, for the two.
+    adds to the rows what is kept in other files of the sweep's folder, for the two. check: raises
+    ValueError, before any work, where points that are still to be computed cannot be.
     """
 
     points: Sequence[Point]
@@ -88,6 +89,7 @@ class Sweep(NamedTuple):
     draw: Callable[[sweep_rows.Rows], dict[str, tuple[Figure, str]]]
     table: Callable[[sweep_rows.Rows], str]
     complete: Callable[[sweep_rows.Rows, Path], sweep_rows.Rows] = lambda rows, folder: rows
+    check: Callable[[Sequence[Point]], None] = lambda points: None
 
 
 def run(
@@ -124,15 +126,16 @@ def run(
     configs = [point.config for point in sweep.points]
     needs = [need for need in NEEDS if not {*need.fields} & {*used}]
     check_used(command_line.assigned("config"), configs, needs)
+    absent = missing(sweep, folder)
+    sweep.check(absent)
     if DRY_RUN.value:
-        absent = missing(sweep, folder)
         print(describe(sweep, absent, config, folder))
         try_folder(folder, lambda folder: make_folder(folder, name))
         for point in absent:
             check_data(point.config.dataset, point.config.name)
         return
     prepare_folder(folder, name)
-    if absent := missing(sweep, folder):
+    if absent:
         print(describe(sweep, absent, config, folder), flush=True)
         if theirs := compute(sweep, folder):
             print(

@@ -199,10 +199,12 @@ def test_data_in_anothers_place_that_are_too_few_are_refused_before_all(
 ):
     script = importlib.import_module("full_data")
     monkeypatch.setattr(script, "foresee", lambda *_: SimpleNamespace(name="mnist_5k"))
-    flags = ["--dataset=mnist", "--dry_run", f"--output_dir={tmp_path / 'new'}"]
-    assert experiment("full_data")(*flags) == 2
-    said = "sweep.sizes has 5000, but mnist_5k has 3000 training images beside the 1000 for valid"
-    assert said in capsys.readouterr().err
+    for flag in ("--dry_run", "--nodry_run"):
+        flags = ["--dataset=mnist", flag, f"--output_dir={tmp_path / 'new'}"]
+        assert experiment("full_data")(*flags) == 2
+        said = "sweep.sizes has 5000, but mnist_5k has 3000 training images beside the 1000 for v"
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
 
 
 def test_the_best_sgd_is_one_that_ended_for_most_seeds():
