@@ -90,7 +90,7 @@ def vendi_score(reps: Array, where: Array | None = None) -> Array:
 
 
 def centered(reps: Array, where: Array | None = None) -> Array:
-    """The representations less their mean: their directions then say how they differ.
+    """The representations minus their mean: their directions then say how they differ.
 
     Args:
       reps: [n, ...].

@@ -118,7 +118,7 @@ def _suited(config: RunConfig, dataset: Dataset) -> RunConfig:
 
 
 def _num_blocks(dataset: Dataset) -> int:
-    """As many as halve the images, less a row for the stem, to no less than 2x2; 1 to 3."""
+    """As many as halve the images, minus a row for the stem, to no less than 2x2; 1 to 3."""
     smaller_side = min(dataset.image_shape[:2]) - 1
     return max(1, min(3, smaller_side.bit_length() - 2))
 

@@ -146,8 +146,8 @@ def table(rows: sweep_rows.Rows) -> str:
     header = ["option", "changes", "cross-entropy after each layer", "best epoch"]
     return (
         "Mean cross-entropy (nats) of the first search's best candidates; validation accuracy, a "
-        "number a seed; the best epoch's, less the preset's, in points, mean over seeds:\n\n"
-        + sweep_rows.markdown([*header, "less the preset's", "last epoch"], lines)
+        "number a seed; the best epoch's, minus the preset's, in points, mean over seeds:\n\n"
+        + sweep_rows.markdown([*header, "minus the preset's", "last epoch"], lines)
     )
 
 

@@ -1,4 +1,4 @@
-"""Trainings of a kept sweep compared: test accuracy of one less that of others, with its interval.
+"""Trainings of a kept sweep compared: test accuracy of one minus that of others, with its interval.
 
     python experiments/compare.py --folder=results/full-cifar10 --where=size=46000 \\
         --ours=method=per_class,variant=all_layers --theirs=method=searched,variant=all_layers
@@ -19,13 +19,13 @@ from absl import flags
 sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, sweep_rows
 from common.alike import check_alike
-from common.predictions import change, in_text, less, read_points
+from common.predictions import change, in_text, minus, read_points
 
 FOLDERS = flags.DEFINE_multi_string("folder", [], "Of a sweep; several are read as one.")
 OURS = flags.DEFINE_multi_string("ours", [], "What is compared, once for each training.")
 THEIRS = flags.DEFINE_multi_string("theirs", [], "With what, once for each training.")
 WHERE = flags.DEFINE_multi_string("where", [""], "What holds for both, once for each place.")
-CHANGE = flags.DEFINE_bool("change", False, "Of two places, also the first less the second.")
+CHANGE = flags.DEFINE_bool("change", False, "Of two places, also the first minus the second.")
 
 
 class Choice(NamedTuple):
@@ -105,10 +105,10 @@ def table(
     where: list[Choice],
     with_change: bool = False,
 ) -> str:
-    """Of each of ours the accuracy, and what it is less each of theirs.
+    """Of each of ours the accuracy, and what it is minus each of theirs.
 
     With one `where` these are columns, and each of ours has a line; else a `where` has a column,
-    and with two of them `with_change` adds one of the first less the second.
+    and with two of them `with_change` adds one of the first minus the second.
     """
 
     def of(choice: Choice, flag: str) -> list[sweep_rows.Rows]:
@@ -116,22 +116,22 @@ def table(
         return [seeds_of_one(chosen(some, choice, flag), flag) for some in there]
 
     others = [of(one, "theirs") for one in theirs]
-    lines, columns = [], ["test accuracy", *(f"less {one.title}" for one in theirs)]
+    lines, columns = [], ["test accuracy", *(f"minus {one.title}" for one in theirs)]
     for one in ours:
         mine = of(one, "ours")
         cells = [[sweep_rows.mean_percent(m, "test_accuracy") for m in mine]]
         for other in others:
-            cells.append([in_text(less(m, o)) for m, o in zip(mine, other, strict=True)])
+            cells.append([in_text(minus(m, o)) for m, o in zip(mine, other, strict=True)])
         if len(where) == 1:
             lines.append([one.title, *(cell for (cell,) in cells)])
         else:
             if with_change:
-                changes = [less(*mine), *(change(mine, other) for other in others)]
+                changes = [minus(*mine), *(change(mine, other) for other in others)]
                 cells = [[*line, in_text(x)] for line, x in zip(cells, changes, strict=True)]
             names = [one.title, *(f"{one.title} {column}" for column in columns[1:])]
             lines += [[name, *line] for name, line in zip(names, cells, strict=True)]
     places = [place.title for place in where]
-    places += [f"{places[0]} less {places[1]}"] if with_change else []
+    places += [f"{places[0]} minus {places[1]}"] if with_change else []
     header = [places[0] or "training", *columns] if len(where) == 1 else [columns[0], *places]
     return sweep_rows.markdown(header, lines)
 

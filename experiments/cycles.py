@@ -28,9 +28,9 @@ from dsl_jax.reports.titles import training_title
 KNOWN = ("kind", "variant", "groups", "cycle")
 COSTS = ("candidates", "search_seconds", "seconds")
 BASELINES = {
-    "sgd": "less SGD's",
-    "best_sgd": "less SGD's at its best G",
-    "long_sgd": "less that of SGD for as many epochs",
+    "sgd": "minus SGD's",
+    "best_sgd": "minus SGD's at its best G",
+    "long_sgd": "minus that of SGD for as many epochs",
 }
 
 
@@ -107,15 +107,15 @@ def table(rows: sweep_rows.Rows) -> str:
         first = chosen[0]
         last = sweep_rows.select(rows, kind="cycle", variant=first["variant"], cycle=cycles)
         differences = [
-            "" if first["variant"] == "sgd" else less(chosen, sweep_rows.select(rows, kind=kind))
+            "" if first["variant"] == "sgd" else minus(chosen, sweep_rows.select(rows, kind=kind))
             for kind in baselines
         ]
         if cycles > 1:
-            differences.append("" if first in last else less(last, chosen))
+            differences.append("" if first in last else minus(last, chosen))
         percent = sweep_rows.mean_percent(chosen, "test_accuracy")
         lines.append([first["title"], percent, *differences, *costs_of(sweep_rows.ended(chosen))])
     header = ["method", "test accuracy", *baselines.values()]
-    header += ["the last cycle's, less this"] if cycles > 1 else []
+    header += ["the last cycle's, minus this"] if cycles > 1 else []
     header += ["candidates", "search, minutes", "training, minutes"]
     return (
         f"{sweep_rows.paired_note(rows)} Candidates and minutes: of all that led to a network, a "
@@ -131,7 +131,7 @@ def costs_of(rows: sweep_rows.Rows) -> tuple[str, str, str]:
     return f"{costs[0] / 1e6:.1f} M", f"{costs[1] / 60:.1f}", f"{costs[2] / 60:.1f}"
 
 
-def less(ours: sweep_rows.Rows, theirs: sweep_rows.Rows) -> str:
+def minus(ours: sweep_rows.Rows, theirs: sweep_rows.Rows) -> str:
     """The difference in test accuracy, seed by seed."""
     return sweep_rows.difference(*sweep_rows.paired(ours, theirs, "test_accuracy"))
 

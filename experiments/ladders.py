@@ -6,7 +6,7 @@ Each folder is one that what_targets_carry.py has filled; its rows and predictio
 nothing is computed. Of each the preset's own search is shown with the smallest G, a column a cycle.
 --ladder=TITLE=FOLDER calls one something else than its data set and number of images;
 --ladder=FOLDER+FOLDER joins the seeds of two that differ at most in what is compared.
---lines=ladders has a line a ladder; --compared and --variant choose what is shown, and --less what
+--lines=ladders has a line a ladder; --compared and --variant choose what is shown, and --minus what
 all else is set against, in place of the searched targets.
 """
 
@@ -42,8 +42,8 @@ COMPARED = flags.DEFINE_multi_string(
     "compared", [], 'What to show, such as "permuted targets", once for each (all there is).'
 )
 VARIANT = flags.DEFINE_string("variant", None, "The only one to show, such as all_layers.")
-LESS = flags.DEFINE_string(
-    "less", SEARCHED, 'What all else is set against, such as "natural and channel code".'
+MINUS = flags.DEFINE_string(
+    "minus", SEARCHED, 'What all else is set against, such as "natural and channel code".'
 )
 OFF_THE_SCALE = "natural representations"  # of the picture
 
@@ -86,7 +86,7 @@ def read_ladder(folders: str, title: str | None = None, reference: str = SEARCHE
             }
             if reference not in there:
                 raise ValueError(
-                    f"less has {reference!r}, which {called} has not: choose from "
+                    f"minus has {reference!r}, which {called} has not: choose from "
                     f"{'; '.join(there)}"
                 )
             ours = there.pop(reference)
@@ -177,7 +177,7 @@ def names_of(columns: Sequence[Column], compared: Sequence[str]) -> list[str]:
 def table(
     columns: Sequence[Column], names: Sequence[str], lines: str, reference: str = SEARCHED
 ) -> str:
-    """A table a variant: accuracies of the reference, and the others' less these.
+    """A table a variant: accuracies of the reference, and the others' minus these.
 
     lines: "targets", a line each; or "ladders", with the candidates that each has evaluated.
     """
@@ -228,14 +228,14 @@ def run_all() -> None:
     columns = []
     for given in LADDERS.value:
         title, _, name = given.rpartition("=")
-        columns += read_ladder(name, title or None, LESS.value)
+        columns += read_ladder(name, title or None, MINUS.value)
     titles = [column.title for column in columns]
     if alike := [title for title in titles if titles.count(title) > 1]:
         raise ValueError(f"two ladders are called {alike[0]}: give one a title, TITLE=FOLDER")
     if VARIANT.value:
         columns = [of_variant(column, VARIANT.value.replace("_", " ")) for column in columns]
     names = names_of(columns, COMPARED.value)
-    text = table(columns, names, LINES.value, LESS.value)
+    text = table(columns, names, LINES.value, MINUS.value)
     write_text(folder / "report.md", text + "\n")
     with replacing(folder / "ladders.png") as file:
         draw(columns, names, LINES.value).savefig(file, format="png")

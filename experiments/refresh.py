@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, curves, plan, sweep_points, sweep_rows, sweeps
-from common.predictions import in_text, keep_predictions, less, over, with_predictions
+from common.predictions import in_text, keep_predictions, minus, over, with_predictions
 from common.refreshing import Targets
 
 from dsl_jax.config import RunConfig, SearchConfig
@@ -188,7 +188,7 @@ def table(rows: sweep_rows.Rows) -> str:
                 TITLES[method],
                 sweep_rows.mean_percent(ours, "test_accuracy"),
                 sweep_rows.mean_percent(ours, "validation_accuracy"),
-                *(in_text(less(ours, trained[m])) if method == "own" else "" for m in METHODS[1:]),
+                *(in_text(minus(ours, trained[m])) if method == "own" else "" for m in METHODS[1:]),
             ]
         )
         epochs = [row for row in sweep_rows.select(rows, method=method) if row["epoch"]]
@@ -197,8 +197,8 @@ def table(rows: sweep_rows.Rows) -> str:
             values = (means[0], np.mean(means), means[-1])
             block = f"block {column.rpartition('_')[2]}"
             steps.append([TITLES[method], block, *(f"{x:.3f}" for x in values)])
-    controls = [f"less {name.replace('_', ' ')}" for name in METHODS[1:-1]]
-    header = ["learned", "test", "validation", *controls, "less SGD"]
+    controls = [f"minus {name.replace('_', ' ')}" for name in METHODS[1:-1]]
+    header = ["learned", "test", "validation", *controls, "minus SGD"]
     note = (
         "Accuracies in percent, mean ± standard deviation over seeds. Differences of test accuracy "
         f"in points, with their 95 % interval over {over(rows)}."

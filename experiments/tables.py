@@ -100,7 +100,14 @@ def table(rows: sweep_rows.Rows) -> str:
         percent = sweep_rows.mean_percent(ours, "test_accuracy")
         name = training_name((sweep_rows.ended(ours) or ours)[0])
         lines.append([dataset, "yes" if augment else "no", name, percent, *differences])
-    header = ["dataset", "augmented", "method", "accuracy", "less SGD's, same G", "less best SGD's"]
+    header = [
+        "dataset",
+        "augmented",
+        "method",
+        "accuracy",
+        "minus SGD's, same G",
+        "minus best SGD's",
+    ]
     return (
         f"{sweep_rows.paired_note(rows)} The best SGD is that of the G with the best validation "
         "accuracy.\n\n" + sweep_rows.markdown(header, lines)

@@ -35,7 +35,7 @@ from common.predictions import (
     differences,
     in_text,
     keep_predictions,
-    less,
+    minus,
     over,
     with_predictions,
 )
@@ -224,7 +224,14 @@ def ladders(rows: sweep_rows.Rows) -> Iterator[Ladder]:
 
 def table(rows: sweep_rows.Rows) -> str:
     """A table a ladder; what the targets are made of."""
-    header = ["learned", "test", "validation", "less searched", "less SGD", "less SGD at its best"]
+    header = [
+        "learned",
+        "test",
+        "validation",
+        "minus searched",
+        "minus SGD",
+        "minus SGD at its best",
+    ]
     parts = []
     for title, searched, others, sgd, best in ladders(rows):
         lines = []
@@ -237,7 +244,7 @@ def table(rows: sweep_rows.Rows) -> str:
                     name,
                     sweep_rows.mean_percent(one, "test_accuracy"),
                     sweep_rows.mean_percent(one, "validation_accuracy"),
-                    *("" if one is other else in_text(less(one, other)) for other in baselines),
+                    *("" if one is other else in_text(minus(one, other)) for other in baselines),
                 ]
             )
         parts += [f"**{title}**", sweep_rows.markdown(header, lines)]
@@ -274,7 +281,7 @@ def draw(rows: sweep_rows.Rows) -> dict[str, tuple[Figure, str]]:
     figures = {}
     for number, ladder in enumerate(ladders(rows)):
         if known := differences(ladder.others, ladder.searched):
-            what = "test accuracy less that of searched targets"
+            what = "test accuracy minus that of searched targets"
             caption = f"{rows[0]['dataset']}, {ladder.title}: {what}."
             figures[f"ladder_{number}"] = (plots.plot_differences({"": {"": known}}), caption)
     return figures

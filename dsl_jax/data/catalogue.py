@@ -9,7 +9,7 @@ class Facts(NamedTuple):
     """What is known of a dataset.
 
     title: the name for people.
-    num_classes: labels go from 0 to this less 1.
+    num_classes: labels go from 0 to this minus 1.
     image_shape: (H, W, C).
     train_images, test_images: how many its source has.
     may_mirror: whether an image's mirror image is of the same class.

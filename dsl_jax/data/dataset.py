@@ -50,7 +50,7 @@ class Dataset:
 
     Attributes:
       name: as in `catalogue.CATALOGUE`, or one's own.
-      num_classes: labels go from 0 to this less 1.
+      num_classes: labels go from 0 to this minus 1.
       mean: of each channel over the training split, pixels scaled to 0..1.
       std: likewise its standard deviation; 1 for a channel that never changes.
       title: the name for people.

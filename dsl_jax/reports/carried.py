@@ -25,7 +25,7 @@ def carried_table(shares: Sequence[Shares]) -> Table:
     rest = np.mean([one.rest for one in shares])
     text = (
         "Shares of the variance of a searched target: along its image's natural representation in "
-        "the searched network; along its class's mean displacement, searched less natural, of the "
+        "the searched network; along its class's mean displacement, searched minus natural, of the "
         f"other images of the class; and neither, {rest:.0%} on average. With few images a class "
         "the second share is too low, and the third too high; with many, too, some of what a class "
         "has in common counts as neither. What is an image's own helps only as "

@@ -29,8 +29,8 @@ def plot_representations(
 
     A layer [h, w, c] is shown as a map: the projection of its channels on the direction in which
     the natural representation varies most (its first principal component over the positions),
-    each less its mean. Both maps of a layer use that direction, each its own colour scale. Vectors,
-    such as the logits, are shown as bars; [tokens, c] is projected to one bar a token.
+    each centred. Both maps of a layer use that direction, each its own colour scale. Vectors, such
+    as the logits, are shown as bars; [tokens, c] is projected to one bar a token.
 
     Args:
       image: [H, W, C] or, for several images, [M, H, W, C]; uint8, or floats, which are stretched

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-# Okabe and Ito's colours, which people with any common colour blindness can tell apart, less the
+# Okabe and Ito's colours, which people with any common colour blindness can tell apart, without the
 # yellow and the pale blue, which are hard to see on white.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#000000")
 LINES = ("-", "--", "-.", ":")

@@ -24,11 +24,11 @@ CONTROLLED = {
     "natural": ("natural representations", "blocks not searched; searched logits"),
     "class_displacement": (
         "natural and class displacement",
-        "moved by the class's mean of searched less natural; searched logits",
+        "moved by the class's mean of searched minus natural; searched logits",
     ),
     "class_part": (
         "natural and class part",
-        "moved by the class's mean of searched less its natural part; searched logits",
+        "moved by the class's mean of searched minus its natural part; searched logits",
     ),
     "channel_code": (
         "natural and channel code",

@@ -51,7 +51,7 @@ class ClassStatistics(NamedTuple):
     Attributes:
       counts: integers [C], the images of each class.
       means: for each block float32 [C, ...], the mean target.
-      displacements: for each block float32 [C, ...], the mean of target less natural.
+      displacements: for each block float32 [C, ...], the mean of target minus natural.
       cosines: for each block the mean cosine of a target to its image's natural representation.
     """
 
@@ -65,7 +65,7 @@ class ClassStatistics(NamedTuple):
 
     @property
     def parts(self) -> Blocks:
-        """For each block float32 [C, ...], the mean of the target less its natural part.
+        """For each block float32 [C, ...], the mean of the target minus its natural part.
 
         That part is the cosine times the natural representation. A displacement takes away all of
         the latter, of which the target has little: so most of a displacement may be what the

@@ -1,7 +1,7 @@
 """What a searched target is made of: natural part, class displacement, and neither.
 
-For each image, t the target, n its natural representation and d the mean displacement (target less
-natural) of the OTHER images of its class, less its part along n, all centred:
+For each image, t the target, n its natural representation and d the mean displacement (target minus
+natural) of the OTHER images of its class, minus its part along n, all centred:
 |t|^2 = (t.n)^2/|n|^2 + (t.d)^2/|d|^2 + rest (docs/what_targets_carry.md). The mean of few images is
 a noisy direction, so with few images a class its share is too low.
 Letters: N images, M of them at once, C classes, L blocks.

@@ -165,6 +165,6 @@ def chunks(rows: np.ndarray, size: int | None = None) -> list[np.ndarray]:
 
 
 def centred(x: np.ndarray) -> np.ndarray:
-    """[M, ...] -> float32 [M, d], each row less its mean."""
+    """[M, ...] -> float32 [M, d], each row minus its mean."""
     flat = np.asarray(x, np.float32).reshape(len(x), -1)
     return flat - flat.mean(axis=1, keepdims=True)

@@ -48,7 +48,7 @@ def read_points(folder: Path) -> list[dict[str, Any]]:
     return [point | {"rows": with_predictions(point["rows"], folder)} for point in points]
 
 
-def less(ours: sweep_rows.Rows, theirs: sweep_rows.Rows) -> intervals.Interval | None:
+def minus(ours: sweep_rows.Rows, theirs: sweep_rows.Rows) -> intervals.Interval | None:
     """The difference in test accuracy, over the seeds that both have and the test images.
 
     Raises:
@@ -61,7 +61,7 @@ def less(ours: sweep_rows.Rows, theirs: sweep_rows.Rows) -> intervals.Interval |
 def change(
     ours: Sequence[sweep_rows.Rows], theirs: Sequence[sweep_rows.Rows]
 ) -> intervals.Interval | None:
-    """How far `less` is greater in the first of two places than in the second. Raises likewise."""
+    """How far `minus` is greater in the first of two places than in the second. Raises likewise."""
     check_images(*ours, *theirs)
     first, second = (
         {seed: np.subtract(a[seed], b[seed], dtype=np.int8) for seed in a.keys() & b.keys()}
@@ -102,12 +102,12 @@ def differences(
     others: Mapping[str, sweep_rows.Rows], reference: sweep_rows.Rows
 ) -> dict[str, intervals.Interval]:
     """How far each of the others is from the reference, by name, where there are pairs."""
-    found = {name: less(rows, reference) for name, rows in others.items()}
+    found = {name: minus(rows, reference) for name, rows in others.items()}
     return {name: one for name, one in found.items() if one is not None}
 
 
 def over(rows: sweep_rows.Rows) -> str:
-    """What the intervals of `less` are over, in words."""
+    """What the intervals of `minus` are over, in words."""
     seeds = len(sweep_rows.values_of(rows, "seed"))
     return "test images, for one seed" if seeds == 1 else f"{seeds} seeds and the test images"
 

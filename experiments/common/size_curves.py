@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from common import curves, sweep_rows
 from common.methods import CONTROLS, SGD, method_title
-from common.predictions import in_text, less, over
+from common.predictions import in_text, minus, over
 
 
 def best_by_validation(rows: sweep_rows.Rows) -> sweep_rows.Rows:
@@ -42,12 +42,12 @@ def table(rows: sweep_rows.Rows) -> str:
                     title,
                     sweep_rows.mean_percent(ours, "test_accuracy"),
                     sweep_rows.mean_percent(ours, "validation_accuracy"),
-                    in_text(less(ours, control)) if control else "",
-                    "" if name == best else in_text(less(ours, sgd)),
+                    in_text(minus(ours, control)) if control else "",
+                    "" if name == best else in_text(minus(ours, sgd)),
                     *(sweep_rows.mean_percent(ours, column) for column in probes),
                 ]
             )
-    header = ["images", "learned", "test", "validation", "less control", "less SGD"]
+    header = ["images", "learned", "test", "validation", "minus control", "minus SGD"]
     header += probes.values()
     return (
         "Accuracies in percent, mean ± standard deviation over seeds. Differences of test accuracy "

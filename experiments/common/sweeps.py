@@ -242,7 +242,7 @@ def missing(sweep: Sweep, folder: Path) -> list[Point]:
 
 
 def what_counts(identity: dict[str, Any]) -> dict[str, Any]:
-    """An identity less what has no effect on results; a field that is newer has its default."""
+    """An identity without what has no effect on results; a field that is newer has its default."""
     config = json.loads(json.dumps(to_dict(from_dict(identity["config"]))))
     unused = ("chunk_size", *(("later_cycles", "controls") if config["cycles"] == 1 else ()))
     return identity | {"config": {k: v for k, v in config.items() if k not in unused}}

@@ -50,12 +50,12 @@ def test_a_difference_is_that_of_the_kept_predictions(compare):
             right.append(kept[training] == kept["labels"])
     ours, theirs = map(np.stack, said.values())
     accuracies = 100 * ours.mean(axis=1)
-    less = in_percent(of_paired_seeds_and_images(ours, theirs), sign=True)
+    minus = in_percent(of_paired_seeds_and_images(ours, theirs), sign=True)
     assert code == 0
     assert printed.splitlines() == [
-        "| training | test accuracy | less class_part |",
+        "| training | test accuracy | minus class_part |",
         "| --- | --- | --- |",
-        f"| ours | {accuracies.mean():.2f} ± {accuracies.std(ddof=1):.2f} | {less} |",
+        f"| ours | {accuracies.mean():.2f} ± {accuracies.std(ddof=1):.2f} | {minus} |",
     ]
 
 
@@ -66,7 +66,7 @@ def test_several_places_are_columns_with_the_same_numbers(compare):
     _, both, _ = compare(folder, ours, theirs, *(f"--where={place}" for place in places))
     cells = [line.strip("| ").split(" | ") for line in both.splitlines()]
     assert cells[0] == ["test accuracy", "20000, all_layers", "46,000"]
-    assert [line[0] for line in cells[2:]] == ["per_class", "per_class less permuted"]
+    assert [line[0] for line in cells[2:]] == ["per_class", "per_class minus permuted"]
     for number, place in enumerate(places, 1):
         _, one, _ = compare(folder, ours, theirs, f"--where={place}")
         alone = one.splitlines()[2].strip("| ").split(" | ")
@@ -93,9 +93,9 @@ def test_a_change_is_of_the_same_seeds_and_images_in_both_places(compare, tmp_pa
         *(f"--where={place}:folder={place}" for place in ("plain", "crops")),
     )
     cells = [line.strip("| ").split(" | ") for line in printed.splitlines()]
-    assert cells[0] == ["test accuracy", "plain", "crops", "plain less crops"]
-    assert cells[2][-1].startswith("+37.50 (")  # of 3/4 and 1, less twice 1/2
-    change = np.array([[0, 1, 2, 0], [0, 1, 0, 1]]) / 2  # (a - b) there, less (a - b) here, halved
+    assert cells[0] == ["test accuracy", "plain", "crops", "plain minus crops"]
+    assert cells[2][-1].startswith("+37.50 (")  # of 3/4 and 1, minus twice 1/2
+    change = np.array([[0, 1, 2, 0], [0, 1, 0, 1]]) / 2  # (a - b) there, minus (a - b) here, halved
     expected = of_paired_seeds_and_images(change, -change)
     assert cells[3][-1] == in_percent(expected, sign=True)
 

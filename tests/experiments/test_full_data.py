@@ -279,7 +279,7 @@ def test_probes_measure_the_training_images_and_a_new_head(experiment, tmp_path,
     # 60 images of 10 classes are fitted all but perfectly, and beat an untrained head on others.
     assert row["new_head_accuracy"] > max(0.3, row["test_accuracy"])
     page = (folder / "report.md").read_text()
-    assert "| less SGD | training images | new head |" in page
+    assert "| minus SGD | training images | new head |" in page
     assert f"{100 * row['new_head_accuracy']:.2f} |" in page
 
 

@@ -29,8 +29,8 @@ def test_ladders_stand_side_by_side(experiment, tmp_path, capsys):
     cells = {line[0]: line[1] for line in first[2:]}
     assert cells["class means"] == "" and {len(line) for line in first} == {3}
     assert cells["searched targets"] == f"{by_name['all_layers']:.2f}"
-    less = by_name["all_layers_permuted"] - by_name["all_layers"]
-    assert cells["permuted targets"].startswith(f"{less:+.2f} (")
+    minus = by_name["all_layers_permuted"] - by_name["all_layers"]
+    assert cells["permuted targets"].startswith(f"{minus:+.2f} (")
     assert cells["SGD, same depth"].startswith(
         f"{by_name['sgd_g2'] - by_name['all_layers']:+.2f} ("
     )
@@ -64,8 +64,8 @@ def test_all_else_is_set_against_what_is_asked_for(experiment, tmp_path, monkeyp
     monkeypatch.chdir(Path(__file__).parents[2])
     given = ["--ladder=results/carry-cifar10_long", f"--output_dir={tmp_path / 'ladders'}"]
     tables = []
-    for less in ([], ["--less=natural and channel code"]):
-        assert experiment("ladders")(*given, *less) == 0
+    for minus in ([], ["--minus=natural and channel code"]):
+        assert experiment("ladders")(*given, *minus) == 0
         table = capsys.readouterr().out.split("\n\n")[0].splitlines()[2:-1]
         tables.append(dict(line.strip("| ").split(" | ") for line in table))
     searched, code = tables
@@ -75,8 +75,8 @@ def test_all_else_is_set_against_what_is_asked_for(experiment, tmp_path, monkeyp
         return float(cell.split(" (")[0])
 
     for name in ("permuted targets", "natural and class part", "SGD, same depth"):
-        less = points(searched[name]) - points(searched["natural and channel code"])
-        assert points(code[name]) == pytest.approx(less, abs=0.011)
+        minus = points(searched[name]) - points(searched["natural and channel code"])
+        assert points(code[name]) == pytest.approx(minus, abs=0.011)
     assert points(code["searched targets"]) == -points(searched["natural and channel code"])
 
 
@@ -144,8 +144,8 @@ def test_a_panel_for_each_of_what_is_compared_where_a_line_is_a_ladder():
         ("results/carry-cifar10", "--compared=permuted", "'permuted', which none of the ladders"),
         (
             "results/carry-cifar10_part",
-            "--less=SGD, same depth",
-            "less has 'SGD, same depth', which cifar10, 5,000 has not: choose from searched",
+            "--minus=SGD, same depth",
+            "minus has 'SGD, same depth', which cifar10, 5,000 has not: choose from searched",
         ),
         (
             "results/carry-cifar10_part",

@@ -69,7 +69,9 @@ def test_each_method_learns_its_own_targets_of_every_epoch(experiment, tmp_path,
     assert rows[2]["along_gradient_0"] == pytest.approx(cosines[0].mean(), abs=1e-4)
     assert rows[2]["along_gradient_0"] > 0.02 > abs(rows[11]["along_gradient_0"])
     text = (folder / "report.md").read_text()
-    assert "| searched anew | block 0 | " in text and "less permuted steps | less unrelated" in text
+    assert (
+        "| searched anew | block 0 | " in text and "minus permuted steps | minus unrelated" in text
+    )
     assert (folder / "refresh.png").exists()
 
 
