@@ -48,7 +48,13 @@ def result():
     return found()
 
 
-def test_fitness_rises_and_is_the_mean_over_the_images_as_the_direction_moves_them(result):
+@pytest.mark.parametrize("strategy", ["representation_ga", "SNES"])
+def test_fitness_rises_and_is_the_mean_over_the_images_as_the_direction_moves_them(
+    strategy, result
+):
+    if strategy != CONFIG.strategy:
+        result = found(dataclasses.replace(CONFIG, strategy=strategy))
+        assert all((trace[:, -1] > trace[:, 0]).all() for trace in result.fitness[:2])
     assert [h.shape for h in result.targets.directions] == [(5, 4, 4, 3), (5, 7)]
     assert [f.shape for f in result.fitness] == [(5, 9), (5, 6), (5, 5)]
     for trace in result.fitness:
