@@ -45,7 +45,7 @@ from dsl_jax.evolution.task import LayerTask
 from dsl_jax.keys import philox_key
 from dsl_jax.learning.evaluation import BATCH_SIZE, _score
 from dsl_jax.learning.objectives import target_objective
-from dsl_jax.learning.optimizer import make_optimizer
+from dsl_jax.learning.optimizer import make_optimizer, rates_of, timing_of
 from dsl_jax.learning.steps import Program, take_step
 from dsl_jax.networks.interface import in_mode, multiplying_in
 
@@ -179,15 +179,17 @@ def learning(config: dsl.RunConfig, shape: tuple, images: np.ndarray, size: int)
     targets = tuple(
         jax.ShapeDtypeStruct(s, np.float16) for s in (*(h.shape for h in outputs), (size, CLASSES))
     )
-    program = Program(graph, learn, 10, (0.5,) * 3, (0.25,) * 3)
+    rates, timing = rates_of(learn), timing_of(learn, 10)
+    program = Program(graph, learn, timing, (0.5,) * 3, (0.25,) * 3)
     arguments = (
         jax.random.key(0),
         params,
-        make_optimizer(learn, 10).init(params),
+        make_optimizer(rates, timing).init(params),
         rest,
         Partial(target_objective),
         jax.ShapeDtypeStruct((size, *shape), np.uint8),
         targets,
+        rates,
     )
     return Case("learning step", take_step, arguments, {"program": program}, size)
 

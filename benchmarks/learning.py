@@ -28,7 +28,7 @@ from dsl_jax.devices import (
     use_all_cores,
 )
 from dsl_jax.learning.objectives import target_objective
-from dsl_jax.learning.optimizer import make_optimizer
+from dsl_jax.learning.optimizer import make_optimizer, rates_of, timing_of
 from dsl_jax.learning.steps import Program, take_step
 from dsl_jax.networks.interface import in_mode
 
@@ -59,11 +59,12 @@ def our_step(network, images, targets):
     config = dsl.LearnConfig(batch_size=_BATCH.value, learning_rate=0.05)
     graph, params, rest = nnx.split(in_mode(network, training=True), nnx.Param, ...)
     mesh, rows = device_mesh(_BATCH.value), np.arange(_BATCH.value)
-    state = {"params": params, "optimizer": make_optimizer(config, 20).init(params)}
+    rates, timing = rates_of(config), timing_of(config, 20)
+    state = {"params": params, "optimizer": make_optimizer(rates, timing).init(params)}
     state, rest = replicate((state, rest), mesh)
     key = jax.random.key(0)
     objective = Partial(target_objective)
-    program = Program(graph, config, 20, *MOMENTS)
+    program = Program(graph, config, timing, *MOMENTS)
 
     def step():
         some, theirs = jax.tree.map(lambda array: take(array, rows, mesh), (images, tuple(targets)))
@@ -76,6 +77,7 @@ def our_step(network, images, targets):
                 objective,
                 some,
                 theirs,
+                rates,
                 program,
             )
         return loss

@@ -35,7 +35,7 @@ from dsl_jax.evolution.rules import rules_of
 from dsl_jax.evolution.task import LayerTask
 from dsl_jax.keys import philox_key
 from dsl_jax.learning.objectives import target_objective
-from dsl_jax.learning.optimizer import make_optimizer
+from dsl_jax.learning.optimizer import make_optimizer, rates_of, timing_of
 from dsl_jax.learning.steps import Program, take_step, take_steps
 from dsl_jax.networks.interface import in_mode
 
@@ -252,26 +252,27 @@ def learning(case: Case) -> list[dict[str, Any]]:
     config = dsl.LearnConfig(batch_size=case.batch, learning_rate=0.05)
     graph, params, rest = nnx.split(in_mode(network, training=True), nnx.Param, ...)
     objective = Partial(target_objective)
-    program = Program(graph, config, more, (0.5,) * 3, (0.25,) * 3)
+    rates, timing = rates_of(config), timing_of(config, more)
+    program = Program(graph, config, timing, (0.5,) * 3, (0.25,) * 3)
     key, batches = jax.random.key(0), np.arange(count).reshape(more, case.batch)
     resident = jax.device_put((images, targets))
 
     def start() -> tuple[Any, Any]:
-        return jax.tree.map(jnp.copy, params), make_optimizer(config, more).init(params)
+        return jax.tree.map(jnp.copy, params), make_optimizer(rates, timing).init(params)
 
     def one_by_one(many: int) -> list[float]:
         carry, losses = start(), []
         for number in range(many):
             some = jax.tree.map(lambda array: array[batches[number]], (images, targets))
             step_key = jax.random.fold_in(key, number)
-            *carry, loss = take_step(step_key, *carry, rest, objective, *some, program)
+            *carry, loss = take_step(step_key, *carry, rest, objective, *some, rates, program)
             losses.append(loss)
         return jax.device_get(losses)
 
     def as_one_program(many: int) -> list[float]:
         numbers = np.arange(many)
         some = (numbers, batches[numbers])
-        *_, losses = take_steps(key, *start(), rest, objective, resident, some, program)
+        *_, losses = take_steps(key, *start(), rest, objective, resident, some, rates, program)
         return losses.tolist()
 
     rows = []

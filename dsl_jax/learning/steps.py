@@ -11,15 +11,18 @@ from jax.tree_util import Partial
 from dsl_jax.config import LearnConfig
 from dsl_jax.data.augmentation import augment
 from dsl_jax.data.dataset import normalize_pixels
-from dsl_jax.learning.optimizer import make_optimizer
+from dsl_jax.learning.optimizer import Rates, Timing, make_optimizer
 
 
 class Program(NamedTuple):
-    """What a step is compiled for, all of it hashable; graph: the network without its arrays."""
+    """What a step is compiled for, all of it hashable.
+
+    graph: the network without its arrays. config: what of it belongs to `Rates` is not looked at.
+    """
 
     graph: Any
     config: LearnConfig
-    steps_per_epoch: int
+    timing: Timing
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -32,13 +35,14 @@ def step(
     objective: Partial,
     images: jax.Array,
     answers: Any,
+    rates: Rates,
     program: Program,
 ) -> tuple[Any, Any, jax.Array]:
     """One step on a batch of uint8 images [B, H, W, C].
 
     objective: (network, images, answers, config) -> loss; with the arrays that it needs besides.
     """
-    graph, config, steps_per_epoch, mean, std = program
+    graph, config, timing, mean, std = program
     if config.augment:
         images = augment(key, images, padding=config.crop_padding, flip=config.flip)
     images = normalize_pixels(images, mean, std)
@@ -48,7 +52,7 @@ def step(
         return objective(nnx.merge(graph, params, rest, copy=True), images, answers, config)
 
     loss, gradient = jax.value_and_grad(loss_of)(params)
-    optimizer = make_optimizer(config, steps_per_epoch)
+    optimizer = make_optimizer(rates, timing)
     updates, optimizer_state = optimizer.update(gradient, optimizer_state, params)
     return optax.apply_updates(params, updates), optimizer_state, loss
 
@@ -65,6 +69,7 @@ def take_steps(
     objective: Partial,
     data: tuple[jax.Array, Any],
     batches: tuple[jax.Array, jax.Array],
+    rates: Rates,
     program: Program,
 ) -> tuple[Any, Any, jax.Array]:
     """Steps on batches: their numbers [S], and their rows [S, B] of data, which are images and
@@ -78,7 +83,7 @@ def take_steps(
         some, theirs = jax.tree.map(lambda array: array[rows], data)
         step_key = jax.random.fold_in(key, number)
         params, optimizer_state, loss = step(
-            step_key, params, optimizer_state, rest, objective, some, theirs, program
+            step_key, params, optimizer_state, rest, objective, some, theirs, rates, program
         )
         return (params, optimizer_state), loss
 

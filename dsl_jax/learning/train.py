@@ -32,7 +32,13 @@ from dsl_jax.learning.checks import (
 from dsl_jax.learning.evaluation import evaluate_images, with_training_statistics
 from dsl_jax.learning.identity import identity_of
 from dsl_jax.learning.objectives import sgd_objective, shared_objective, target_objective
-from dsl_jax.learning.optimizer import learning_rate, make_optimizer
+from dsl_jax.learning.optimizer import (
+    learning_rate,
+    make_optimizer,
+    rates_of,
+    timing_of,
+    without_rates,
+)
 from dsl_jax.learning.resident import has_room_for, on_device
 from dsl_jax.learning.result import Checkpoints, LearnResult, Measure, OnEpoch, Record
 from dsl_jax.learning.steps import Program, take_step, take_steps
@@ -153,6 +159,7 @@ class Task(NamedTuple):
 
     graph: Any
     program: Program
+    config: LearnConfig
     dataset: Dataset
     batches: np.ndarray  # rows [steps, B]
     objective: Partial
@@ -236,9 +243,11 @@ def _begin(
     graph, *states = nnx.split(trained, nnx.Param, ...)
     params, rest = states
     stepped = nnx.graphdef(multiplying_in(trained, config.compute_dtype))
+    timing = timing_of(config, len(batches))
     task = Task(
         graph=graph,
-        program=Program(stepped, config, len(batches), dataset.mean, dataset.std),
+        program=Program(stepped, without_rates(config), timing, dataset.mean, dataset.std),
+        config=config,
         dataset=dataset,
         batches=batches,
         objective=replicate(objective, mesh),
@@ -250,7 +259,7 @@ def _begin(
     # Copies: a step gives its state's memory away, and the network passed in keeps its own.
     state = TrainState(
         params=jax.tree.map(jnp.copy, params),
-        optimizer=make_optimizer(config, len(batches)).init(params),
+        optimizer=make_optimizer(rates_of(config), timing).init(params),
         best_params=jax.tree.map(jnp.copy, params),
         best=jnp.full(2, -jnp.inf, jnp.float32),
     )
@@ -283,7 +292,7 @@ def _with_new_targets(task: Task, state: TrainState, epoch: int, targets_of: Tar
 
 def _as_it_is(task: Task, state: TrainState) -> nnx.Module:
     """The network in evaluation mode, with the statistics of some training images."""
-    few = task.batches.ravel()[: task.program.config.statistics_images]
+    few = task.batches.ravel()[: task.config.statistics_images]
     network = nnx.merge(task.graph, state.params, task.rest)
     return with_training_statistics(network, task.dataset, few)
 
@@ -297,14 +306,15 @@ def _run_epoch(
     bar: Any,
 ) -> tuple[TrainState, Record]:
     """One epoch, counted from 0, and its validation where one is due; the state, its record."""
-    config, steps = task.program.config, len(task.batches)
+    config, steps = task.config, len(task.batches)
     state, losses = _run_batches(key, task, state, bar)
     check_finite(losses, epoch, steps)
+    schedule = learning_rate(rates_of(config), task.program.timing)
     record: Record = {
         "epoch": epoch + 1,
         "images": task.batches.size,
         "train_loss": float(losses.mean()),
-        "learning_rate": float(learning_rate(config, steps)((epoch + 1) * steps - 1)),
+        "learning_rate": float(schedule((epoch + 1) * steps - 1)),
     }
     if epoch + 1 == config.epochs or (epoch + 1) % config.validate_every == 0:
         state, scores = _validate(task, state, measure)
@@ -321,20 +331,14 @@ def _run_batches(
     order_key, step_key = jax.random.split(key)
     order = np.asarray(jax.random.permutation(order_key, len(task.batches)))
     params, optimizer, losses = state.params, state.optimizer, []
-    images, answers, rest = task.dataset.train.images, task.answers, task.rest
+    data, rest = (task.dataset.train.images, task.answers), task.rest
+    settings = rates_of(task.config), task.program
     if task.is_resident:
         for numbers in np.array_split(order, -(-len(order) // STEPS_AT_ONCE)):
             batches = (numbers, share_batches(task.batches[numbers], task.mesh))
             with sharing(task.mesh):
                 params, optimizer, some = take_steps(
-                    step_key,
-                    params,
-                    optimizer,
-                    rest,
-                    task.objective,
-                    (images, answers),
-                    batches,
-                    task.program,
+                    step_key, params, optimizer, rest, task.objective, data, batches, *settings
                 )
             losses.append(np.asarray(some))  # so that the bar waits for what it shows
             bar.update(len(numbers))
@@ -342,10 +346,10 @@ def _run_batches(
     for number in order:
         rows = task.batches[number]
         number_key = jax.random.fold_in(step_key, number)
-        some, theirs = jax.tree.map(lambda array: take(array, rows, task.mesh), (images, answers))
+        some, theirs = jax.tree.map(lambda array: take(array, rows, task.mesh), data)
         with sharing(task.mesh):
             params, optimizer, loss = take_step(
-                number_key, params, optimizer, rest, task.objective, some, theirs, task.program
+                number_key, params, optimizer, rest, task.objective, some, theirs, *settings
             )
         losses.append(loss)
         if len(losses) > STEPS_AHEAD:  # or batches would pile up on the device
@@ -359,7 +363,7 @@ def _validate(task: Task, state: TrainState, measure: Measure | None) -> tuple[T
 
     Higher accuracy wins, between equals the lower loss.
     """
-    config = task.program.config
+    config = task.config
     if measure or config.evaluation_statistics == "train":
         network = _as_it_is(task, state)
     else:  # a batch's own statistics are used

@@ -16,7 +16,7 @@ import dsl_jax
 from dsl_jax.config import LearnConfig
 from dsl_jax.devices import sharding, sharing
 from dsl_jax.learning.objectives import target_objective
-from dsl_jax.learning.optimizer import make_optimizer
+from dsl_jax.learning.optimizer import make_optimizer, rates_of, timing_of
 from dsl_jax.learning.steps import Program, step
 from dsl_jax.learning.train import learn
 from dsl_jax.networks import convolution
@@ -34,10 +34,12 @@ def arguments(config):
     network = in_mode(make(), training=True)
     _, params, rest = nnx.split(network, nnx.Param, ...)
     graph = nnx.graphdef(multiplying_in(network, config.compute_dtype))
-    optimizer = make_optimizer(config, 5).init(params)
+    rates, timing = rates_of(config), timing_of(config, 5)
+    optimizer = make_optimizer(rates, timing).init(params)
     answers = tuple(h[:16] for h in targets().representations)
-    images, program = DATASET.train.images[:16], Program(graph, config, 5, (0.5,), (0.2,))
-    return KEY, params, optimizer, rest, Partial(target_objective), images, answers, program
+    images, program = DATASET.train.images[:16], Program(graph, config, timing, (0.5,), (0.2,))
+    objective = Partial(target_objective)
+    return KEY, params, optimizer, rest, objective, images, answers, rates, program
 
 
 def kernel_gradient(x, cotangent):

@@ -63,14 +63,14 @@ def test_an_augmented_image_has_the_targets_of_itself(monkeypatch):
     config = dataclasses.replace(CONFIG, epochs=1, augment=True, flip=True, crop_padding=3)
     step, seen = train.take_step, []
 
-    def recorded(key, params, optimizer, rest, objective, images, labels, program):
+    def recorded(key, params, optimizer, rest, objective, images, labels, rates, program):
         # By hand, before the step gives its state's memory away.
         changed = DATASET.normalize(
             np.asarray(augment(key, images, padding=config.crop_padding, flip=config.flip))
         )
         network = nnx.merge(program.graph, params, rest, copy=True)
         expected = target_objective(network, changed, SHARED.of(changed, labels), config)
-        found = step(key, params, optimizer, rest, objective, images, labels, program)
+        found = step(key, params, optimizer, rest, objective, images, labels, rates, program)
         seen.append((float(found[2]), float(expected)))
         return found
 

@@ -27,7 +27,7 @@ from dsl_jax.learning.evaluation import (
     with_training_statistics,
 )
 from dsl_jax.learning.identity import check_same_training
-from dsl_jax.learning.optimizer import learning_rate, make_optimizer
+from dsl_jax.learning.optimizer import learning_rate, make_optimizer, rates_of, timing_of
 from dsl_jax.learning.resident import bytes_to_move, has_room_for
 from dsl_jax.learning.train import learn, learn_sgd
 
@@ -57,8 +57,9 @@ def test_the_optimizer_is_nesterov_momentum_with_the_rates_of_the_biases():
     )  # fmt: skip
     two = jnp.float32(2)
     params = {"conv": {"w": two[None, None]}, "norm_1": {"bias": two}, "stem_bias": two}
-    optimizer = make_optimizer(config, steps_per_epoch=5)
-    state, rate = optimizer.init(params), learning_rate(config, 5)
+    given = rates_of(config), timing_of(config, steps_per_epoch=5)
+    optimizer, rate = make_optimizer(*given), learning_rate(*given)
+    state = optimizer.init(params)
     expected, velocity = (jax.tree.map(lambda x, s=s: s * x.item(), params) for s in (1, 0))
     generator = np.random.default_rng(2)
     for step in range(20):
@@ -272,7 +273,7 @@ def test_steps_in_one_program_are_those_taken_one_by_one(monkeypatch):
     monkeypatch.setattr(train, "STEPS_AT_ONCE", 2)  # of 4
 
     def recorded(*arguments):
-        programs.append(len(arguments[-2][0]))
+        programs.append(len(arguments[-3][0]))
         return steps.take_steps(*arguments)
 
     monkeypatch.setattr(train, "take_steps", recorded)
@@ -312,10 +313,18 @@ def test_what_lies_on_all_devices_already_takes_no_room():
         assert bytes_to_move((there, elsewhere), whole) == 400
 
 
-def test_it_compiles_once_for_all_epochs():
-    size = steps.take_step._cache_size()
-    learn_sgd(KEY, make(), DATASET, dataclasses.replace(CONFIG, learning_rate=0.123))
-    assert steps.take_step._cache_size() == size + 1
+RATES = ("learning_rate", "initial_rate_fraction", "final_rate_fraction")
+RATES += ("momentum", "weight_decay", "bias_rate_factor")
+
+
+def test_it_compiles_once_for_all_epochs_and_rates_and_heeds_each_rate():
+    steps.take_step.clear_cache()
+    changes = [{}, *({name: 0.4 * getattr(CONFIG, name) + 0.03} for name in RATES)]
+    configs = [dataclasses.replace(CONFIG, **change) for change in changes]
+    plain, *others = (leaves(learn_sgd(KEY, make(), DATASET, config).network) for config in configs)
+    assert steps.take_step._cache_size() == 1
+    for name, other in zip(RATES, others, strict=True):
+        assert any((a != b).any() for a, b in zip(plain, other, strict=True)), name
 
 
 @pytest.mark.parametrize(
