@@ -21,8 +21,10 @@ are that, moved as the controls of this name do (`dsl_jax.controls`). Settings, 
 methods (sgd_g1, sgd_g2, class_part, per_class, channel_code); searched_images, the few (1000);
 images_per_class, of a class's search (32); fresh_images, of these drawn anew in each generation (0:
 all, always); clusters, of a class (1); folds, among which images are dealt out to be cross-fitted
-(5); validation_size (1000); num_seeds (1); changes, what is set for a size, a method, or both, such
-as "2000:learn.learning_rate=2|2000-sgd_g1:sgd.learning_rate=0.1" (none); probes, whether to measure
+(5); cosines, of a class's search, for each block or one for all, in place of those that the search
+of the few leaves; that is then not needed (none); validation_size (1000); num_seeds (1); changes,
+what is set for a size, a method, or both, such as
+"2000:learn.learning_rate=2|2000-sgd_g1:sgd.learning_rate=0.1" (none); probes, whether to measure
 how well the training images are learned, and how well a new linear head does on the trained body
 (False).
 """
@@ -69,14 +71,20 @@ class Settings(sweeps.Settings):
     clusters: int = 1
     folds: int = 5
     changes: str = ""
+    cosines: tuple[float, ...] = ()
     probes: bool = False
 
     @property
-    def of_a_class(self) -> dict[str, int]:
+    def of_a_class(self) -> dict[str, Any]:
         """How the search of a class differs from the first setting's, as `SharedConfig` has it."""
-        found = {"images_per_class": self.images_per_class}
+        found: dict[str, Any] = {"images_per_class": self.images_per_class}
+        found |= {"cosines": self.cosines} if self.cosines else {}
         found |= {"fresh_images": self.fresh_images} if self.fresh_images else {}
         return found | ({"clusters": self.clusters} if self.clusters > 1 else {})
+
+    def needs_few(self, method: str) -> bool:
+        """Whether a method needs the search of a few images."""
+        return method in SHARED and not (self.cosines and method.startswith("per_class"))
 
     def networks(self, method: str) -> int:
         """In how many trained networks a method searches the images once more."""
@@ -104,6 +112,9 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
         raise ValueError("sweep.sizes and sweep.methods must not be empty")
     at_least(1, settings, "sizes", "searched_images", "clusters")
     shared = SharedConfig(**settings.of_a_class)
+    shared.of_blocks(len(config.widths))
+    if settings.cosines and not any(name.startswith("per_class") for name in settings.methods):
+        raise ValueError("sweep.cosines has no effect without the method per_class")
     for name in settings.methods:
         one_of("sweep.methods", name, (*SGD, *STORED, *SHARED))
     pairs = itertools.product(settings.sizes, settings.methods)
@@ -115,8 +126,8 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
             check_change(name, field)
     if config.shared != SharedConfig():
         raise ValueError(
-            "config.shared has no effect here: set --sweep.images_per_class, --sweep.fresh_images "
-            "and --sweep.clusters; the cosines are those of the searched images"
+            "config.shared has no effect here: set --sweep.images_per_class, --sweep.fresh_images, "
+            "--sweep.clusters and --sweep.cosines"
         )
     if settings.num_train is not None:
         raise ValueError("sweep.num_train has no effect here: set sweep.sizes")
@@ -143,7 +154,7 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
         for variant in ([""] if name in SGD else variants)
     ]
     smallest = min(settings.sizes)
-    if {*settings.methods} & {*SHARED} and settings.searched_images > smallest:
+    if any(map(settings.needs_few, settings.methods)) and settings.searched_images > smallest:
         raise ValueError(
             f"sweep.searched_images is {settings.searched_images}, but the smallest of sweep.sizes "
             f"has {smallest}"
@@ -154,7 +165,8 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
         if method.name.startswith("per_class"):
             check_per_class(changed.search, shared)
         search = method.name in STORED, sweep_points.search_digest(changed), seed
-        is_new = method.name not in SGD and search not in searched
+        is_searched = method.name in STORED or settings.needs_few(method.name)
+        is_new = is_searched and search not in searched
         point = make_point(changed, settings, size, method, is_new)
         searched |= {search} if is_new else set()
         of_classes = "per_class", *search[1:]
@@ -249,7 +261,7 @@ def make_point(
         "seed": seed,
     }
     columns |= {"probes": True} if settings.probes else {}
-    if method.name in SHARED:
+    if settings.needs_few(method.name):
         columns["searched_images"] = settings.searched_images
     if method.name.startswith("per_class"):
         columns |= settings.of_a_class

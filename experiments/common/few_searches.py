@@ -28,7 +28,7 @@ from dsl_jax.targets.store import TargetStore
 
 
 def targets_of(
-    point: sweeps.Point, dataset: Dataset, folder: Path, count: int, of_a_class: dict[str, int]
+    point: sweeps.Point, dataset: Dataset, folder: Path, count: int, of_a_class: dict[str, Any]
 ) -> Any:
     """What a method without a search of every image learns: `SharedTargets` or a `Sampler`.
 
@@ -37,26 +37,35 @@ def targets_of(
       dataset: the point's.
       folder: of the sweep's points, where what several of them need is kept.
       count: images that are searched each for itself, the first ones.
-      of_a_class: fields of the `SharedConfig`, for a search per class.
+      of_a_class: fields of the `SharedConfig`, for a search per class; if the cosines are not among
+        them, it has those that the search of the few images leaves.
     """
     config, seed, method = point.config, point.config.seed, point.columns["method"]
     stages = make_stages(config, dataset, seed)
     if method == "sampler":
         return sampler(config, dataset, stages, folder, count)
+    few = config, dataset, stages, folder, count
+    if method in ("class_part", "channel_code"):
+        found = part_of_few(*few)
+    else:
+        cosines = of_a_class.get("cosines") or tuple(map(float, part_of_few(*few).cosines))
+        whose = "_".join(("cosines", *map(str, cosines))) if "cosines" in of_a_class else str(count)
+        how = (f"{name}_{value}" for name, value in of_a_class.items() if name != "cosines")
+        shared = SharedConfig(**{**of_a_class, "cosines": cosines})
+        found = search_classes(config, dataset, stages, folder, shared, "-".join((whose, *how)))
+    if method.endswith("code"):
+        return controls.with_code(control_key(seed, "channel_code", 1), found, "channel")
+    return found
+
+
+def part_of_few(
+    config: RunConfig, dataset: Dataset, stages: Any, folder: Path, count: int
+) -> SharedTargets:
+    """What the targets of the first images have in common within a class."""
     split = sweep_points.first_images(dataset, 0, count)
     found = search_few(config, dataset, stages, folder, count)
     naturals = Naturals(stages, split.images, dataset.normalize)
-    part = controls.class_part_targets(stages, found, naturals, split.labels, dataset.num_classes)
-    code_key = control_key(seed, "channel_code", 1)
-    if method == "class_part":
-        return part
-    if method == "channel_code":
-        return controls.with_code(code_key, part, "channel")
-    cosines = tuple(map(float, part.cosines))
-    of_classes = search_classes(config, dataset, stages, folder, cosines, of_a_class, count)
-    if method == "per_class":
-        return of_classes
-    return controls.with_code(code_key, of_classes, "channel")
+    return controls.class_part_targets(stages, found, naturals, split.labels, dataset.num_classes)
 
 
 def sampler(config: RunConfig, dataset: Dataset, stages: Any, folder: Path, count: int) -> Sampler:
@@ -104,17 +113,13 @@ def search_classes(
     dataset: Dataset,
     stages: Any,
     folder: Path,
-    cosines: tuple[float, ...],
-    of_a_class: dict[str, int],
-    count: int,
+    shared: SharedConfig,
+    how: str,
 ) -> SharedTargets:
-    """What one search per class finds, with the cosines of the search of so many images; kept."""
-    how = "-".join(f"{name}_{value}" for name, value in of_a_class.items())
-    digest = sweep_points.search_digest(config)
-    path = folder / f"per_class-{digest}-{count}-{how}-{config.seed}.npz"
+    """What one search per class finds; kept. how: its settings, in the file's name."""
+    path = folder / f"per_class-{sweep_points.search_digest(config)}-{how}-{config.seed}.npz"
     with absent(path) as is_absent:
         if is_absent:
-            shared = SharedConfig(cosines, **of_a_class)
             split = first_of_each_class(dataset.train, shared.images_per_class)
             found = search_shared(
                 purpose_key(config.seed, SEARCH),

@@ -373,6 +373,17 @@ def test_a_second_search_is_of_all_images_and_counted_once():
         with pytest.raises(ValueError, match=message):
             script.define(config, dataclasses.replace(settings, **wrong))
     per_class = dataclasses.replace(settings, methods=("per_class",), fresh_images=8)
+    given = dataclasses.replace(per_class, cosines=(0.2,), fresh_images=0)
+    point, other = script.define(config, given).points  # two variants of one search
+    assert other.candidates == 0
+    assert point.candidates == 10 * config.search.candidates_per_image  # and none of a few images
+    assert point.columns["cosines"] == (0.2,) and "searched_images" not in point.columns
+    for wrong, message in (
+        ({"cosines": (0.1, 0.2)}, "2 cosines for 3 blocks"),
+        ({"methods": ("class_part",)}, "sweep.cosines has no effect without the method per_class"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            script.define(config, dataclasses.replace(given, **wrong))
     strategy = "per_class:search.strategy=SNES"
     for changes, message in (
         ("per_class:search.num_searches=2", "a search per_class has only one of each class"),

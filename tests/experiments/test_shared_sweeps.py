@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from tiny_run import tiny_data
 from tiny_search import TINY_FITNESS
 
 from dsl_jax import pipeline
+from dsl_jax.config import SharedConfig
 from dsl_jax.files import replacing
 from dsl_jax.presets import get_preset
 from dsl_jax.runs.lock import if_free
@@ -98,3 +100,27 @@ def test_few_images_are_searched_in_one_place_and_must_have_all_classes(tmp_path
     with pytest.raises(ValueError, match=r"none of the 4 images .* set --sweep.searched_images"):
         few_searches.search_few(config, dataset, (), tmp_path, 4)
     assert len(places) == 3
+
+
+def test_a_class_is_searched_with_the_cosines_of_the_few_or_with_those_that_are_given(
+    tmp_path, monkeypatch
+):
+    """With given ones no image is searched for itself; the names of kept files stay as they are."""
+    from common import few_searches, sweep_points
+
+    searched, few = [], []
+    part = SimpleNamespace(cosines=np.float32([0.25, 0.5]))
+    monkeypatch.setattr(few_searches, "make_stages", lambda *_: ())
+    monkeypatch.setattr(few_searches, "part_of_few", lambda *given: few.append(given) or part)
+    monkeypatch.setattr(few_searches, "search_classes", lambda *given: searched.append(given[-2:]))
+    config = get_preset("smoke", "digits")
+    point = sweep_points.run_point("a", {"method": "per_class"}, config)
+    fields = {"images_per_class": 4, "clusters": 2}
+    few_searches.targets_of(point, tiny_data(), tmp_path, 40, fields | {"cosines": (0.2,)})
+    assert not few
+    few_searches.targets_of(point, tiny_data(), tmp_path, 40, fields)
+    assert len(few) == 1
+    assert searched == [
+        (SharedConfig((0.2,), **fields), "cosines_0.2-images_per_class_4-clusters_2"),
+        (SharedConfig((0.25, 0.5), **fields), "40-images_per_class_4-clusters_2"),
+    ]
