@@ -187,15 +187,16 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
 
 def check_sizes(points: Sequence[sweeps.Point]) -> None:
     """Raises ValueError where the data are too few; they may be others than those asked for."""
-    for point in points:
-        config, size = point.config, point.columns["size"]
-        validation = held_out(config)
-        name = foresee(config.dataset, config.name, DATA_DIR.value).name
-        if size > (left := max(0, catalogue.facts(name).train_images - validation)):
-            raise ValueError(
-                f"sweep.sizes has {size}, but {name} has {left} training images beside the "
-                f"{validation} for validation"
-            )
+    if not points:
+        return
+    largest = max(points, key=lambda point: point.columns["size"])
+    config, size, validation = largest.config, largest.columns["size"], held_out(largest.config)
+    name = foresee(config.dataset, config.name, DATA_DIR.value).name
+    if size > (left := max(0, catalogue.facts(name).train_images - validation)):
+        raise ValueError(
+            f"sweep.sizes has {size}, but {name} has {left} training images beside the "
+            f"{validation} for validation"
+        )
 
 
 def held_out(config: RunConfig) -> int:

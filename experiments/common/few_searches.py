@@ -1,6 +1,7 @@
 """Targets for all images from the search of a few, or of each class; points of a sweep share it."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,10 +49,13 @@ def targets_of(
     if method in ("class_part", "channel_code"):
         found = part_of_few(*few)
     else:
-        cosines = of_a_class.get("cosines") or tuple(map(float, part_of_few(*few).cosines))
-        whose = "_".join(("cosines", *map(str, cosines))) if "cosines" in of_a_class else str(count)
+        shared = SharedConfig(**of_a_class)
+        if "cosines" in of_a_class:
+            whose = "_".join(("cosines", *map(str, shared.cosines)))
+        else:
+            left = tuple(map(float, part_of_few(*few).cosines))
+            shared, whose = dataclasses.replace(shared, cosines=left), str(count)
         how = (f"{name}_{value}" for name, value in of_a_class.items() if name != "cosines")
-        shared = SharedConfig(**{**of_a_class, "cosines": cosines})
         found = search_classes(config, dataset, stages, folder, shared, "-".join((whose, *how)))
     if method.endswith("code"):
         return controls.with_code(control_key(seed, "channel_code", 1), found, "channel")
