@@ -115,7 +115,7 @@ def in_process(cache: str, *arguments: str) -> dict[str, int]:
             **os.environ,
             "PYTHONPATH": os.pathsep.join(paths),
             "JAX_COMPILATION_CACHE_DIR": cache,
-            "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         },
         stdout=subprocess.PIPE,
         text=True,

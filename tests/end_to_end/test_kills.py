@@ -28,7 +28,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kills")
     cache = folder / "cache"  # one for both: restarts are then quick
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS", "0")
+        patch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
         patch.setenv("XLA_FLAGS", XLA_FLAGS)
         seconds = kills.run_undisturbed(ARGUMENTS, folder / "undisturbed", cache)
         done = kills.run_killed(ARGUMENTS, folder / "killed", seconds, 6, seed=0, cache=cache)

@@ -48,7 +48,7 @@ def start(tmp_path):
         "XLA_FLAGS": "",  # the code of this process, of whose files theirs are compared
         # The program is compiled once for all.
         "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
-        "JAX_PERSISTENT_COMPILATION_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
 
     def start_worker(*options):
