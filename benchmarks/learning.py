@@ -2,6 +2,9 @@
 
     pip install -e '.[bench]' && python benchmarks/learning.py
 
+With --dtype=float32 --dtype=bfloat16 both are timed, too, where products are made in bfloat16: ours
+by `LearnConfig.compute_dtype`, PyTorch's by its autocast.
+
 Both make normalised images of bytes, then a step of Nesterov momentum on the regression to three
 layers' targets and the head's divergence. Compilation is reported apart. As in our commands, freed
 memory is kept (for both), and each core is a device.
@@ -10,6 +13,7 @@ memory is kept (for both), and each core is a device.
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import timing
 import torch
@@ -30,12 +34,15 @@ from dsl_jax.devices import (
 from dsl_jax.learning.objectives import target_objective
 from dsl_jax.learning.optimizer import make_optimizer, rates_of, timing_of
 from dsl_jax.learning.steps import Program, take_step
-from dsl_jax.networks.interface import in_mode
+from dsl_jax.networks.interface import in_mode, multiplying_in
 
 _ROUNDS = flags.DEFINE_integer("rounds", 11, "How often each step is timed; medians count.")
 _WIDTHS = flags.DEFINE_multi_integer("width", [64], "Channels of each block; may be repeated.")
 _GROUPS = flags.DEFINE_integer("groups", 2, "ConvGroups a block, G.")
 _BATCH = flags.DEFINE_integer("batch", 256, "Images of a batch.")
+_DTYPES = flags.DEFINE_multi_enum(
+    "dtype", ["float32"], ["float32", "bfloat16"], "What products are made in; may be repeated."
+)
 _JSON = flags.DEFINE_string("json", None, "Where the results go.")
 
 IMAGE_SHAPE = (28, 28, 1)
@@ -54,10 +61,14 @@ def batch(network):
     return images, [generator.normal(size=shape).astype(np.float16) for shape in shapes]
 
 
-def our_step(network, images, targets):
+def our_step(network, images, targets, dtype):
     """A function that does a step, and the seconds until the first one is done."""
-    config = dsl.LearnConfig(batch_size=_BATCH.value, learning_rate=0.05)
-    graph, params, rest = nnx.split(in_mode(network, training=True), nnx.Param, ...)
+    config = dsl.LearnConfig(batch_size=_BATCH.value, learning_rate=0.05, compute_dtype=dtype)
+    trained = multiplying_in(in_mode(network, training=True), dtype)
+    graph, *arrays = nnx.split(trained, nnx.Param, ...)
+    params, rest = jax.tree.map(
+        jnp.copy, arrays
+    )  # as a step takes what it is given
     mesh, rows = device_mesh(_BATCH.value), np.arange(_BATCH.value)
     rates, timing = rates_of(config), timing_of(config, 20)
     state = {"params": params, "optimizer": make_optimizer(rates, timing).init(params)}
@@ -87,11 +98,11 @@ def our_step(network, images, targets):
     return step, time.perf_counter() - started
 
 
-def torch_step(width, images, targets):
+def torch_step(width, images, targets, dtype):
     """The same in PyTorch."""
     torch.manual_seed(0)
     network = torch_learning.Network(1, width, IMAGE_SHAPE[0], 10, _GROUPS.value)
-    step = torch_learning.make_step(network)
+    step = torch_learning.make_step(network, autocast=dtype == "bfloat16")
     channels_first = [torch.from_numpy(np.moveaxis(h, -1, 1).copy()) for h in targets[:-1]]
     logits = torch.from_numpy(targets[-1])
     (mean,), (std,) = MOMENTS
@@ -111,18 +122,24 @@ def main(_) -> None:
         network = dsl.ConvNet(IMAGE_SHAPE, 10, (width,) * 3, _GROUPS.value, rngs=nnx.Rngs(0))
         images, targets = batch(network)
         network.whiten(images / np.float32(255))
-        ours, compile_seconds = our_step(network, images, targets)
-        works = {"ours": ours, "torch": torch_step(width, images, targets)}
+        works, first = {}, {}
+        for dtype in _DTYPES.value:
+            works["ours", dtype], first[dtype] = our_step(network, images, targets, dtype)
+            works["torch", dtype] = torch_step(width, images, targets, dtype)
         times = timing.side_by_side(works, _ROUNDS.value)
-        rows.append(
-            {
-                "what": f"{width}-{width}-{width}, G = {_GROUPS.value}, batch {_BATCH.value}",
-                "ours, ms": 1e3 * times["ours"],
-                "torch, ms": 1e3 * times["torch"],
-                "times torch": times["torch"] / times["ours"],
-                "first step, s": compile_seconds,
-            }
-        )
+        for dtype in _DTYPES.value:
+            ours, theirs = times["ours", dtype], times["torch", dtype]
+            rows.append(
+                {
+                    "what": f"{width}-{width}-{width}, G = {_GROUPS.value}, batch {_BATCH.value}",
+                    "dtype": dtype,
+                    "ours, ms": 1e3 * ours,
+                    "torch, ms": 1e3 * theirs,
+                    "times torch": theirs / ours,
+                    f"times ours in {_DTYPES.value[0]}": times["ours", _DTYPES.value[0]] / ours,
+                    "first step, s": first[dtype],
+                }
+            )
     timing.report(rows, timing.machine("flax", "optax", "torch"), _JSON.value)
 
 

@@ -51,7 +51,12 @@ class Network(nn.Module):
         return outputs, self.head(x.detach().flatten(1))
 
 
-def make_step(network: Network, learning_rate: float = 0.05, head_weight: float = 0.03):
+def make_step(
+    network: Network,
+    learning_rate: float = 0.05,
+    head_weight: float = 0.03,
+    autocast: bool = False,
+):
     """A function of images and targets that does one step and returns the loss."""
     parameters = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=learning_rate, momentum=0.85, nesterov=True)
@@ -59,10 +64,13 @@ def make_step(network: Network, learning_rate: float = 0.05, head_weight: float 
 
     def step(images, targets, target_logits):
         optimizer.zero_grad(set_to_none=True)
-        outputs, logits = network(images)
-        loss = sum(F.mse_loss(x, t) for x, t in zip(outputs, targets, strict=True)) / len(targets)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            outputs, logits = network(images)
+        loss = sum(F.mse_loss(x.float(), t) for x, t in zip(outputs, targets, strict=True)) / len(
+            targets
+        )
         divergence = F.kl_div(
-            F.log_softmax(logits, 1),
+            F.log_softmax(logits.float(), 1),
             F.log_softmax(target_logits, 1),
             reduction="batchmean",
             log_target=True,
