@@ -66,9 +66,7 @@ def our_step(network, images, targets, dtype):
     config = dsl.LearnConfig(batch_size=_BATCH.value, learning_rate=0.05, compute_dtype=dtype)
     trained = multiplying_in(in_mode(network, training=True), dtype)
     graph, *arrays = nnx.split(trained, nnx.Param, ...)
-    params, rest = jax.tree.map(
-        jnp.copy, arrays
-    )  # as a step takes what it is given
+    params, rest = jax.tree.map(jnp.copy, arrays)  # as a step takes what it is given
     mesh, rows = device_mesh(_BATCH.value), np.arange(_BATCH.value)
     rates, timing = rates_of(config), timing_of(config, 20)
     state = {"params": params, "optimizer": make_optimizer(rates, timing).init(params)}
