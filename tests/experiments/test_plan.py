@@ -38,7 +38,8 @@ def test_a_plan_grows_with_what_it_plans():
     assert 2 < longer / large.search_seconds < 4
 
 
-def test_every_cycle_adds_its_search_and_its_trainings():
+def test_every_cycle_adds_its_search_and_its_trainings(monkeypatch):
+    monkeypatch.setattr(plan, "_machine_speed", lambda: (1.0, 1.0))  # the factors' own machine
     config = dataclasses.replace(get_preset("laptop", "mnist"), variants=("all_layers",))
     one, two, three = (plan.make_plan(dataclasses.replace(config, cycles=n)) for n in (1, 2, 3))
     per_image = config.later_cycles[0].search.candidates_per_image
