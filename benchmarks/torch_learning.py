@@ -66,9 +66,8 @@ def make_step(
         optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             outputs, logits = network(images)
-        loss = sum(F.mse_loss(x.float(), t) for x, t in zip(outputs, targets, strict=True)) / len(
-            targets
-        )
+        errors = [F.mse_loss(x.float(), t) for x, t in zip(outputs, targets, strict=True)]
+        loss = sum(errors) / len(errors)
         divergence = F.kl_div(
             F.log_softmax(logits.float(), 1),
             F.log_softmax(target_logits, 1),
