@@ -13,6 +13,7 @@ import importlib.metadata
 import logging
 import os
 import platform
+import queue
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -38,7 +39,29 @@ def on_cores(work: Callable[[Any], Any], tasks: Sequence[Any]) -> Iterator[Any]:
 
     What is not begun when it is left, or a task fails, is not done.
     """
-    pool = ThreadPoolExecutor(min(len(tasks), num_cores()))
+    return _in_threads(work, tasks, num_cores())
+
+
+def on_devices(
+    work: Callable[[Any, jax.Device], Any], tasks: Sequence[Any], devices: Sequence[jax.Device]
+) -> Iterator[Any]:
+    """`on_cores` on several devices, each of which is given one task at a time."""
+    free: queue.SimpleQueue[jax.Device] = queue.SimpleQueue()
+    for device in devices:
+        free.put(device)
+
+    def on_a_free_one(task: Any) -> Any:
+        device = free.get()
+        try:
+            return work(task, device)
+        finally:
+            free.put(device)
+
+    return _in_threads(on_a_free_one, tasks, len(devices))
+
+
+def _in_threads(work: Callable[[Any], Any], tasks: Sequence[Any], number: int) -> Iterator[Any]:
+    pool = ThreadPoolExecutor(min(len(tasks), number))
     try:
         yield from pool.map(work, tasks)
     finally:

@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+import threading
 from unittest import mock
 
 import jax
@@ -112,6 +113,21 @@ def test_devices_of_other_processes_are_not_searched_on():
     with pytest.raises(ValueError, match=r"other processes, such as TpuDevice\(id=5\)"):
         devices.check_own_mesh(mesh)
     devices.check_own_mesh(Mesh(np.array(jax.local_devices()), ("images",)))
+
+
+def test_each_device_has_one_task_at_a_time_and_results_are_in_order():
+    both, busy = threading.Barrier(2, timeout=30), set()
+
+    def work(task, device):
+        assert device not in busy
+        busy.add(device)
+        both.wait()  # two are at work, never one alone
+        busy.remove(device)
+        return task, device
+
+    found = list(devices.on_devices(work, range(6), ["a", "b"]))
+    assert [task for task, _ in found] == list(range(6))
+    assert {device for _, device in found} == {"a", "b"}
 
 
 def test_a_checkout_that_is_not_installed_has_an_environment(monkeypatch):

@@ -209,8 +209,8 @@ class SharedConfig:
     """One search for all images of a class, in place of one for each (docs/shared_search.md).
 
     Attributes:
-      cosines: for each block what a target keeps of its image's natural representation; a single
-          number stands for all blocks.
+      cosines: for each block what a target keeps of its image's natural representation; the only
+          one of a tuple stands for all blocks.
       choices: cosines to choose from on the validation images, each for all blocks, in place of
           `cosines`, by a run; what a control learns is chosen likewise.
       images_per_class: M, images whose mean likelihood is a candidate's fitness: the first of each
@@ -247,6 +247,11 @@ class SharedConfig:
         if still := [c for c in (*self.cosines, *self.choices) if abs(c) == 1]:
             raise ValueError(
                 f"the cosine {still[0]} leaves nothing to search: it must lie between -1 and 1"
+            )
+        if self.choices and self.cosines != (default := type(self).cosines):
+            raise ValueError(
+                f"cosines are {self.cosines} beside choices {self.choices}, which take their "
+                f"place: leave cosines at {default}, or choices empty"
             )
         if len({f"{value:g}" for value in self.choices}) < len(self.choices):
             raise ValueError(f"choices are {self.choices}: give each cosine once")

@@ -6,6 +6,7 @@ Letters: N images, B of a batch, C classes, K clusters of a class, F features.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from dsl_jax.devices import Array
 
@@ -44,7 +45,9 @@ def find_centres(
         own = points[labels == label]
         if (different := len(np.unique(own, axis=0))) < count:
             raise ValueError(f"class {label} has {different} different images for {count} clusters")
-        centres.append(KMeans(count, n_init=4, random_state=int(seed)).fit(own).cluster_centers_)
+        means = KMeans(count, n_init=4, random_state=int(seed))
+        with threadpool_limits(1):  # several add up in another order each time
+            centres.append(means.fit(own).cluster_centers_)
     return np.concatenate(centres).astype(np.float32)
 
 

@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from dsl_jax.batching import in_batches
 from dsl_jax.config import SearchConfig, SharedConfig
 from dsl_jax.config.search import check_per_class
-from dsl_jax.devices import Array, on_cores
+from dsl_jax.devices import Array, check_own_mesh, on_cores, on_devices
 from dsl_jax.evolution.clusters import cluster_rows, features, find_centres
 from dsl_jax.evolution.fitness import Stages, evaluate_candidates, output_shapes
 from dsl_jax.evolution.image import in_dtype
@@ -70,6 +71,7 @@ def search_shared(
     config: SearchConfig,
     shared: SharedConfig | None = None,
     *,
+    mesh: Mesh | None = None,
     progress: bool = False,
 ) -> SharedSearch:
     """Evolves for each class the directions that move its images best, layer after layer.
@@ -82,7 +84,7 @@ def search_shared(
     the mean of the parents. The logits are evolved as in `search`, from the mean of the class's. A
     class has random numbers of its own, so what is found for it does not depend on what the other
     classes hold; that the largest has fewer images than a fitness is of, shortens it for all.
-    On a CPU as many threads as there are cores search a class each.
+    Each device of a mesh, or each core of a CPU, searches a class at a time.
 
     Args:
       key: a `jax.random` key.
@@ -91,22 +93,24 @@ def search_shared(
       labels: integers [N]; as many classes as the last stage returns logits.
       config: a `SearchConfig` with L + 1 layers; `initial_noise` has no effect here, and
         `num_searches`, `fitness_noise` and `least_cosine` must be left as they are by default.
-      shared: the cosines, and how many images of each class a
-        fitness is of: fewer where the largest class has fewer; a class with fewer than that
-        repeats its images. None: the defaults.
+      shared: the cosines, and how many images of each class a fitness is of: fewer where the
+        largest class has fewer; a class with fewer than that repeats its images. None: the
+        defaults.
+      mesh: a mesh with the one axis "images", of this process's devices. None: one device.
       progress: show a bar of classes.
 
     Raises:
-      ValueError: what `search` refuses, a class without images, cosines that do not fit, or
-        choices.
+      TypeError, ValueError: what `search` refuses, a class without images, cosines that do not fit,
+        choices, or devices of other processes.
       FloatingPointError: what was found for a class has no finite fitness.
     """
     shared = SharedConfig() if shared is None else shared
     instance_of(SharedConfig, "shared config", shared)
     if shared.choices:
         raise ValueError(f"choices are {shared.choices}: a run chooses among them; give cosines")
+    check_own_mesh(mesh)
     searches = class_searches(key, stages, images, labels, config, shared)
-    return join_classes(stages, run_searches(searches, progress), config, shared)
+    return join_classes(stages, run_searches(searches, mesh, progress), config, shared)
 
 
 class FoundForClass(NamedTuple):
@@ -118,6 +122,9 @@ class FoundForClass(NamedTuple):
     centre: Array | None = None
 
 
+OneClass = Callable[[jax.Device | None], FoundForClass]  # searches one, on a device
+
+
 def class_searches(
     key: jax.Array,
     stages: Stages,
@@ -125,9 +132,9 @@ def class_searches(
     labels: Array,
     config: SearchConfig,
     shared: SharedConfig,
-) -> list[Callable[[], FoundForClass]]:
-    """The parts of `search_shared`: for each class a function that searches it, or for each of its
-    clusters; all is checked."""
+) -> list[OneClass]:
+    """The parts of `search_shared`: for each class, or each of its clusters, a function that
+    searches it on a device, None: JAX's default; all is checked."""
     check_schedules(stages, config)
     check_per_class(config, shared)
     check_key(key)
@@ -151,14 +158,14 @@ def class_searches(
                 "image; set fewer, or more images_per_class"
             )
 
-    def search_class(row: int) -> FoundForClass:
+    def search_class(row: int, device: jax.Device | None) -> FoundForClass:
         label, cluster = divmod(row, shared.clusters)
-        some = jnp.asarray(images[np.resize(np.flatnonzero(rows == row), size)], jnp.float32)
-        number = jnp.uint32(cluster * num_classes + label)
-        label = jnp.int32(label)
-        found = jax.device_get(
-            _search_class(key, stages, some, label, number, config, cosines, rules, fresh)
-        )
+        some = np.asarray(images[np.resize(np.flatnonzero(rows == row), size)], np.float32)
+        number = np.uint32(cluster * num_classes + label)
+        arrays = key, stages, some, np.int32(label), number
+        if device is not None:
+            arrays = jax.device_put(arrays, device)
+        found = jax.device_get(_search_class(*arrays, config, cosines, rules, fresh))
         if not np.isfinite(found.fitness[-1][-1]):
             raise FloatingPointError(
                 f"nothing that was found for class {row // shared.clusters} has a fitness that is "
@@ -185,12 +192,21 @@ def _clusters(key, stages, images, labels, num_classes, shared):
     return centres, rows
 
 
-def run_searches(searches: Sequence[Callable[[], Any]], progress: bool = False) -> list[Any]:
-    """What each finds, in order; on a CPU as many at a time as there are cores."""
-    each = on_cores if jax.default_backend() == "cpu" else map
+def run_searches(
+    searches: Sequence[Callable[[jax.Device | None], Any]],
+    mesh: Mesh | None = None,
+    progress: bool = False,
+) -> list[Any]:
+    """What each finds, in order: as many at a time as the mesh has devices, or a CPU has cores."""
+    if mesh is not None:
+        each = on_devices(lambda search, device: search(device), searches, list(mesh.devices.flat))
+    elif jax.default_backend() == "cpu":
+        each = on_cores(lambda search: search(None), searches)
+    else:
+        each = (search(None) for search in searches)
     found = []
     with progress_bar(len(searches), unit="class", description="search", show=progress) as bar:
-        for one in each(lambda search: search(), searches):
+        for one in each:
             found.append(one)
             bar.update()
     return found

@@ -6,13 +6,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from dsl_jax.config import RunConfig, to_dict
 from dsl_jax.data.dataset import Dataset, Split
+from dsl_jax.devices import search_mesh
 from dsl_jax.evolution.fitness import Stages
 from dsl_jax.evolution.shared import (
-    FoundForClass,
+    OneClass,
     candidates_per_class,
     class_searches,
     join_classes,
@@ -75,22 +77,23 @@ def search_per_class(
     keep_manifest(folder, manifest)
     locks, each = folder / "locks", list(zip(files, found, strict=True))
 
-    def keep(path: Path, search: Callable[[], FoundForClass]) -> None:
+    def keep(path: Path, search: OneClass, device: jax.Device | None) -> None:
         if not path.exists():
-            save_class(path, search(), candidates_per_class(step.config, shared))
+            save_class(path, search(device), candidates_per_class(step.config, shared))
             on_class()
 
-    def keep_if_free(path: Path, search: Callable[[], FoundForClass]) -> None:
+    def keep_if_free(path: Path, search: OneClass, device: jax.Device | None) -> None:
         with if_free(locks / path.stem / LOCK) as is_ours:
             if is_ours:
-                keep(path, search)
+                keep(path, search, device)
 
-    def keep_after_others(path: Path, search: Callable[[], FoundForClass]) -> None:
+    def keep_after_others(path: Path, search: OneClass, device: jax.Device | None) -> None:
         with alone(locks / path.stem, "searches it"):
-            keep(path, search)
+            keep(path, search, device)
 
-    run_searches([partial(keep_if_free, *one) for one in each], progress)
-    run_searches([partial(keep_after_others, *one) for one in each])
+    mesh = search_mesh()
+    run_searches([partial(keep_if_free, *one) for one in each], mesh, progress)
+    run_searches([partial(keep_after_others, *one) for one in each], mesh)
 
 
 def keep_manifest(folder: Path, manifest: dict[str, Any]) -> None:

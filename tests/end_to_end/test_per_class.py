@@ -86,7 +86,12 @@ def test_only_classes_that_are_lacking_are_searched_again(finished, data, tmp_pa
 
     def watched(*arguments):
         found = shared.class_searches(*arguments)
-        return [lambda n=n, one=one: (searched.append(n), one())[1] for n, one in enumerate(found)]
+
+        def noted(number, one, device):
+            searched.append(number)
+            return one(device)
+
+        return [partial(noted, number, one) for number, one in enumerate(found)]
 
     monkeypatch.setattr(classes, "class_searches", watched)
     assert scores(finish(CONFIG, folder, data)) == scores(results)
@@ -135,7 +140,7 @@ def test_classes_that_others_search_are_left_to_the_end(finished, data, tmp_path
     theirs, searched = contextlib.ExitStack(), []
 
     def known(*_):
-        def one(label):
+        def one(label, device):
             searched.append(label)
             return load_class(class_file(kept, label))[0]
 

@@ -1,14 +1,19 @@
 """One search per class, and the targets that are made of it."""
 
 import dataclasses
+from importlib import import_module
 
 import jax
 import numpy as np
 import pytest
 from drawn_keys import recording_key
+from jax.sharding import Mesh
+from threadpoolctl import threadpool_limits
 from toy_search import CONFIG, KEY, STAGES, data, image_stage, logits_stage, vector_stage
 
 from dsl_jax.config import SharedConfig
+from dsl_jax.evolution import shared
+from dsl_jax.evolution.clusters import find_centres
 from dsl_jax.evolution.image import SearchResult
 from dsl_jax.evolution.shared import search_shared
 from dsl_jax.targets import controls
@@ -38,9 +43,9 @@ def likelihood(logits, label):
     return logits[:, label] - np.log(np.exp(logits).sum(axis=1))
 
 
-def found(config=CONFIG, key=KEY, images=IMAGES, labels=LABELS, **options):
-    shared = SharedConfig(**({"cosines": COSINES, "images_per_class": 4} | options))
-    return search_shared(key, STAGES, images, labels, config, shared)
+def found(config=CONFIG, key=KEY, images=IMAGES, labels=LABELS, mesh=None, **options):
+    options = {"cosines": COSINES, "images_per_class": 4} | options
+    return search_shared(key, STAGES, images, labels, config, SharedConfig(**options), mesh=mesh)
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +113,22 @@ def test_a_class_has_its_own_random_numbers_and_no_neighbours(result):
     assert not np.array_equal(result.targets.directions[0][0], result.targets.directions[0][1])
     other = found(key=jax.random.key(8))
     assert not np.array_equal(other.targets.directions[0], result.targets.directions[0])
+
+
+def test_devices_of_a_mesh_search_a_class_each_and_change_no_bit(result, monkeypatch):
+    used, search_class = [], shared._search_class
+
+    def watched(key, stages, images, *rest):
+        used.append(next(iter(images.devices())))
+        return search_class(key, stages, images, *rest)
+
+    monkeypatch.setattr(shared, "_search_class", watched)
+    mesh = Mesh(np.array(jax.devices()[:2]), ("images",))
+    again = found(mesh=mesh)
+    assert set(used) == set(jax.devices()[:2]) and len(used) == 5
+    jax.tree.map(np.testing.assert_array_equal, again.targets.directions, result.targets.directions)
+    np.testing.assert_array_equal(again.targets.logits, result.targets.logits)
+    jax.tree.map(np.testing.assert_array_equal, again.fitness, result.fitness)
 
 
 def test_candidates_are_counted_as_they_are_tried(result):
@@ -208,6 +229,17 @@ def test_each_cluster_of_a_class_has_a_direction_of_its_own_for_its_own_images()
         assert clusters == {0, 1}
 
 
+def test_centres_do_not_depend_on_the_number_of_threads():
+    import_module("sklearn.cluster")  # limits are of what is loaded
+    points = np.random.default_rng(0).normal(size=(1000, 64)).astype(np.float32)
+
+    def centres(threads):
+        with threadpool_limits(threads):
+            return find_centres(points, np.zeros(1000, int), 4, np.array([1]))
+
+    np.testing.assert_array_equal(centres(1), centres(2))
+
+
 def test_a_class_needs_an_image_for_each_cluster():
     images, labels = np.repeat(IMAGES[:5], 8, axis=0), np.repeat(np.arange(5), 8)
     with pytest.raises(ValueError, match="class 0 has 1 different images for 2 clusters"):
@@ -233,11 +265,15 @@ def test_a_class_with_few_images_repeats_them():
         ({"cosines": ()}, "cosines is empty"),
         ({"fresh_images": 5}, "fresh_images is 5: it must be at most images_per_class by"),
         ({"clusters": 5}, "clusters is 5: it must be at most images_per_class, 4"),
-        ({"choices": (0.1, 0.2, 0.1)}, "give each cosine once"),
+        ({"cosines": (0.2,), "choices": (0.1, 0.2, 0.1)}, "give each cosine once"),
         ({"choices": (0.1, 2.0)}, "the cosine 2.0 is none"),
         ({"cosines": (0.1, 1.5)}, "the cosine 1.5 is none"),
         ({"cosines": (0.1, float("nan"))}, "the cosine nan is none"),
-        ({"choices": (0.1, 0.2)}, r"choices are \(0.1, 0.2\): a run chooses among them"),
+        ({"choices": (0.3,)}, r"cosines are \(0.3, 0.6\) beside choices \(0.3,\)"),
+        (
+            {"cosines": (0.2,), "choices": (0.1, 0.2)},
+            r"choices are \(0.1, 0.2\): a run chooses among them",
+        ),
         ({"images_per_class": 0}, "images_per_class is 0: it must be at least 1"),
         ({"labels": np.minimum(LABELS, 2)}, r"no image of the classes \[3, 4\]"),
         ({"labels": LABELS + 1}, "5"),
