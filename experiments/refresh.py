@@ -178,17 +178,16 @@ def blocks_of(rows: sweep_rows.Rows) -> list[str]:
 def table(rows: sweep_rows.Rows) -> str:
     """A line a method: accuracy, its differences, and the cosines."""
     networks = sweep_rows.select(rows, epoch=0)
-    trained = {m: sweep_rows.select(networks, method=m) for m in METHODS}
+    trained = {m: found for m in METHODS if (found := sweep_rows.select(networks, method=m))}
+    others = [method for method in trained if method != "own"]
     lines, steps = [], []
     for method, ours in trained.items():
-        if not ours:
-            continue
         lines.append(
             [
                 TITLES[method],
                 sweep_rows.mean_percent(ours, "test_accuracy"),
                 sweep_rows.mean_percent(ours, "validation_accuracy"),
-                *(in_text(minus(ours, trained[m])) if method == "own" else "" for m in METHODS[1:]),
+                *(in_text(minus(ours, trained[m])) if method == "own" else "" for m in others),
             ]
         )
         epochs = [row for row in sweep_rows.select(rows, method=method) if row["epoch"]]
@@ -197,8 +196,8 @@ def table(rows: sweep_rows.Rows) -> str:
             values = (means[0], np.mean(means), means[-1])
             block = f"block {column.rpartition('_')[2]}"
             steps.append([TITLES[method], block, *(f"{x:.3f}" for x in values)])
-    controls = [f"minus {name.replace('_', ' ')}" for name in METHODS[1:-1]]
-    header = ["learned", "test", "validation", *controls, "minus SGD"]
+    controls = ["minus SGD" if m == "sgd" else f"minus {m.replace('_', ' ')}" for m in others]
+    header = ["learned", "test", "validation", *controls]
     note = (
         "Accuracies in percent, mean ± standard deviation over seeds. Differences of test accuracy "
         f"in points, with their 95 % interval over {over(rows)}."
