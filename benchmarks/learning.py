@@ -3,7 +3,8 @@
     pip install -e '.[bench]' && python benchmarks/learning.py
 
 With --dtype=float32 --dtype=bfloat16 both are timed, too, where products are made in bfloat16: ours
-by `LearnConfig.compute_dtype`, PyTorch's by its autocast.
+by `LearnConfig.compute_dtype`, PyTorch's by its autocast. With --shared ours is timed once more,
+with targets that are made of the batch, as those of one search per class are.
 
 Both make normalised images of bytes, then a step of Nesterov momentum on the regression to three
 layers' targets and the head's divergence. Compilation is reported apart. As in our commands, freed
@@ -31,7 +32,8 @@ from dsl_jax.devices import (
     take,
     use_all_cores,
 )
-from dsl_jax.learning.objectives import target_objective
+from dsl_jax.evolution.shared_targets import SharedTargets
+from dsl_jax.learning.objectives import shared_objective, target_objective
 from dsl_jax.learning.optimizer import make_optimizer, rates_of, timing_of
 from dsl_jax.learning.steps import Program, take_step
 from dsl_jax.networks.interface import in_mode, multiplying_in
@@ -43,6 +45,7 @@ _BATCH = flags.DEFINE_integer("batch", 256, "Images of a batch.")
 _DTYPES = flags.DEFINE_multi_enum(
     "dtype", ["float32"], ["float32", "bfloat16"], "What products are made in; may be repeated."
 )
+_SHARED = flags.DEFINE_bool("shared", False, "Also time targets that are made of the batch.")
 _JSON = flags.DEFINE_string("json", None, "Where the results go.")
 
 IMAGE_SHAPE = (28, 28, 1)
@@ -61,7 +64,15 @@ def batch(network):
     return images, [generator.normal(size=shape).astype(np.float16) for shape in shapes]
 
 
-def our_step(network, images, targets, dtype):
+def shared_targets(network, images, targets):
+    """Those of ten classes, with some images' targets for directions."""
+    stages = dsl.frozen_stages(network, images / np.float32(255))
+    *directions, logits = (h[:10].astype(np.float32) for h in targets)
+    cosines = np.full(len(directions), 0.2, np.float32)
+    return SharedTargets(stages, tuple(directions), cosines, logits, propagates=True)
+
+
+def our_step(network, images, answers, dtype, objective=target_objective):
     """A function that does a step, and the seconds until the first one is done."""
     config = dsl.LearnConfig(batch_size=_BATCH.value, learning_rate=0.05, compute_dtype=dtype)
     trained = multiplying_in(in_mode(network, training=True), dtype)
@@ -71,12 +82,11 @@ def our_step(network, images, targets, dtype):
     rates, timing = rates_of(config), timing_of(config, 20)
     state = {"params": params, "optimizer": make_optimizer(rates, timing).init(params)}
     state, rest = replicate((state, rest), mesh)
-    key = jax.random.key(0)
-    objective = Partial(target_objective)
+    key, objective = jax.random.key(0), replicate(Partial(objective), mesh)
     program = Program(graph, config, timing, *MOMENTS)
 
     def step():
-        some, theirs = jax.tree.map(lambda array: take(array, rows, mesh), (images, tuple(targets)))
+        some, theirs = jax.tree.map(lambda array: take(array, rows, mesh), (images, answers))
         with sharing(mesh):
             state["params"], state["optimizer"], loss = take_step(
                 key,
@@ -122,12 +132,21 @@ def main(_) -> None:
         network.whiten(images / np.float32(255))
         works, first_step = {}, {}
         for dtype in _DTYPES.value:
-            works["ours", dtype], first_step[dtype] = our_step(network, images, targets, dtype)
+            ours = our_step(network, images, tuple(targets), dtype)
+            works["ours", dtype], first_step[dtype] = ours
+            if _SHARED.value:
+                made = Partial(shared_objective, shared_targets(network, images, targets))
+                labels = np.arange(len(images)) % 10
+                works["shared", dtype], _ = our_step(network, images, labels, dtype, made)
             works["torch", dtype] = torch_step(width, images, targets, dtype)
         times = timing.side_by_side(works, _ROUNDS.value)
         reference = _DTYPES.value[0]
         for dtype in _DTYPES.value:
             ours, theirs = times["ours", dtype], times["torch", dtype]
+            made = {}
+            if _SHARED.value:
+                made["made of the batch, ms"] = 1e3 * times["shared", dtype]
+                made["times as long"] = times["shared", dtype] / ours
             rows.append(
                 {
                     "what": f"{width}-{width}-{width}, G = {_GROUPS.value}, batch {_BATCH.value}",
@@ -137,6 +156,7 @@ def main(_) -> None:
                     "times torch": theirs / ours,
                     f"times ours in {reference}": times["ours", reference] / ours,
                     "first step, s": first_step[dtype],
+                    **made,
                 }
             )
     timing.report(rows, timing.machine("flax", "optax", "torch"), _JSON.value)
