@@ -11,7 +11,9 @@ moved in a direction that is searched for the class) and "channel_code" (natural
 of the class). These share the cosines to the natural representation that searched targets have, and
 but for "per_class" the logits. "per_class_code" is "per_class" with the random code in place of the
 direction, and the same logits. "sampler" is "class_part", and what a small network, which has
-learned from the few searches, makes of the image besides. "again" are the searched targets,
+learned from the few searches, makes of the image besides. "started" are an image's own targets
+whose search began with what the sampler makes of it, "started_permuted" those of another image of
+its class. "again" are the searched targets,
 searched once more in a network that has learned from them, with --config.later_cycles[0];
 "cross_fitted" likewise, each image in a network that has not learned from it; "again_permuted" and
 "cross_fitted_permuted" are those of another image of its class. "again_natural" is what the network
@@ -43,7 +45,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, few_searches, plan, sweep_points, sweep_rows, sweeps
 from common import whole_searches as whole
 from common.command_line import DATA_DIR
-from common.methods import SECOND, SGD, SHARED, STORED, Method
+from common.methods import SECOND, SGD, SHARED, STARTED, STORED, Method
 from common.overrides import override, parse_options
 from common.predictions import keep_predictions, with_predictions
 from common.size_curves import draw, table
@@ -84,7 +86,16 @@ class Settings(sweeps.Settings):
 
     def needs_few(self, method: str) -> bool:
         """Whether a method needs the search of a few images."""
-        return method in SHARED and not (self.cosines and method.startswith("per_class"))
+        return method in (*SHARED, *STARTED) and not (
+            self.cosines and method.startswith("per_class")
+        )
+
+    def searches(self, method: str) -> set[str]:
+        """Which searches of single images a method needs: of the few, of every one, or both."""
+        found = {"few"} if self.needs_few(method) else set()
+        if method in STORED:
+            found.add("started" if method in STARTED else "every")
+        return found
 
     def networks(self, method: str) -> int:
         """In how many trained networks a method searches the images once more."""
@@ -164,12 +175,11 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
         changed = changed_config(config, changes, size, method, seed)
         if method.name.startswith("per_class"):
             check_per_class(changed.search, shared)
-        search = method.name in STORED, sweep_points.search_digest(changed), seed
-        is_searched = method.name in STORED or settings.needs_few(method.name)
-        is_new = is_searched and search not in searched
-        point = make_point(changed, settings, size, method, is_new)
-        searched |= {search} if is_new else set()
-        of_classes = "per_class", *search[1:]
+        digest = sweep_points.search_digest(changed), seed
+        needed = {(what, *digest) for what in settings.searches(method.name)}
+        point = make_point(changed, settings, size, method, {w for w, *_ in needed - searched})
+        searched |= needed
+        of_classes = "per_class", *digest
         if method.name.startswith("per_class") and of_classes not in searched:
             point = sweep_points.with_more(point, *plan.shared_search_cost(changed, size, shared))
             searched.add(of_classes)
@@ -249,9 +259,9 @@ def changed_config(
 
 
 def make_point(
-    config: RunConfig, settings: Settings, size: int, method: Method, is_searched: bool
+    config: RunConfig, settings: Settings, size: int, method: Method, new: set[str]
 ) -> sweeps.Point:
-    """A training; is_searched: it is the first that needs its search."""
+    """A training; new: the searches (`Settings.searches`) that it is the first to need."""
     seed = config.seed
     name = f"{size}-{method.name}{f'-{method.variant}' if method.variant else ''}-seed_{seed}"
     columns = {
@@ -268,9 +278,8 @@ def make_point(
         columns |= settings.of_a_class
     if networks := settings.networks(method.name):
         columns["networks"] = networks
-    each = is_searched and method.name in STORED
-    point = sweep_points.run_point(name, columns, config, is_searched=each)
-    if method.name not in SHARED or not is_searched:
+    point = sweep_points.run_point(name, columns, config, is_searched=bool(new - {"few"}))
+    if "few" not in new:
         return point
     return sweep_points.with_more(point, *plan.search_cost(config, settings.searched_images))
 
@@ -325,6 +334,8 @@ def targets_of(point: sweeps.Point, dataset: Dataset, folder: Path, settings: Se
     """What a point learns; None: SGD. Made before its folder holds anything, as a run's must."""
     if point.columns["method"] in SGD:
         return None
+    if point.columns["method"] in STARTED:
+        return few_searches.started(point, dataset, folder.parent, settings.searched_images)
     if point.columns["method"] in STORED:
         networks = settings.networks(point.columns["method"])
         return whole.targets_of(point, dataset, folder, networks)

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from dsl_jax.config import SearchConfig
 from dsl_jax.devices import check_own_mesh
-from dsl_jax.evolution.image import Stages
+from dsl_jax.evolution.image import SearchResult, Stages
 from dsl_jax.evolution.images import checked_labels, choose_chunk_size, search
 from dsl_jax.evolution.rules import check_schedules
 from dsl_jax.files import writing
@@ -42,6 +42,7 @@ def search_to_store(
     *,
     dataset: str = "",
     ids: Any = None,
+    starts: Callable[[jax.Array, jax.Array], Sequence[jax.Array]] | None = None,
     chunk_size: int | None = None,
     mesh: Mesh | None = None,
     preprocess: Callable[[np.ndarray], Any] | None = None,
@@ -65,6 +66,8 @@ def search_to_store(
       labels: [N] integers.
       dataset: its name, kept with the targets.
       ids: [N] integers below 2**32, the images' rows in their source; None: 0 .. N-1.
+      starts: makes of images [B, ...] and labels [B] what `search` takes as `starts`, such as the
+        `of` of a `Sampler`; of each image by itself, so that it does not depend on the others.
       chunk_size: images in one chunk and one call, on each device; None: as in the store that is
         there, or `choose_chunk_size`.
       preprocess: applied to some images [M, H, W, C] at a time, such as `Dataset.normalize`.
@@ -102,7 +105,15 @@ def search_to_store(
     if (chunk_size := whole_number("chunk_size", chunk_size)) < 1:
         raise ValueError(f"chunk_size is {chunk_size}: it must be at least 1")
     ours = make_manifest(
-        key, stages, take, labels, ids, config, dataset=dataset, chunk_size=chunk_size
+        key,
+        stages,
+        take,
+        labels,
+        ids,
+        config,
+        dataset=dataset,
+        chunk_size=chunk_size,
+        starts=starts,
     )
     if there is not None:
         check_same_search(ours, there, path)
@@ -124,20 +135,27 @@ def search_to_store(
     if repair and (damaged := store.discard_damaged()):
         logger.warning("%s: searching damaged chunks again: %s", path, damaged)
     fresh = tuple(map(_compiled_anew, stages))
-    search_missing(
-        store,
-        Claims(kvstore),
-        lambda rows: search(
+    begin = None if starts is None else _one_by_one(starts)
+
+    def search_rows(rows: np.ndarray) -> SearchResult:
+        some = take(rows)
+        return search(
             key,
             fresh,
-            take(rows),
+            some,
             labels[rows],
             config,
             ids=ids[rows],
+            starts=None if begin is None else begin(some, labels[rows]),
             chunk_size=chunk_size,
             mesh=mesh,
             check_finite=not layout.committed_chunks(kvstore),  # of a later chunk it may be so
-        ),
+        )
+
+    search_missing(
+        store,
+        Claims(kvstore),
+        search_rows,
         chunks_per_call=1 if mesh is None else mesh.size,
         progress=progress,
         on_chunk=on_chunk,
@@ -176,6 +194,16 @@ def _compiled_anew(stage: Callable) -> Callable:
     if isinstance(stage, jax.tree_util.Partial):
         return stage
     return lambda hidden: stage(hidden)
+
+
+def _one_by_one(starts: Callable) -> Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, ...]]:
+    """`starts`, of each image by itself: convolutions of a batch may round otherwise."""
+
+    def of_one(one: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
+        return tuple(h[0] for h in starts(*(array[None] for array in one)))
+
+    mapped = jax.jit(lambda *arrays: jax.lax.map(of_one, arrays))
+    return lambda *arrays: jax.device_get(mapped(*arrays))
 
 
 PATIENCE = 2.0  # times our slowest chunk

@@ -53,6 +53,7 @@ def make_manifest(
     *,
     dataset: str,
     chunk_size: int,
+    starts: Callable | None = None,
 ) -> dict[str, Any]:
     """What a search is, as plain data; no more than some images are in memory at a time.
 
@@ -62,6 +63,7 @@ def make_manifest(
       labels, ids: integers [N].
       dataset: its name.
       chunk_size: images in one chunk.
+      starts: the function that makes where an image's search begins, if it is not the paper's.
 
     Returns:
       {"format": int, "fingerprint": {...}, "provenance": {...}, "outputs": {...}}.
@@ -88,6 +90,7 @@ def make_manifest(
             "chunk_size": int(chunk_size),
             "layer_shapes": [list(shape) for shape in shapes],
             **{f"{name}_sha256": source_hash(getattr(rules, name)) for name in own},
+            **({} if starts is None else {"starts_sha256": hash_stages((starts,))}),
         },
         "provenance": _provenance(),
         "outputs": summarize_outputs(

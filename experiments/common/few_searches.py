@@ -84,6 +84,35 @@ def sampler(config: RunConfig, dataset: Dataset, stages: Any, folder: Path, coun
     ).targets
 
 
+def started(point: sweeps.Point, dataset: Dataset, folder: Path, count: int) -> Any:
+    """A target for each training image, whose search began with what the sampler makes of it; or
+    with the method "started_permuted" that of another image of its class.
+
+    Arguments are those of `targets_of`. The sampler is kept, too: another would be another search.
+    """
+    config, seed = point.config, point.config.seed
+    stages = make_stages(config, dataset, seed)
+    digest = sweep_points.search_digest(dataclasses.replace(config, searched="sampler"))
+    path = folder / f"sampler-{digest}-{count}-{seed}.npz"
+    with absent(path) as is_absent:
+        if is_absent:
+            save_targets(path, sampler(config, dataset, stages, folder, count))
+    found = search_split(
+        folder / f"started-{digest}-{count}-{seed}",
+        purpose_key(seed, SEARCH),
+        stages,
+        dataset,
+        dataset.train,
+        config.search,
+        starts=load_targets(path, stages).of,
+        chunk_size=config.chunk_size,
+        progress=True,
+    )
+    if point.columns["method"] == "started":
+        return found
+    return controls.permuted(control_key(seed, "permuted", 1), found, dataset.train.labels)
+
+
 def search_few(
     config: RunConfig, dataset: Dataset, stages: Any, folder: Path, count: int
 ) -> TargetStore:

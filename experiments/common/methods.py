@@ -14,7 +14,8 @@ SECOND = (  # these need a second search of every image
     "cross_fitted",
     "cross_fitted_permuted",
 )
-STORED = ("searched", "permuted", *SECOND)  # these need a search of every image
+STARTED = ("started", "started_permuted")  # and these one that begins with a sampler's proposals
+STORED = ("searched", "permuted", *SECOND, *STARTED)  # these need a search of every image
 SHARED = ("class_part", "per_class", "channel_code", "per_class_code", "sampler")
 # What a method is compared with: the first of these that was trained.
 CONTROLS = {
@@ -22,6 +23,7 @@ CONTROLS = {
     "class_part": ("channel_code",),
     "per_class": ("per_class_code", "channel_code"),  # the first with a method's own logits
     "sampler": ("class_part",),
+    "started": ("started_permuted",),
     "again": ("again_permuted",),
     "cross_fitted": ("cross_fitted_permuted",),
 }

@@ -21,6 +21,7 @@ from dsl_jax.targets.fill import search_to_store
 
 METHODS = (
     "sgd_g2", "searched", "permuted", "class_part", "per_class", "channel_code", "sampler",
+    "started", "started_permuted",
 )  # fmt: skip
 FLAGS = [
     *TINY_SEARCH,
@@ -60,14 +61,18 @@ def test_each_method_learns_its_own_targets_and_each_prediction_is_kept(
         (per_class, *_),
         (code, *_),
         (sampler, *_),
+        (started, *_),
+        (started_permuted, *_),
     ) = learned
     labels = dataset.train.labels
     assert len(labels) == 60 and variant == "skip_block_0"
-    own, others = found.read().representations, permuted.read().representations
-    for image, target in enumerate(others[1]):
-        (source,) = np.flatnonzero([(target == mine).all() for mine in own[1]])
-        assert labels[source] == labels[image]
-        assert source != image or (labels == labels[image]).sum() == 1
+    for ours, theirs in ((found, permuted), (started, started_permuted)):
+        own, others = ours.read().representations[1], theirs.read().representations[1]
+        for image, target in enumerate(others):
+            (source,) = np.flatnonzero([(target == mine).all() for mine in own])
+            assert labels[source] == labels[image]
+            assert source != image or (labels == labels[image]).sum() == 1
+    own = found.read().representations
 
     # Of the first 50 images alone: their logits' means, and their mean cosine.
     for label in range(10):
@@ -89,6 +94,15 @@ def test_each_method_learns_its_own_targets_and_each_prediction_is_kept(
     # A sampler learns from those of the 50 that it does not hold out.
     np.testing.assert_allclose(sampler.shared.cosines, part.cosines, atol=0.05)
     assert (sampler.shared.cosines != part.cosines).all()
+
+    # The first candidates of a search that begins with its proposals are those, and noise on them.
+    stages, images = sampler.shared.stages, dataset.normalize(dataset.train.images)
+    proposed, traces = sampler.of(images, labels), started.read().fitness
+    for layer, (start, trace) in enumerate(zip(proposed, traces, strict=True)):
+        for stage in stages[layer + 1 :]:
+            start = stage(start)
+        begun = jax.nn.log_softmax(start)[np.arange(len(labels)), labels]
+        assert (trace[:, 0] > begun - 1e-3).all(), layer
 
     with np.load(folder / rows[1]["predictions"]) as kept:
         np.testing.assert_array_equal(kept["labels"], dataset.test.labels)

@@ -9,9 +9,26 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
-from toy_targets import CHUNK, CONFIG, IDS, IMAGES, LABELS, equal, files, run
+from toy_targets import (
+    CHUNK,
+    CONFIG,
+    IDS,
+    IMAGES,
+    LABELS,
+    STAGES,
+    WEIGHTS,
+    block,
+    dense,
+    equal,
+    files,
+    head,
+    run,
+)
 
+from dsl_jax.evolution.images import search
 from dsl_jax.files import unsealed
 from dsl_jax.targets import fill, layout, store
 from dsl_jax.targets.store import TargetStore
@@ -139,6 +156,37 @@ def test_of_two_that_begin_at_once_on_unlike_machines_both_take_the_chunks_of_th
     store = run(path, chunk_size=None)
     assert store.manifest["fingerprint"]["chunk_size"] == 3
     assert equal(store.read(), TargetStore.open(undisturbed).read())
+
+
+def natural(images, labels):
+    """Each layer's own output, the logits raised where the label says."""
+    found = [block(WEIGHTS[0], images)]
+    found.append(dense(WEIGHTS[1], found[-1]))
+    logits = head(WEIGHTS[2], found[-1])
+    return (*found, logits + jax.nn.one_hot(labels, 3))
+
+
+def natural_of_one(images, labels):
+    assert len(images) == len(labels) == 1  # or it might be rounded by its neighbours
+    return natural(images, labels)
+
+
+def test_where_a_search_begins_is_made_of_its_image_and_told_from_another(undisturbed, tmp_path):
+    store = run(tmp_path / "begun", starts=natural_of_one)
+    begun = natural(IMAGES, LABELS)
+    for folder, starts in ((tmp_path / "begun", begun), (undisturbed, None)):
+        found = search(jax.random.key(0), STAGES, IMAGES, LABELS, CONFIG, ids=IDS, starts=starts)
+        ours = TargetStore.open(folder).read()
+        for a, b in zip(ours.representations, found.representations, strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-3)
+    store.discard(3)
+    assert equal(run(tmp_path / "begun", starts=natural_of_one).read(), store.read())
+    with pytest.raises(ValueError, match="starts_sha256"):
+        run(tmp_path / "begun")
+    with pytest.raises(ValueError, match="starts_sha256"):
+        run(tmp_path / "begun", starts=natural)
+    with pytest.raises(ValueError, match="starts_sha256"):
+        run(undisturbed, starts=natural)
 
 
 def test_a_store_from_before_a_setting_existed_is_that_of_its_default(folder, searched):
