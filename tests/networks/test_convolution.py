@@ -1,5 +1,7 @@
 """Convolutions and their gradients against XLA's own."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,8 @@ from jax.sharding import Mesh
 from dsl_jax.devices import sharding, sharing
 from dsl_jax.networks import convolution
 from dsl_jax.networks.convolution import convolve, convolve_few, convolve_same
+
+CPU_INFO = Path("/proc/cpuinfo")
 
 
 def arrays(count, height, width, features, out_features, size=(3, 3)):
@@ -39,10 +43,32 @@ def test_it_is_xlas_convolution_with_its_gradients(shape, images_in_a_block, mon
 @pytest.mark.parametrize("images_in_a_block", [1, 2, 100])
 def test_many_channels_are_convolved_by_winograds_algorithm(size, images_in_a_block, monkeypatch):
     x, kernel = arrays(3, *size, 64, 65)
+    monkeypatch.setattr(convolution, "WINOGRAD_FEATURES", 64)
     tiles = -(-size[0] // 2) * -(-size[1] // 2)
     monkeypatch.setattr(convolution, "WINOGRAD_TILES", images_in_a_block * tiles)
     assert "stablehlo.convolution" not in jax.jit(convolve_same).lower(x, kernel).as_text()
     _check_against_xla(x, kernel, atol=2e-4)  # numbers up to about 100
+
+
+@pytest.mark.skipif(not CPU_INFO.exists(), reason="only Linux lists a processor's flags there")
+def test_what_numpy_knows_of_a_processor_is_what_linux_knows():
+    assert convolution._has_avx512() == ("avx512f" in CPU_INFO.read_text().split())
+
+
+@pytest.mark.parametrize(
+    ("extensions", "expected"),
+    [
+        ({"baseline": ["SSE"], "found": ["AVX2", "AVX512F"], "not found": []}, True),
+        ({"baseline": ["X86_V2"], "found": ["X86_V3", "X86_V4"]}, True),
+        ({"baseline": ["X86_V2"], "found": ["X86_V3"], "not found": ["X86_V4"]}, False),
+        ({"baseline": ["NEON"], "not found": ["SVE"]}, False),
+        (None, False),
+    ],
+)
+def test_vectors_of_16_numbers_are_known_by_every_name(extensions, expected, monkeypatch):
+    known = {} if extensions is None else {"SIMD Extensions": extensions}
+    monkeypatch.setattr(np, "show_config", lambda mode: known)
+    assert convolution._has_avx512() == expected
 
 
 def _check_against_xla(x, kernel, atol):
@@ -65,6 +91,7 @@ def test_devices_that_share_a_batch_go_each_through_its_own_images(
     features, out_features, atol, monkeypatch
 ):
     monkeypatch.setattr(convolution, "GRADIENT_BYTES", 0)  # a loop, an image at a time
+    monkeypatch.setattr(convolution, "WINOGRAD_FEATURES", 64)
     monkeypatch.setattr(convolution, "WINOGRAD_TILES", 0)
     x, kernel = arrays(8, 6, 6, features, out_features)
     mesh = Mesh(np.array(jax.devices()[:4]), ("images",))
@@ -94,7 +121,7 @@ def test_few_channels_are_convolved_as_many(size):
 
 
 def test_other_platforms_take_xlas():
-    small, wide = arrays(2, 4, 4, 2, 2), arrays(2, 4, 4, 64, 64)
+    small, wide = arrays(2, 4, 4, 2, 2), arrays(2, 4, 4, 128, 128)
     gradient = jax.grad(lambda x, kernel: convolve_same(x, kernel).sum(), argnums=1)
     cases = ((gradient, small, "while"), (convolve_few, small, ""), (convolve_same, wide, ""))
     for function, arguments, is_loop in cases:
