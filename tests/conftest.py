@@ -51,7 +51,7 @@ def programs_of_one_file():
 # Bits and rounding are tested elsewhere, with programs that XLA optimises as for a user; compiling
 # those is most of a test's time.
 BARELY_OPTIMIZED = {
-    *("end_to_end", "experiments", "reports", "runs"),
+    *("end_to_end", "experiments", "pages", "reports", "runs"),
     *(f"test_{name}.py" for name in ("fitness_noise", "near", "own_fitness", "strategies")),
     *("test_refreshed.py", "test_shared.py"),
 }
