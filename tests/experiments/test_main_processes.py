@@ -8,6 +8,8 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 from children import XLA_FLAGS
 from free_port import free_port
@@ -15,6 +17,7 @@ from tiny_search import TINY_MAIN as TINY
 from toy_targets import files
 
 import dsl_jax
+from dsl_jax.runs.class_files import open_classes
 from dsl_jax.runs.folder import search_seconds
 from dsl_jax.targets.store import TargetStore
 
@@ -68,6 +71,22 @@ def test_several_processes_search_one_folder(alone, tmp_path, job):
     notes = list((tmp_path / "run" / "seed_0").glob("search-*.json"))
     assert 1 <= len(notes) <= 2 and search_seconds(tmp_path / "run", 0) > 0
     assert not (tmp_path / "run" / "seed_0" / "all_layers").exists()
+
+
+@pytest.mark.slow
+def test_processes_share_the_classes_of_a_search_per_class(tmp_path):
+    per_class = ["--search=per_class", "--config.shared.images_per_class=2", "--phase=search"]
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    for folder, count in ((alone, 1), (shared, 2)):
+        processes = [start(*per_class, f"--output_dir={folder}") for _ in range(count)]
+        for process in processes:
+            output, _ = process.communicate()
+            assert process.returncode == 0, output
+    folder = "seed_0/targets_per_class"
+    expected, ours = (open_classes(path / folder).classes for path in (alone, shared))
+    assert len(ours) == 10
+    jax.tree.map(np.testing.assert_array_equal, ours, expected)
+    assert dsl_jax.verify_run(shared) == []
 
 
 @pytest.mark.slow
