@@ -13,11 +13,10 @@ but for "per_class" the logits. "per_class_code" is "per_class" with the random 
 direction, and the same logits. "sampler" is "class_part", and what a small network, which has
 learned from the few searches, makes of the image besides. "started" are an image's own targets
 whose search began with what the sampler makes of it, "started_permuted" those of another image of
-its class. "again" are the searched targets,
-searched once more in a network that has learned from them, with --config.later_cycles[0];
-"cross_fitted" likewise, each image in a network that has not learned from it; "again_permuted" and
-"cross_fitted_permuted" are those of another image of its class. "again_natural" is what the network
-of "again" makes of the image, without a second search; "again_class_part" and "again_channel_code"
+its class. "again" are the searched targets, searched once more in a network that has learned from
+them, with --config.later_cycles[0]; "cross_fitted" likewise, each image in a network that has not
+learned from it; "again_permuted" and "cross_fitted_permuted" are those of another image of its
+class. "again_natural" is what the network of "again" makes of the image, without a second search; "again_class_part" and "again_channel_code"
 are that, moved as the controls of this name do (`dsl_jax.controls`). Settings, each
 --sweep.NAME=VALUE (laptop's): sizes, of training images, validation not counted (2000, 5000);
 methods (sgd_g1, sgd_g2, class_part, per_class, channel_code); searched_images, the few (1000);

@@ -73,38 +73,47 @@ def part_of_few(
 
 
 def sampler(config: RunConfig, dataset: Dataset, stages: Any, folder: Path, count: int) -> Sampler:
-    """The sampler that learns from the search of the first images."""
+    """The sampler that learns from the search of the first images; kept."""
     check_sampler(dataset, config.seed, count, config.sampler)
-    split = sweep_points.first_images(dataset, 0, count)
-    found = search_few(config, dataset, stages, folder, count)
-    key, images = purpose_key(config.seed, SAMPLER), dataset.normalize(split.images)
-    classes = dataset.num_classes
-    return learn_sampler(
-        key, stages, found, images, split.labels, classes, config.sampler, progress=True
-    ).targets
+    path = folder / f"sampler-{sampler_digest(config)}-{count}-{config.seed}.npz"
+    with absent(path) as is_absent:
+        if is_absent:
+            split = sweep_points.first_images(dataset, 0, count)
+            learned = learn_sampler(
+                purpose_key(config.seed, SAMPLER),
+                stages,
+                search_few(config, dataset, stages, folder, count),
+                dataset.normalize(split.images),
+                split.labels,
+                dataset.num_classes,
+                config.sampler,
+                progress=True,
+            )
+            save_targets(path, learned.targets)
+    return load_targets(path, stages)
+
+
+def sampler_digest(config: RunConfig) -> str:
+    """Names all that a sampler depends on, but for the seed and the number of images."""
+    return sweep_points.search_digest(dataclasses.replace(config, searched="sampler"))
 
 
 def started(point: sweeps.Point, dataset: Dataset, folder: Path, count: int) -> Any:
     """A target for each training image, whose search began with what the sampler makes of it; or
     with the method "started_permuted" that of another image of its class.
 
-    Arguments are those of `targets_of`. The sampler is kept, too: another would be another search.
+    Arguments are those of `targets_of`.
     """
     config, seed = point.config, point.config.seed
     stages = make_stages(config, dataset, seed)
-    digest = sweep_points.search_digest(dataclasses.replace(config, searched="sampler"))
-    path = folder / f"sampler-{digest}-{count}-{seed}.npz"
-    with absent(path) as is_absent:
-        if is_absent:
-            save_targets(path, sampler(config, dataset, stages, folder, count))
     found = search_split(
-        folder / f"started-{digest}-{count}-{seed}",
+        folder / f"started-{sampler_digest(config)}-{count}-{seed}",
         purpose_key(seed, SEARCH),
         stages,
         dataset,
         dataset.train,
         config.search,
-        starts=load_targets(path, stages).of,
+        starts=sampler(config, dataset, stages, folder, count).of,
         chunk_size=config.chunk_size,
         progress=True,
     )
