@@ -16,15 +16,15 @@ whose search began with what the sampler makes of it, "started_permuted" those o
 its class. "again" are the searched targets, searched once more in a network that has learned from
 them, with --config.later_cycles[0]; "cross_fitted" likewise, each image in a network that has not
 learned from it; "again_permuted" and "cross_fitted_permuted" are those of another image of its
-class. "again_natural" is what the network of "again" makes of the image, without a second search; "again_class_part" and "again_channel_code"
-are that, moved as the controls of this name do (`dsl_jax.controls`). Settings, each
---sweep.NAME=VALUE (laptop's): sizes, of training images, validation not counted (2000, 5000);
-methods (sgd_g1, sgd_g2, class_part, per_class, channel_code); searched_images, the few (1000);
-images_per_class, of a class's search (32); fresh_images, of these drawn anew in each generation (0:
-all, always); clusters, of a class (1); folds, among which images are dealt out to be cross-fitted
-(5); cosines, of a class's search, for each block or one for all, in place of those that the search
-of the few leaves; that is then not needed (none); validation_size (1000); num_seeds (1); changes,
-what is set for a size, a method, or both, such as
+class. "again_natural" is what the network of "again" makes of the image, without a second search;
+"again_class_part" and "again_channel_code" are that, moved as the controls of this name do
+(`dsl_jax.controls`). Settings, each --sweep.NAME=VALUE (laptop's): sizes, of training images,
+validation not counted (2000, 5000); methods (sgd_g1, sgd_g2, class_part, per_class, channel_code);
+searched_images, the few (1000); images_per_class, of a class's search (32); fresh_images, of these
+drawn anew in each generation (0: all, always); clusters, of a class (1); folds, among which images
+are dealt out to be cross-fitted (5); cosines, of a class's search, for each block or one for all,
+in place of those that the search of the few leaves; that is then not needed (none); validation_size
+(1000); num_seeds (1); changes, what is set for a size, a method, or both, such as
 "2000:learn.learning_rate=2|2000-sgd_g1:sgd.learning_rate=0.1" (none); probes, whether to measure
 how well the training images are learned, and how well a new linear head does on the trained body
 (False).
