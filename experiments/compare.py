@@ -6,20 +6,24 @@
 The rows and predictions that an experiment has kept are read, and nothing is computed. Rows are
 chosen by what is in their columns (rows.csv of the folder has them), and by their folder's name:
 COLUMN=VALUE or folder=NAME, with a comma between several. A title may stand before,
-TITLE:COLUMN=VALUE. Intervals are over the test images and the seeds that both have. With two
-places, --change tells how far each number is greater in the first than in the second.
+TITLE:COLUMN=VALUE. A | between two trainings means their mean, seed by seed. Intervals are over the
+test images and the seeds that both have. With two places, --change tells how far each number is
+greater in the first than in the second.
 """
 
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from absl import flags
 
 sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, sweep_rows
 from common.alike import check_alike
-from common.predictions import change, in_text, minus, read_points
+from common.predictions import change, check_images, in_text, minus, read_points
+
+MEASURED = ("right", "test_accuracy")  # of a training, on the test images
 
 FOLDERS = flags.DEFINE_multi_string("folder", [], "Of a sweep; several are read as one.")
 OURS = flags.DEFINE_multi_string("ours", [], "What is compared, once for each training.")
@@ -29,10 +33,10 @@ CHANGE = flags.DEFINE_bool("change", False, "Of two places, also the first minus
 
 
 class Choice(NamedTuple):
-    """Which rows: what they are called, and the text in their columns."""
+    """What it is called, and the text in the columns of each training whose mean is meant."""
 
     title: str
-    columns: dict[str, str]
+    trainings: list[dict[str, str]]
 
 
 def parse_choice(given: str, flag: str) -> Choice:
@@ -41,23 +45,29 @@ def parse_choice(given: str, flag: str) -> Choice:
     Raises:
       ValueError: it is none.
     """
-    title, _, conditions = given.rpartition(":")
+    title, _, several = given.rpartition(":")
+    trainings = [parse_columns(conditions, flag) for conditions in several.split("|")]
+    return Choice(title or " and ".join(", ".join(one.values()) for one in trainings), trainings)
+
+
+def parse_columns(conditions: str, flag: str) -> dict[str, str]:
+    """The text that columns have. Raises likewise."""
     columns = {}
     for condition in filter(None, conditions.split(",")):
         name, equals, value = condition.partition("=")
         if not equals:
             raise ValueError(f"{flag} has {condition!r}: write COLUMN=VALUE")
         columns[name] = value
-    return Choice(title or ", ".join(columns.values()), columns)
+    return columns
 
 
-def chosen(rows: sweep_rows.Rows, choice: Choice, flag: str) -> sweep_rows.Rows:
+def chosen(rows: sweep_rows.Rows, columns: dict[str, str], flag: str) -> sweep_rows.Rows:
     """The rows with these values, as text.
 
     Raises:
       ValueError: there are none.
     """
-    for name, value in choice.columns.items():
+    for name, value in columns.items():
         known = {str(row[name]): None for row in rows if name in columns_of(row)}
         if not known:
             names = ", ".join(dict.fromkeys(name for row in rows for name in columns_of(row)))
@@ -98,6 +108,24 @@ def seeds_of_one(rows: sweep_rows.Rows, flag: str) -> sweep_rows.Rows:
     return rows
 
 
+def mean_of(trainings: list[sweep_rows.Rows]) -> sweep_rows.Rows:
+    """The rows; of several trainings the mean of the seeds that all have.
+
+    Raises:
+      ValueError: they are of other test images.
+    """
+    if len(trainings) == 1:
+        return trainings[0]
+    check_images(*trainings)
+    by_seed = [{row["seed"]: row for row in sweep_rows.ended(rows)} for rows in trainings]
+    of_all = [seed for seed in by_seed[0] if all(seed in rows for rows in by_seed)]
+    return [
+        by_seed[0][seed]
+        | {name: np.mean([rows[seed][name] for rows in by_seed], axis=0) for name in MEASURED}
+        for seed in of_all
+    ]
+
+
 def table(
     rows: sweep_rows.Rows,
     ours: list[Choice],
@@ -112,8 +140,11 @@ def table(
     """
 
     def of(choice: Choice, flag: str) -> list[sweep_rows.Rows]:
-        there = [chosen(rows, place, "where") for place in where]
-        return [seeds_of_one(chosen(some, choice, flag), flag) for some in there]
+        there = [chosen(rows, place.trainings[0], "where") for place in where]
+        return [
+            mean_of([seeds_of_one(chosen(some, one, flag), flag) for one in choice.trainings])
+            for some in there
+        ]
 
     others = [of(one, "theirs") for one in theirs]
     lines, columns = [], ["test accuracy", *(f"minus {one.title}" for one in theirs)]
@@ -147,6 +178,8 @@ def run_all() -> None:
     )
     if CHANGE.value and len(where) != 2:
         raise ValueError(f"change is from one place to another: where has {len(where)}, not 2")
+    if any(len(place.trainings) > 1 for place in where):
+        raise ValueError("where tells which rows: a | between trainings is for ours and theirs")
     rows = [
         row | {"folder": folder.name, "point": point}
         for folder in map(Path, FOLDERS.value)

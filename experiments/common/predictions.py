@@ -64,7 +64,7 @@ def change(
     """How far `minus` is greater in the first of two places than in the second. Raises likewise."""
     check_images(*ours, *theirs)
     first, second = (
-        {seed: np.subtract(a[seed], b[seed], dtype=np.int8) for seed in a.keys() & b.keys()}
+        {seed: np.subtract(a[seed], b[seed], dtype=float) for seed in a.keys() & b.keys()}
         for a, b in zip(map(by_seed, ours), map(by_seed, theirs), strict=True)
     )
     return interval(first, second)

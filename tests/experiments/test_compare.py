@@ -100,6 +100,34 @@ def test_a_change_is_of_the_same_seeds_and_images_in_both_places(compare, tmp_pa
     assert cells[3][-1] == in_percent(expected, sign=True)
 
 
+def test_minus_the_mean_of_two_is_the_mean_of_what_it_is_minus_each(compare, tmp_path):
+    """Of the seeds that all three have."""
+    labels = np.zeros(4, int)
+    right = {
+        "a": {1: [1, 1, 1, 0], 2: [1, 1, 1, 1], 3: [0, 0, 0, 0]},
+        "b": {1: [1, 0, 0, 0], 2: [1, 1, 0, 0], 3: [1, 1, 1, 1]},
+        "c": {2: [0, 0, 1, 1], 1: [0, 0, 0, 0]},
+    }
+    for training, seeds in right.items():
+        for seed, said in seeds.items():
+            row = {"seed": seed, "training": training, "test_accuracy": np.mean(said)}
+            keep(
+                tmp_path,
+                f"{training}_{seed}",
+                [row],
+                {"labels": labels, training: ~np.array(said) & 1},
+            )
+    _, printed, _ = compare(
+        f"--folder={tmp_path}", "--ours=training=a", "--theirs=half way:training=b|training=c"
+    )
+    cells = [line.strip("| ").split(" | ") for line in printed.splitlines()]
+    assert cells[0][-1] == "minus half way"
+    a, b, c = (np.array([seeds[1], seeds[2]]) for seeds in right.values())
+    each = np.stack([a - b, a - c]).mean(axis=0)
+    expected = of_paired_seeds_and_images(each, np.zeros((2, 4)))
+    assert cells[2][-1] == in_percent(expected, sign=True)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -113,6 +141,7 @@ def test_a_change_is_of_the_same_seeds_and_images_in_both_places(compare, tmp_pa
         ([FOLDER, OURS, "--theirs=method=x"], "theirs: no method is 'x', but channel_code, class"),
         ([FOLDER, "--ours=size=5000", THEIRS], "ours chooses two trainings of seed 30: add one of"),
         ([FOLDER, OURS, THEIRS, "--where=size=4"], "where: no size is '4', but 5000"),
+        ([FOLDER, OURS, THEIRS, "--where=size=4|size=5"], "where tells which rows: a | between"),
     ],
 )
 def test_what_chooses_no_rows_is_named(flags, message, compare):
