@@ -84,8 +84,7 @@ def _as(kind: Any, value: Any) -> Any:
     if typing.get_origin(kind) is tuple:
         return _as_tuple(typing.get_args(kind)[0], value)
     if isinstance(kind, types.UnionType):
-        inner, _ = typing.get_args(kind)  # X | None
-        return None if value is None else _as(inner, value)
+        return _as_one_of(typing.get_args(kind), value)
     if isinstance(value, np.generic) or getattr(value, "shape", None) == ():
         value = value.item()
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -95,9 +94,22 @@ def _as(kind: Any, value: Any) -> Any:
     return value
 
 
+def _as_one_of(kinds: tuple, value: Any) -> Any:
+    """The value as the first of the types that it fits."""
+    if value is None and types.NoneType in kinds:
+        return None
+    wanted = []
+    for kind in [kind for kind in kinds if kind is not types.NoneType]:
+        try:
+            return _as(kind, value)
+        except TypeError as error:
+            wanted.append(str(error))
+    raise TypeError(" or ".join(wanted))
+
+
 def _as_tuple(kind: Any, values: Any) -> tuple:
     if not isinstance(values, tuple | list):
-        raise TypeError(f"a tuple, each of the type {kind.__name__}")
+        raise TypeError(f"a tuple, each of the type {getattr(kind, '__name__', kind)}")
     try:
         return tuple(_as(kind, value) for value in values)
     except TypeError as error:

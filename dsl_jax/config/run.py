@@ -174,7 +174,8 @@ class RunConfig:
             one_of(what, control, CONTROLS_OF[self.searched])
         self._check_has_targets()
         if self.searched == "per_class":
-            self.shared.of_blocks(len(self.widths))
+            for shared in (self.shared, *self.shared.ways.values()):
+                shared.of_blocks(len(self.widths))
             check_per_class(self.search, self.shared)
 
     def _check_has_targets(self) -> None:

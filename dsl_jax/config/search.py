@@ -211,8 +211,8 @@ class SharedConfig:
     Attributes:
       cosines: for each block what a target keeps of its image's natural representation; the only
           one of a tuple stands for all blocks.
-      choices: cosines to choose from on the validation images, each for all blocks, in place of
-          `cosines`, by a run; what a control learns is chosen likewise.
+      choices: what to choose from on the validation images, in place of `cosines`, by a run: each a
+          cosine for all blocks, or one for each; what a control learns is chosen likewise.
       images_per_class: M, images whose mean likelihood is a candidate's fitness: the first of each
           class.
       fresh_images: so many of these, drawn anew in each generation, parents evaluated again; None:
@@ -222,7 +222,7 @@ class SharedConfig:
     """
 
     cosines: tuple[float, ...] = (0.2,)
-    choices: tuple[float, ...] = ()
+    choices: tuple[float | tuple[float, ...], ...] = ()
     images_per_class: int = 32
     fresh_images: int | None = None
     clusters: int = 1
@@ -243,8 +243,11 @@ class SharedConfig:
             )
         if not self.cosines:
             raise ValueError("cosines is empty: give one for each block, or one for all")
-        check_cosines((*self.cosines, *self.choices))
-        if still := [c for c in (*self.cosines, *self.choices) if abs(c) == 1]:
+        all_ways = [self.cosines, *map(_of_choice, self.choices)]
+        if not all(all_ways):
+            raise ValueError("a choice is empty: give a cosine for each block, or one for all")
+        check_cosines(every := [cosine for way in all_ways for cosine in way])
+        if still := [c for c in every if abs(c) == 1]:
             raise ValueError(
                 f"the cosine {still[0]} leaves nothing to search: it must lie between -1 and 1"
             )
@@ -253,7 +256,7 @@ class SharedConfig:
                 f"cosines are {self.cosines} beside choices {self.choices}, which take their "
                 f"place: leave cosines at {default}, or choices empty"
             )
-        if len({f"{value:g}" for value in self.choices}) < len(self.choices):
+        if len(self.ways) < len(self.choices):
             raise ValueError(f"choices are {self.choices}: give each cosine once")
 
     @property
@@ -261,9 +264,15 @@ class SharedConfig:
         """How many images a candidate is tried on, where a class has enough."""
         return self.fresh_images or self.images_per_class // self.clusters
 
-    def chosen(self, cosine: float) -> "SharedConfig":
-        """With one of the choices for all blocks."""
-        return dataclasses.replace(self, cosines=(cosine,), choices=())
+    @property
+    def ways(self) -> dict[str, "SharedConfig"]:
+        """With one choice in place of all, by its cosines in text, as in "0.2" or "0.2_0.4"."""
+        return {
+            "_".join(f"{cosine:g}" for cosine in _of_choice(choice)): dataclasses.replace(
+                self, cosines=_of_choice(choice), choices=()
+            )
+            for choice in self.choices
+        }
 
     def of_blocks(self, count: int) -> tuple[float, ...]:
         """A cosine for each of so many blocks. Raises ValueError for another number of them."""
@@ -271,6 +280,10 @@ class SharedConfig:
         if len(found) != count:
             raise ValueError(f"{len(found)} cosines for {count} blocks: give one a block")
         return found
+
+
+def _of_choice(choice: float | tuple[float, ...]) -> tuple[float, ...]:
+    return choice if isinstance(choice, tuple) else (choice,)
 
 
 def check_per_class(search: SearchConfig, shared: SharedConfig) -> None:

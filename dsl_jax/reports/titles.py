@@ -58,7 +58,8 @@ def training_title(name: str, training: Training | Result, cycles: int) -> str:
     """What tables call a training."""
     name, _, cosine = name.partition(COSINE)
     if cosine:
-        return f"{training_title(name, training, cycles)}, cosine {cosine}"
+        cosines = cosine.replace("_", ", ")
+        return f"{training_title(name, training, cycles)}, cosine {cosines}"
     if row := row_of(name):
         return row[0]
     if training.variant == "sgd":

@@ -160,7 +160,7 @@ def _first_searches(config: RunConfig) -> list[tuple[Search, str]]:
         return [(Search(FIRST_TARGETS, config.search), "")]
     if config.searched == "sampler":
         return [(Search(FIRST_TARGETS, config.search, first=config.sampler.images), "")]
-    ways = {f"{COSINE}{cosine:g}": config.shared.chosen(cosine) for cosine in config.shared.choices}
+    ways = {f"{COSINE}{cosines}": shared for cosines, shared in config.shared.ways.items()}
     ways = ways or {"": config.shared}
     return [
         (Search(PER_CLASS + end, config.search, shared=shared), end) for end, shared in ways.items()

@@ -197,13 +197,13 @@ def test_a_class_without_images_is_refused_before_anything_is_searched(data, tmp
 
 
 def test_of_several_cosines_validation_chooses_for_the_method_and_for_its_control(data, tmp_path):
-    shared = dsl.SharedConfig(choices=(0.1, 0.6), images_per_class=2, clusters=2)
+    shared = dsl.SharedConfig(choices=(0.1, (0.6, 0.5, 0.4)), images_per_class=2, clusters=2)
     config = dataclasses.replace(CONFIG, shared=shared)
     results = finish(config, tmp_path / "run", data)
     found = dsl.load_run(tmp_path / "run")
     text = (tmp_path / "run/report.md").read_text()
     for kind in ("all_layers", "all_layers_channel_code"):
-        names = [f"{kind}_cosine_{c}" for c in ("0.1", "0.6")]
+        names = [f"{kind}_cosine_{c}" for c in ("0.1", "0.6_0.5_0.4")]
         (chosen,) = set(names) & set(results)
         (other,) = set(names) - {chosen}
         ours, theirs = (
@@ -212,11 +212,13 @@ def test_of_several_cosines_validation_chooses_for_the_method_and_for_its_contro
         )
         assert ours >= theirs
         assert results[chosen].candidates == 2 * 10 * (4 * 13 + 3 * 10)
-        for name in names:
-            assert f"cosine {name[-3:]}" in text
+    assert ", cosine 0.1" in text and ", cosine 0.6, 0.5, 0.4" in text
     assert text.count("its test images were not looked at") == 2
-    searched = {c: found.targets[f"seed_0/targets_per_class_cosine_{c}"] for c in ("0.1", "0.6")}
-    first = [kept.classes[0].representations[0] for kept in searched.values()]
+    searched = [
+        found.targets[f"seed_0/targets_per_class_cosine_{name.split('cosine_')[1]}"]
+        for name in names
+    ]
+    first = [kept.classes[0].representations[0] for kept in searched]
     assert not np.array_equal(*first)  # searched at its own cosine
 
 
@@ -232,6 +234,7 @@ def test_the_report_says_how_it_searched(finished):
         ({"cycles": 2}, "cycles is 2: the search per_class has only one"),
         ({"target_controls": ("permuted",)}, "choose one of channel_code, element_code"),
         ({"shared": dsl.SharedConfig((0.1, 0.2))}, "2 cosines for 3 blocks"),
+        ({"shared": dsl.SharedConfig(choices=(0.1, (0.1, 0.2)))}, "2 cosines for 3 blocks"),
         ({"variants": ("sgd",)}, "no searched targets"),
         ({"searched": "per_pixel"}, "choose one of per_image, per_class"),
         (
