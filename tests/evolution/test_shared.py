@@ -53,6 +53,17 @@ def result():
     return found()
 
 
+@pytest.mark.parametrize("platform", ["cpu", "default"])
+def test_a_fitness_is_the_mean_over_images_on_each_platform(platform, monkeypatch):
+    """Also where an accelerator's last batch of them is a smaller one."""
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda h, **ways: ways[platform](h))
+    monkeypatch.setattr(shared, "AT_ONCE", 2)
+    naturals, directions = np.split(jax.random.normal(KEY, (8, 8)), [5])
+    got = shared._mean_fitness(naturals, 0.3, lambda h: (h**3).sum(axis=1), directions)
+    each = [[(moved(n, d, 0.3) ** 3).sum() for d in directions] for n in naturals]
+    np.testing.assert_allclose(got, np.mean(each, axis=0), rtol=1e-4)
+
+
 @pytest.mark.parametrize("strategy", ["representation_ga", "SNES"])
 def test_fitness_rises_and_is_the_mean_over_the_images_as_the_direction_moves_them(
     strategy, result
