@@ -23,6 +23,8 @@ from common import command_line, sweep_rows
 from common.alike import check_alike
 from common.predictions import change, check_images, in_text, minus, read_points
 
+from dsl_jax.reports import intervals
+
 MEASURED = ("right", "test_accuracy")  # of a training, on the test images
 
 FOLDERS = flags.DEFINE_multi_string("folder", [], "Of a sweep; several are read as one.")
@@ -112,18 +114,40 @@ def mean_of(trainings: list[sweep_rows.Rows]) -> sweep_rows.Rows:
     """The rows; of several trainings the mean of the seeds that all have.
 
     Raises:
-      ValueError: they are of other test images.
+      ValueError: they are of other test images, or no seed has them all.
     """
     if len(trainings) == 1:
         return trainings[0]
     check_images(*trainings)
     by_seed = [{row["seed"]: row for row in sweep_rows.ended(rows)} for rows in trainings]
     of_all = [seed for seed in by_seed[0] if all(seed in rows for rows in by_seed)]
+    if not of_all:
+        raise ValueError(
+            f"no seed has all trainings whose mean is meant: {seeds_in_text(trainings)}"
+        )
     return [
         by_seed[0][seed]
         | {name: np.mean([rows[seed][name] for rows in by_seed], axis=0) for name in MEASURED}
         for seed in of_all
     ]
+
+
+def difference(ours: sweep_rows.Rows, theirs: sweep_rows.Rows) -> intervals.Interval:
+    """`minus`, over the seeds that both have.
+
+    Raises:
+      ValueError: there are none, or they are of other test images.
+    """
+    found = minus(ours, theirs)
+    if found is None:
+        raise ValueError(f"no seed is in both that are compared: {seeds_in_text([ours, theirs])}")
+    return found
+
+
+def seeds_in_text(trainings: list[sweep_rows.Rows]) -> str:
+    """The seeds of each, as in "1, 2 and 3"."""
+    seeds = [sorted(row["seed"] for row in sweep_rows.ended(rows)) for rows in trainings]
+    return " and ".join(", ".join(map(str, some)) or "none" for some in seeds)
 
 
 def table(
@@ -152,12 +176,12 @@ def table(
         mine = of(one, "ours")
         cells = [[sweep_rows.mean_percent(m, "test_accuracy") for m in mine]]
         for other in others:
-            cells.append([in_text(minus(m, o)) for m, o in zip(mine, other, strict=True)])
+            cells.append([in_text(difference(m, o)) for m, o in zip(mine, other, strict=True)])
         if len(where) == 1:
             lines.append([one.title, *(cell for (cell,) in cells)])
         else:
             if with_change:
-                changes = [minus(*mine), *(change(mine, other) for other in others)]
+                changes = [difference(*mine), *(change(mine, other) for other in others)]
                 cells = [[*line, in_text(x)] for line, x in zip(cells, changes, strict=True)]
             names = [one.title, *(f"{one.title} {column}" for column in columns[1:])]
             lines += [[name, *line] for name, line in zip(names, cells, strict=True)]

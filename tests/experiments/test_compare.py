@@ -129,6 +129,23 @@ def test_minus_the_mean_of_two_is_the_mean_of_what_it_is_minus_each(compare, tmp
 
 
 @pytest.mark.parametrize(
+    ("theirs", "message"),
+    [
+        ("later", "no seed is in both that are compared: 71, 72, 73 and 74, 75, 76"),
+        ("first|later", "no seed has all trainings whose mean is meant: 71, 72, 73 and 74, 75, 76"),
+    ],
+)
+def test_trainings_without_a_seed_in_common_are_refused(theirs, message, compare):
+    names = {"first": "full-cifar10_20k_given", "later": "full-cifar10_20k_given_more"}
+    for name, folder in names.items():
+        theirs = theirs.replace(name, f"folder={folder},method=per_class")
+    folders = [f"--folder=results/{folder}" for folder in names.values()]
+    ours = f"--ours=folder={names['first']},method=per_class"
+    code, _, said = compare(*folders, ours, f"--theirs={theirs}")
+    assert code == 2 and message in said
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [
         ([FOLDER, OURS, THEIRS, "--change"], "change is from one place to another: where has 1, n"),
