@@ -83,7 +83,7 @@ def search_shared(
     images as the direction that is kept has moved them: the best, or with the target "parent_mean"
     the mean of the parents. The logits are evolved as in `search`, from the mean of the class's. A
     class has random numbers of its own, so what is found for it does not depend on what the other
-    classes hold; that the largest has fewer images than a fitness is of, shortens it for all.
+    classes hold; but if even the largest has fewer images than a fitness is of, all are of so many.
     Each device of a mesh, or each core of a CPU, searches a class at a time.
 
     Args:
