@@ -96,16 +96,14 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
 
 def short(search: SearchConfig, settings: Settings, method: str) -> SearchConfig:
     """A method's search: few generations of one strength, explorers twice as far."""
-    layers = tuple(
-        dataclasses.replace(
-            layer,
-            generations=settings.generations,
-            mutation_strength=settings.strength,
-            exploration_boost=2.0,
-        )
-        for layer in search.layers[:-1]
+    *blocks, logits = (
+        dataclasses.replace(layer, mutation_strength=settings.strength) for layer in search.layers
     )
-    logits = dataclasses.replace(search.layers[-1], generations=0)
+    layers = tuple(
+        dataclasses.replace(layer, generations=settings.generations, exploration_boost=2.0)
+        for layer in blocks
+    )
+    logits = dataclasses.replace(logits, generations=0)
     fitness = search.fitness if method != "unrelated" else unrelated
     return dataclasses.replace(search, layers=(*layers, logits), fitness=fitness)
 

@@ -88,7 +88,7 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
                 )
         return rows
 
-    return sweeps.Sweep(points, measure, draw, table)
+    return sweeps.Sweep(points, measure, draw, table, unused=("learn", "sgd"))
 
 
 def mean_traces(rows: sweep_rows.Rows, layer: int) -> dict[str, np.ndarray]:

@@ -32,6 +32,12 @@ def test_there_are_as_many_blocks_as_the_images_bear(name, side, blocks):
     assert min(min(shape[:2]) for shape in shapes[:-1]) >= 2  # a single position cannot change
 
 
+def test_laptop_searches_colour_images_with_twice_the_noise():
+    grey, colour = (get_preset("laptop", name).search for name in ("fashion_mnist", "cifar100"))
+    for ours, theirs in zip(colour.layers, grey.layers, strict=True):
+        assert ours.mutation_strength == pytest.approx(2 * theirs.mutation_strength)
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_data_are_taken_as_they_are_and_the_settings_are_kept_as_json(name):
     config = get_preset(name, own())

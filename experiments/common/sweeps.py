@@ -81,7 +81,8 @@ class Sweep(NamedTuple):
     after an interruption; of a training that diverged, a row with its `failure`. draw: figures by
     name and caption, from the rows that have results. table: Markdown, from all rows. complete:
     adds to the rows what is kept in other files of the sweep's folder, for the two. check: raises
-    ValueError, before any work, where points that are still to be computed cannot be.
+    ValueError, before any work, where points that are still to be computed cannot be. unused: parts
+    of the configuration that have no effect on any point.
     """
 
     points: Sequence[Point]
@@ -90,6 +91,7 @@ class Sweep(NamedTuple):
     table: Callable[[sweep_rows.Rows], str]
     complete: Callable[[sweep_rows.Rows, Path], sweep_rows.Rows] = lambda rows, folder: rows
     check: Callable[[Sequence[Point]], None] = lambda points: None
+    unused: Sequence[str] = ()
 
 
 def run(
@@ -233,7 +235,9 @@ def missing(sweep: Sweep, folder: Path) -> list[Point]:
         done = read_json(_file(folder, point.name), "delete it, and the point is computed again")
         if done is None:
             absent.append(point)
-        elif changed := differences(what_counts(point.identity()), what_counts(done["identity"])):
+        elif changed := differences(
+            *(what_counts(x, sweep.unused) for x in (point.identity(), done["identity"]))
+        ):
             raise ValueError(
                 f"{folder} has {point.name} of another sweep: {'; '.join(changed)}. Choose another "
                 "--output_dir, or repeat that sweep's settings"
@@ -241,10 +245,11 @@ def missing(sweep: Sweep, folder: Path) -> list[Point]:
     return absent
 
 
-def what_counts(identity: dict[str, Any]) -> dict[str, Any]:
+def what_counts(identity: dict[str, Any], unused: Sequence[str] = ()) -> dict[str, Any]:
     """An identity without what has no effect on results; a field that is newer has its default."""
     config = json.loads(json.dumps(to_dict(from_dict(identity["config"]))))
-    unused = ("chunk_size", *(("later_cycles", "controls") if config["cycles"] == 1 else ()))
+    unused = (*unused, "chunk_size")
+    unused += ("later_cycles", "controls") if config["cycles"] == 1 else ()
     return identity | {"config": {k: v for k, v in config.items() if k not in unused}}
 
 
