@@ -148,7 +148,9 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
         ]
 
     drawn = functools.partial(draw, settings.population)
-    return sweeps.Sweep(points_of(config, settings), measure, drawn, table)
+    return sweeps.Sweep(
+        points_of(config, settings), measure, drawn, table, unused=sweeps.LEARNING_FIELDS
+    )
 
 
 def measure_runs(candidates: np.ndarray, fitness: np.ndarray) -> sweep_rows.Rows:
@@ -258,8 +260,7 @@ def _mean_and_error(values: list[float]) -> str:
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    fixed = ("search.target", *sweeps.LEARNING_FIELDS)
-    sweeps.run("diversity_scaling", SCALES, define, fixed)
+    sweeps.run("diversity_scaling", SCALES, define, fixed=("search.target",))
 
 
 if __name__ == "__main__":

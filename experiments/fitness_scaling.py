@@ -124,7 +124,9 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
             for generation in generations_shown(settings.generations)
         ]
 
-    return sweeps.Sweep(points_of(config, settings), measure, draw, table)
+    return sweeps.Sweep(
+        points_of(config, settings), measure, draw, table, unused=sweeps.LEARNING_FIELDS
+    )
 
 
 def generations_shown(most: int) -> list[int]:
@@ -184,7 +186,6 @@ def table(rows: sweep_rows.Rows) -> str:
 def run_all() -> None:
     """The sweep, as the command line says."""
     fixed = (*POPULATION, "search.num_searches", "search.layers", "search.smoothing")
-    fixed += sweeps.LEARNING_FIELDS
     sweeps.run("fitness_scaling", SCALES, define, fixed)
 
 

@@ -27,6 +27,7 @@ from dsl_jax.runs.untrained import make_stages
 from dsl_jax.values import at_least
 
 STARTS = ("noisy", "class", "sampler")
+UNUSED = tuple(name for name in sweeps.LEARNING_FIELDS if name != "sampler")
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
                 )
         return rows
 
-    return sweeps.Sweep(points, measure, draw, table, unused=("learn", "sgd"))
+    return sweeps.Sweep(points, measure, draw, table, unused=UNUSED)
 
 
 def mean_traces(rows: sweep_rows.Rows, layer: int) -> dict[str, np.ndarray]:
@@ -150,8 +151,7 @@ def draw(rows: sweep_rows.Rows):
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    fixed = [name for name in sweeps.LEARNING_FIELDS if name != "sampler"]
-    fixed.append("sampler.images")  # those of --sweep.searched_images
+    fixed = ("sampler.images",)  # those of --sweep.searched_images
     sweeps.run("starts", SCALES, define, fixed=fixed, used=("sampler",))
 
 

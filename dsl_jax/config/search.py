@@ -268,10 +268,10 @@ class SharedConfig:
     def ways(self) -> dict[str, "SharedConfig"]:
         """With one choice in place of all, by its cosines in text, as in "0.2" or "0.2_0.4"."""
         return {
-            "_".join(f"{cosine:g}" for cosine in _of_choice(choice)): dataclasses.replace(
-                self, cosines=_of_choice(choice), choices=()
+            "_".join(f"{c:g}" for c in cosines): dataclasses.replace(
+                self, cosines=cosines, choices=()
             )
-            for choice in self.choices
+            for cosines in map(_of_choice, self.choices)
         }
 
     def of_blocks(self, count: int) -> tuple[float, ...]:

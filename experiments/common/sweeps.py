@@ -81,8 +81,8 @@ class Sweep(NamedTuple):
     after an interruption; of a training that diverged, a row with its `failure`. draw: figures by
     name and caption, from the rows that have results. table: Markdown, from all rows. complete:
     adds to the rows what is kept in other files of the sweep's folder, for the two. check: raises
-    ValueError, before any work, where points that are still to be computed cannot be. unused: parts
-    of the configuration that have no effect on any point.
+    ValueError, before any work, where points that are still to be computed cannot be. unused:
+    fields of the configuration that have no effect on any point, which --config may not set.
     """
 
     points: Sequence[Point]
@@ -121,6 +121,7 @@ def run(
     default = f"runs/{name}-{config.dataset}-{config.name}-{config.seed}"
     folder = command_line.output_dir(default + command_line.folder_suffix(_given()))
     sweep = define(config, settings)
+    refuse_overrides(*sweep.unused)
     if not sweep.points:
         raise ValueError(
             "there is nothing to compute: a --sweep setting, or config.variants, is empty"

@@ -26,6 +26,14 @@ def keep(folder, name, rows, said, **changes):
     np.savez(points / f"{name}.npz", **said)
 
 
+def keep_seeds(folder, training, right):
+    """A point for each seed of a training; right: whether each test image is, by seed."""
+    for seed, each in right.items():
+        row = {"seed": seed, "training": training, "test_accuracy": np.mean(each)}
+        said = {"labels": np.zeros(len(each), int), training: 1 - np.array(each)}
+        keep(folder, f"{training}_{seed}", [row], said)
+
+
 @pytest.fixture
 def compare(experiment, monkeypatch, capsys):
     """Runs it at the root; exit code, what it prints, what it says of faults."""
@@ -75,7 +83,6 @@ def test_several_places_are_columns_with_the_same_numbers(compare):
 
 def test_a_change_is_of_the_same_seeds_and_images_in_both_places(compare, tmp_path):
     """A seed that one place lacks is left out; a folder's name chooses its rows."""
-    labels = np.zeros(4, int)
     right = {  # place, training: the test images that are right, for each seed
         ("plain", "a"): {1: [1, 1, 1, 0], 2: [1, 1, 1, 1], 3: [0, 0, 0, 0]},
         ("plain", "b"): {1: [1, 0, 0, 0], 2: [1, 1, 0, 0], 3: [1, 1, 1, 1]},
@@ -83,10 +90,7 @@ def test_a_change_is_of_the_same_seeds_and_images_in_both_places(compare, tmp_pa
         ("crops", "b"): {1: [1, 1, 1, 0], 2: [1, 1, 0, 0]},
     }
     for (place, training), seeds in right.items():
-        for seed, said in seeds.items():
-            row = {"seed": seed, "training": training, "test_accuracy": np.mean(said)}
-            said = {"labels": labels, training: 1 - np.array(said)}
-            keep(tmp_path / place, f"{training}_{seed}", [row], said)
+        keep_seeds(tmp_path / place, training, seeds)
     _, printed, _ = compare(
         *(f"--folder={tmp_path / place}" for place in ("plain", "crops")),
         *("--ours=training=a", "--theirs=training=b", "--change"),
@@ -102,21 +106,13 @@ def test_a_change_is_of_the_same_seeds_and_images_in_both_places(compare, tmp_pa
 
 def test_minus_the_mean_of_two_is_the_mean_of_what_it_is_minus_each(compare, tmp_path):
     """Of the seeds that all three have."""
-    labels = np.zeros(4, int)
     right = {
         "a": {1: [1, 1, 1, 0], 2: [1, 1, 1, 1], 3: [0, 0, 0, 0]},
         "b": {1: [1, 0, 0, 0], 2: [1, 1, 0, 0], 3: [1, 1, 1, 1]},
         "c": {2: [0, 0, 1, 1], 1: [0, 0, 0, 0]},
     }
     for training, seeds in right.items():
-        for seed, said in seeds.items():
-            row = {"seed": seed, "training": training, "test_accuracy": np.mean(said)}
-            keep(
-                tmp_path,
-                f"{training}_{seed}",
-                [row],
-                {"labels": labels, training: ~np.array(said) & 1},
-            )
+        keep_seeds(tmp_path, training, seeds)
     _, printed, _ = compare(
         f"--folder={tmp_path}", "--ours=training=a", "--theirs=half way:training=b|training=c"
     )
