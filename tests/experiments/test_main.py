@@ -193,6 +193,7 @@ def test_a_dry_run_prints_the_plan_and_makes_nothing(main, tmp_path, monkeypatch
 def test_a_dry_run_plans_what_would_happen_and_tells_what_would_stop_it(
     main, finished, tmp_path, monkeypatch, capsys
 ):
+    monkeypatch.chdir(tmp_path)  # where nobody has run the README's command
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     monkeypatch.setattr("dsl_jax.data.prepare.has_tensorflow", lambda: False)
     assert main("--dry_run") == 0
