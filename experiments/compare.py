@@ -59,6 +59,8 @@ def parse_columns(conditions: str, flag: str) -> dict[str, str]:
         name, equals, value = condition.partition("=")
         if not equals:
             raise ValueError(f"{flag} has {condition!r}: write COLUMN=VALUE")
+        if name in columns:
+            raise ValueError(f"{flag} has {name} twice: a column has one value")
         columns[name] = value
     return columns
 
@@ -92,6 +94,11 @@ def seeds_of_one(rows: sweep_rows.Rows, flag: str) -> sweep_rows.Rows:
       ValueError: two have the same seed, so that it is not clear which is meant; or they differ
         in more than their seed; or what they say of the test images was not kept.
     """
+    if lacking := [row for row in sweep_rows.ended(rows) if "right" not in row]:
+        raise ValueError(
+            f"{flag} chooses trainings of {lacking[0]['folder']}, which has kept no predictions "
+            "of the test images, by which trainings are compared"
+        )
     first: dict[int, sweep_rows.Row] = {}
     for row in rows:
         other = first.setdefault(row["seed"], row)
@@ -101,11 +108,6 @@ def seeds_of_one(rows: sweep_rows.Rows, flag: str) -> sweep_rows.Rows:
             raise ValueError(
                 f"{flag} chooses two trainings of seed {row['seed']}: add one of {unlike}"
             )
-    if lacking := [row for row in sweep_rows.ended(rows) if "right" not in row]:
-        raise ValueError(
-            f"{flag} chooses trainings of {lacking[0]['folder']}, which has kept no predictions "
-            "of the test images, by which trainings are compared"
-        )
     check_alike([row["point"] for row in rows], flag)
     return rows
 

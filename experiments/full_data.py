@@ -44,10 +44,11 @@ sys.path.insert(0, str(Path(__file__).parent))  # for python -m and python -P
 from common import command_line, few_searches, plan, sweep_points, sweep_rows, sweeps
 from common import whole_searches as whole
 from common.command_line import DATA_DIR
-from common.methods import SECOND, SGD, SHARED, STARTED, STORED, Method
+from common.methods import CROSS_FITTED, PER_CLASS, SECOND, SGD, SHARED, STARTED, STORED, Method
 from common.overrides import override, parse_options
 from common.predictions import keep_predictions, with_predictions
 from common.size_curves import draw, table
+from common.unused import check_used
 
 from dsl_jax.config import RunConfig, SharedConfig
 from dsl_jax.config.search import check_per_class
@@ -85,9 +86,7 @@ class Settings(sweeps.Settings):
 
     def needs_few(self, method: str) -> bool:
         """Whether a method needs the search of a few images."""
-        return method in (*SHARED, *STARTED) and not (
-            self.cosines and method.startswith("per_class")
-        )
+        return method in (*SHARED, *STARTED) and not (self.cosines and method in PER_CLASS)
 
     def searches(self, method: str) -> set[str]:
         """Which searches of single images a method needs: of the few, of every one, or both."""
@@ -100,7 +99,7 @@ class Settings(sweeps.Settings):
         """In how many trained networks a method searches the images once more."""
         if method not in SECOND:
             return 0
-        return self.folds if method.startswith("cross_fitted") else 1
+        return self.folds if method in CROSS_FITTED else 1
 
 
 SCALES = {
@@ -123,10 +122,9 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     at_least(1, settings, "sizes", "searched_images", "clusters")
     shared = SharedConfig(**settings.of_a_class)
     shared.of_blocks(len(config.widths))
-    if settings.cosines and not any(name.startswith("per_class") for name in settings.methods):
-        raise ValueError("sweep.cosines has no effect without the method per_class")
     for name in settings.methods:
         one_of("sweep.methods", name, (*SGD, *STORED, *SHARED))
+    check_settings_are_used(config, settings)
     pairs = itertools.product(settings.sizes, settings.methods)
     known = dict.fromkeys(itertools.chain.from_iterable(places(*pair) for pair in pairs))
     changes = parse_options(settings.changes, "sweep.changes")
@@ -143,12 +141,8 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
         raise ValueError("sweep.num_train has no effect here: set sweep.sizes")
     if {*settings.methods} & {*SECOND}:
         whole.check_later_cycles(config)
-    elif config.later_cycles != get_preset(config.name, config.dataset).later_cycles:
-        raise ValueError(f"config.later_cycles is for the methods {', '.join(SECOND)} alone")
-    if not any(name.startswith("cross_fitted") for name in settings.methods):
-        if settings.folds != Settings.folds:
-            raise ValueError("sweep.folds has no effect without the method cross_fitted")
-    elif not 2 <= settings.folds <= min(settings.sizes):
+    is_cross_fitted = bool({*settings.methods} & {*CROSS_FITTED})
+    if is_cross_fitted and not 2 <= settings.folds <= min(settings.sizes):
         raise ValueError(
             f"sweep.folds is {settings.folds}: it must be at least 2, and at most as many as images"
         )
@@ -172,14 +166,14 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     points, searched, searched_again = [], set(), set()
     for size, seed, method in itertools.product(settings.sizes, config.seeds, methods):
         changed = changed_config(config, changes, size, method, seed)
-        if method.name.startswith("per_class"):
+        if method.name in PER_CLASS:
             check_per_class(changed.search, shared)
         digest = sweep_points.search_digest(changed), seed
         needed = {(what, *digest) for what in settings.searches(method.name)}
         point = make_point(changed, settings, size, method, {w for w, *_ in needed - searched})
         searched |= needed
         of_classes = "per_class", *digest
-        if method.name.startswith("per_class") and of_classes not in searched:
+        if method.name in PER_CLASS and of_classes not in searched:
             point = sweep_points.with_more(point, *plan.shared_search_cost(changed, size, shared))
             searched.add(of_classes)
         if networks := settings.networks(method.name):
@@ -192,6 +186,22 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
         return measure_training(point, dataset, folder, settings)
 
     return sweeps.Sweep(points, measure, draw, table, with_predictions, check_sizes)
+
+
+def check_settings_are_used(config: RunConfig, settings: Settings) -> None:
+    """Raises ValueError for a setting of few methods that none of those here has a use for."""
+    preset, scale = get_preset(config.name, config.dataset), SCALES[config.name]
+    needs = (
+        ("sweep.cosines", settings, scale, PER_CLASS),
+        ("sweep.folds", settings, scale, CROSS_FITTED),
+        ("config.later_cycles", config, preset, SECOND),
+        ("config.sampler", config, preset, ("sampler", *STARTED)),
+    )
+    for path, given, default, methods in needs:
+        name = path.partition(".")[2]
+        is_given = getattr(given, name) != getattr(default, name)
+        if is_given and not {*methods} & {*settings.methods}:
+            raise ValueError(f"{path} has no effect without a method among {', '.join(methods)}")
 
 
 def check_sizes(points: Sequence[sweeps.Point]) -> None:
@@ -253,7 +263,9 @@ def changed_config(
         sgd_groups=(groups,),
     )
     for place in places(size, method.name):
-        changed = override(changed, changes.get(place, {}), f"sweep.changes: {place}")
+        assignments = changes.get(place, {})
+        changed = override(changed, assignments, f"sweep.changes: {place}")
+        check_used(assignments, [changed], where=f"sweep.changes: {place}: ")
     return changed
 
 
@@ -273,7 +285,7 @@ def make_point(
     columns |= {"probes": True} if settings.probes else {}
     if settings.needs_few(method.name):
         columns["searched_images"] = settings.searched_images
-    if method.name.startswith("per_class"):
+    if method.name in PER_CLASS:
         columns |= settings.of_a_class
     if networks := settings.networks(method.name):
         columns["networks"] = networks

@@ -239,7 +239,7 @@ def percent(row: dict[str, Any]) -> float | None:
 
 def run_all() -> None:
     """The sweep, as the command line says."""
-    fixed = ("num_seeds", "sgd_groups", "target_controls", "searched")
+    fixed = ("sgd_groups", "target_controls", "searched")
     fixed += tuple(
         f"search.{x}" for x in ("layers", "fitness", "initial_noise", "stop_probability")
     )

@@ -55,7 +55,7 @@ from dsl_jax.targets.decomposition import decompose
 CONTROLS = TARGET_CONTROLS[:-1]  # the last needs a search of its own
 PRESETS_OWN = "preset"  # the search that the preset makes
 BEST_SGD = "SGD at its best"
-FIXED = ("learner_groups", "sgd_groups", "num_seeds", "target_controls", "searched")
+FIXED = ("learner_groups", "sgd_groups", "target_controls", "searched")
 COSTS = ("candidates", "search_seconds", "seconds")
 
 
@@ -80,7 +80,7 @@ def define(config: RunConfig, settings: Settings) -> sweeps.Sweep:
     """A point a search, G and seed; their searches are made once."""
     config = dataclasses.replace(config, target_controls=settings.controls)
     more = parse_options(settings.more, "sweep.more")
-    refuse_fields(more, "sweep.more", *FIXED, "seed", "learn.variant")
+    refuse_fields(more, "sweep.more", *FIXED, "seed", "num_seeds", "learn.variant")
     if PRESETS_OWN in more:
         raise ValueError(
             f"sweep.more: {PRESETS_OWN} is the preset's own search: choose another name"

@@ -5,17 +5,18 @@ from typing import NamedTuple
 from common import sweep_rows
 
 SGD = ("sgd_g1", "sgd_g2", "sgd_g3")
+CROSS_FITTED = ("cross_fitted", "cross_fitted_permuted")
 SECOND = (  # these need a second search of every image
     "again",
     "again_permuted",
     "again_natural",
     "again_class_part",
     "again_channel_code",
-    "cross_fitted",
-    "cross_fitted_permuted",
+    *CROSS_FITTED,
 )
 STARTED = ("started", "started_permuted")  # and these one that begins with a sampler's proposals
 STORED = ("searched", "permuted", *SECOND, *STARTED)  # these need a search of every image
+PER_CLASS = ("per_class", "per_class_code")  # these need a search of every class
 SHARED = ("class_part", "per_class", "channel_code", "per_class_code", "sampler")
 # What a method is compared with: the first of these that was trained.
 CONTROLS = {

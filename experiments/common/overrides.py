@@ -66,7 +66,10 @@ def parse_assignments(pairs: str, where: str) -> dict[str, str]:
     parts = [pair.partition("=") for pair in pairs.split(";")]
     if not all(equals for _, equals, _ in parts):
         raise ValueError(f"{where}: {pairs!r} should read FIELD=VALUE;FIELD=VALUE")
-    return {field: value for field, _, value in parts}
+    values = {field: value for field, _, value in parts}
+    if len(values) < len(parts):
+        raise ValueError(f"{where}: {pairs!r} has a field twice")
+    return values
 
 
 class _Assignment(NamedTuple):

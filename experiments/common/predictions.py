@@ -109,7 +109,9 @@ def differences(
 def over(rows: sweep_rows.Rows) -> str:
     """What the intervals of `minus` are over, in words."""
     seeds = len(sweep_rows.values_of(rows, "seed"))
-    return "test images, for one seed" if seeds == 1 else f"{seeds} seeds and the test images"
+    if seeds == 1:
+        return "test images, for one seed"
+    return f"test images and the seeds that both have, at most {seeds}"
 
 
 def in_text(interval: intervals.Interval | None) -> str:

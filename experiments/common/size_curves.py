@@ -52,9 +52,9 @@ def table(rows: sweep_rows.Rows) -> str:
     return (
         "Accuracies in percent, mean ± standard deviation over seeds. Differences of test accuracy "
         f"in points, with their 95 % interval over {over(rows)}; from a method's control "
-        "with the same layers (searched targets: permuted ones; again, cross fitted: theirs, "
-        "permuted; class part and per class: the random code; sampler: class part), and from SGD "
-        "with the G that is best by validation at that size.\n\n"
+        "with the same layers (searched targets: permuted ones; again, cross fitted, started: "
+        "theirs, permuted; class part and per class: the random code; sampler: class part), and "
+        "from SGD with the G that is best by validation at that size.\n\n"
         + sweep_rows.markdown(header, lines)
     )
 

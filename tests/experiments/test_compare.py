@@ -15,13 +15,14 @@ FOLDER = "--folder=results/full-cifar10_5k_codes"
 OURS, THEIRS = "--ours=method=per_class", "--theirs=method=class_part"
 
 
-def keep(folder, name, rows, said, **changes):
-    """A point of a sweep with these rows and predictions; changes: of its configuration."""
+def keep(folder, name, rows, said, columns=None, **changes):
+    """A point of a sweep with these rows, predictions and columns; changes: of its
+    configuration."""
     config = to_dict(get_preset("smoke", "digits")) | changes
     points = folder / "points"
     points.mkdir(parents=True, exist_ok=True)
     rows = [{"dataset": "digits", "predictions": f"points/{name}.npz"} | row for row in rows]
-    point = {"identity": {"columns": {}, "config": config}, "rows": rows}
+    point = {"identity": {"columns": columns or {}, "config": config}, "rows": rows}
     (points / f"{name}.json").write_text(json.dumps(point))
     np.savez(points / f"{name}.npz", **said)
 
@@ -150,6 +151,7 @@ def test_trainings_without_a_seed_in_common_are_refused(theirs, message, compare
         ([FOLDER, OURS, THEIRS, "--seed=3"], "--seed has no effect: kept sweeps are read"),
         (["--folder=results/kills", OURS, THEIRS], "kills has no finished point of a sweep"),
         ([FOLDER, "--ours=per_class", THEIRS], "ours has 'per_class': write COLUMN=VALUE"),
+        ([FOLDER, OURS + ",seed=30,seed=31", THEIRS], "ours has seed twice"),
         ([FOLDER, OURS, "--theirs=metho=x"], "theirs: there is no column 'metho' among dataset, "),
         ([FOLDER, OURS, "--theirs=method=x"], "theirs: no method is 'x', but channel_code, class"),
         ([FOLDER, "--ours=size=5000", THEIRS], "ours chooses two trainings of seed 30: add one of"),
@@ -190,6 +192,11 @@ def test_a_training_that_failed_is_left_out(compare, tmp_path):
             {"num_train": 210},
             "other settings, which are no seeds of one: num_train: 440",
         ),
+        (
+            [0, 1, 1],
+            {"columns": {"images_per_class": 4, "seed": 2}},
+            "other settings, which are no seeds of one: images_per_class: None there, 4 here",
+        ),
     ],
 )
 def test_what_does_not_belong_together_is_refused(labels, changes, message, compare, tmp_path):
@@ -202,8 +209,15 @@ def test_what_does_not_belong_together_is_refused(labels, changes, message, comp
     assert code == 2 and message in said
 
 
-def test_a_sweep_without_predictions_is_refused(compare):
-    code, _, said = compare(
-        "--folder=results/cycles-mnist_5k", "--ours=training=all_layers", "--theirs=training=sgd_g2"
-    )
-    assert code == 2 and "cycles-mnist_5k, which has kept no predictions" in said
+def test_a_sweep_without_predictions_is_refused(compare, tmp_path):
+    """Also one whose rows are of no training and no seed."""
+    (tmp_path / "points").mkdir()
+    point = {"identity": {"columns": {}}, "rows": [{"dataset": "digits", "layer": 0}]}
+    (tmp_path / "points" / "one.json").write_text(json.dumps(point))
+    for folder, columns in (
+        ("results/cycles-mnist_5k", "training=sgd_g2"),
+        (str(tmp_path), "layer=0"),
+    ):
+        flags = f"--ours={columns}", f"--theirs={columns}"
+        code, _, said = compare(f"--folder={folder}", *flags)
+        assert code == 2 and f"{Path(folder).name}, which has kept no predictions" in said

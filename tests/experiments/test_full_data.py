@@ -152,8 +152,9 @@ def test_sizes_are_training_images_and_a_wrong_method_is_named():
 def test_data_with_fewer_images_than_a_size_are_refused(tmp_path):
     """mnist_5k may stand in for MNIST; a row would call its images as many as were asked for."""
     script = importlib.import_module("full_data")
-    config, settings = dsl_jax.get_preset("smoke", "digits"), script.Settings(sizes=(61,))
-    (point,) = script.define(config, dataclasses.replace(settings, methods=("sgd_g1",))).points
+    config = dsl_jax.get_preset("smoke", "digits")
+    settings = dataclasses.replace(script.SCALES["smoke"], sizes=(61,), methods=("sgd_g1",))
+    (point,) = script.define(config, settings).points
     dataset = dsl_jax.load_dataset("digits", num_train=80, validation_size=20)
     with pytest.raises(ValueError, match="digits has 60 training images, not 61: set --sweep"):
         script.measure_training(point, dataset, tmp_path, settings)
@@ -197,9 +198,13 @@ def test_settings_of_a_size_and_method_win_over_those_of_either():
     ):
         with pytest.raises(ValueError, match="has no effect on " + change.partition(":")[0]):
             script.define(config, dataclasses.replace(settings, changes=change))
-    twice = "1000:learn.learning_rate=2|1000:learn.weight_decay=0.1"
-    with pytest.raises(ValueError, match="1000 is there twice"):
-        script.define(config, dataclasses.replace(settings, changes=twice))
+    for change, message in (
+        ("1000:learn.learning_rate=2|1000:learn.weight_decay=0.1", "1000 is there twice"),
+        ("1000:learn.learning_rate=2;learn.learning_rate=3", "has a field twice"),
+        ("permuted:learn.flip=True", "learn.flip has no effect here: it needs --config.learn.augm"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            script.define(config, dataclasses.replace(settings, changes=change))
     for name in ("3000", "searched", "3000-sgd_g1"):
         wrong = dataclasses.replace(settings, changes=f"{name}:sgd.momentum=0.5")
         with pytest.raises(ValueError, match=f"{name}.*choose one of 1000, sgd_g1, 1000-sgd_g1"):
@@ -334,7 +339,11 @@ def test_a_second_search_is_of_all_images_and_counted_once():
     assert point.columns["cosines"] == (0.2,) and "searched_images" not in point.columns
     for wrong, message in (
         ({"cosines": (0.1, 0.2)}, "2 cosines for 3 blocks"),
-        ({"methods": ("class_part",)}, "sweep.cosines has no effect without the method per_class"),
+        (
+            {"methods": ("class_part",)},
+            "sweep.cosines has no effect without a method among per_c",
+        ),
+        ({"folds": 3}, "sweep.folds has no effect without a method among cross_fitted"),
     ):
         with pytest.raises(ValueError, match=message):
             script.define(config, dataclasses.replace(given, **wrong))
@@ -355,5 +364,10 @@ def test_a_second_search_is_of_all_images_and_counted_once():
         with pytest.raises(ValueError, match="give one cycle, and leave its images"):
             script.define(dataclasses.replace(config, later_cycles=cycles), settings)
     plain = dataclasses.replace(settings, methods=("searched",))
-    with pytest.raises(ValueError, match="later_cycles is for the methods again, again_permuted"):
-        script.define(dataclasses.replace(config, later_cycles=changed[0]), plain)
+    sampler = dataclasses.replace(config.sampler, hidden=3)
+    for changes, message in (
+        ({"later_cycles": changed[0]}, "later_cycles has no effect.* again, again_permuted"),
+        ({"sampler": sampler}, "sampler has no effect.* sampler, started, started_permuted"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            script.define(dataclasses.replace(config, **changes), plain)
