@@ -248,7 +248,7 @@ def environment() -> dict[str, str]:
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "device": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
-        "CPU": f"{_processor()}, {num_cores()} cores",
+        "CPU": f"{processor()}, {num_cores()} cores",
         **{name: version_of(name) for name in packages},
         **({"commit": commit} if commit else {}),
     }
@@ -262,7 +262,7 @@ def version_of(package: str) -> str:
         return "not installed"
 
 
-def _processor() -> str:
+def processor() -> str:
     """The processor's name, as well as the system tells it."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():

@@ -204,12 +204,26 @@ def test_another_search_is_refused_and_the_fields_are_named(undisturbed, changes
 
 
 def test_other_conditions_are_warned_of(folder, caplog):
+    """Where statistics may be rounded otherwise; not where a stage computes something else."""
     manifest = unsealed(json.loads((folder / layout.MANIFEST).read_text()))
     assert manifest["provenance"]["versions"]["jax"] == jax.__version__
-    manifest["provenance"]["backend"] = "abacus"
+    rounded = stages_of(*WEIGHTS[:2], np.nextafter(WEIGHTS[2], np.float32(9)))
+    with pytest.raises(ValueError, match="stages_sha256"):
+        run(folder, stages=rounded)
+    manifest["provenance"]["processor"] = "abacus"
+    (folder / layout.MANIFEST).write_text(json.dumps(manifest))
+    assert run(folder, stages=rounded).is_complete
+    assert "processor: 'abacus' there, " in caplog.text
+    with pytest.raises(ValueError, match="what stage 2 computes"):
+        run(folder, stages=stages_of(*WEIGHTS[:2], -WEIGHTS[2]))
+
+
+def test_what_an_older_store_does_not_say_of_its_machine_is_no_other_condition(folder, caplog):
+    manifest = unsealed(json.loads((folder / layout.MANIFEST).read_text()))
+    del manifest["provenance"]["processor"]
     (folder / layout.MANIFEST).write_text(json.dumps(manifest))
     assert run(folder).is_complete
-    assert "backend: 'abacus' there, 'cpu' here" in caplog.text
+    assert "other conditions" not in caplog.text
 
 
 def test_arguments_that_do_not_fit_are_refused(tmp_path):
