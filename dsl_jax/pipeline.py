@@ -31,7 +31,7 @@ from dsl_jax.runs.classes import search_per_class, targets_per_class
 from dsl_jax.runs.comparison import evaluate_all
 from dsl_jax.runs.controlled import control_key, control_of, stages_of
 from dsl_jax.runs.data import check_identity, keep_identity, load_run_data
-from dsl_jax.runs.folder import RunFolder, find_targets
+from dsl_jax.runs.folder import RunFolder, find_targets, open_complete
 from dsl_jax.runs.lock import alone
 from dsl_jax.runs.loggers import Logger
 from dsl_jax.runs.results import Result, Trained
@@ -176,14 +176,7 @@ def open_targets(
       FileNotFoundError: there are none, or not yet those of all images.
     """
     found = [find_targets(run_folder.folder, seed, name) for name in names[1:]]
-    path = run_folder.folder / f"seed_{seed}" / names[0]
-    needed = f"{path}: not all images have been searched: run phase 'search' first"
-    try:
-        first = TargetStore.open(path)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(needed) from error
-    if not first.is_complete:
-        raise FileNotFoundError(needed)
+    first = open_complete(run_folder.folder / f"seed_{seed}" / names[0])
     later = [store for store in found if isinstance(store, TargetStore)]
     return Overlay([first, *later]) if later else first
 

@@ -52,17 +52,19 @@ def search_per_class(
     """Searches the classes that are not kept yet; several processes share them.
 
     on_class: called when this process has kept one.
+
+    Raises:
+      ValueError: what is kept are classes of another search.
     """
     config, folder = run_folder.config, run_folder.folder / f"seed_{seed}" / step.name
     shared = step.shared
     assert shared is not None
     files = [class_file(folder, n) for n in range(dataset.num_classes * shared.clusters)]
-    if all(path.exists() for path in files):
-        return
+    is_complete = all(path.exists() for path in files)
     split = first_of_each_class(dataset.train, shared.images_per_class)
     key, stages = purpose_key(seed, SEARCH, step.cycle), make_stages(config, dataset, seed)
     images, labels = dataset.normalize(split.images), split.labels
-    found = class_searches(key, stages, images, labels, step.config, shared)
+    found = [] if is_complete else class_searches(key, stages, images, labels, step.config, shared)
     manifest = make_manifest(
         key,
         stages,
@@ -75,6 +77,8 @@ def search_per_class(
     )
     manifest["fingerprint"]["shared"] = to_dict(shared)
     keep_manifest(folder, manifest)
+    if is_complete:
+        return
     locks, each = folder / "locks", list(zip(files, found, strict=True))
 
     def keep(path: Path, search: OneClass, device: jax.Device | None) -> None:
@@ -129,16 +133,16 @@ def targets_per_class(
       step: the training.
 
     Raises:
-      ValueError, FileNotFoundError: the search was interrupted.
+      FileNotFoundError: not all classes have been searched.
     """
     shared = step.shared
     assert shared is not None
     kept = open_classes(path := folder / f"seed_{seed}" / step.targets[0])
     if missing := kept.missing(shared.clusters):
         there = len(kept.classes)
-        raise ValueError(
-            f"{path} has {there} of {there + missing} classes and clusters: its search was "
-            "interrupted; go on with it"
+        raise FileNotFoundError(
+            f"{path} has {there} of {there + missing} classes and clusters: run phase 'search' "
+            "first, which goes on with it"
         )
     found = join_classes(stages, kept.classes, config.search, shared).targets
     return found if step.role == "method" else shared_control(seed, step.kind, found)

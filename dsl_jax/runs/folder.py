@@ -5,11 +5,13 @@ data.json         on which data; see `runs.data`
 metrics.jsonl     a record an epoch of every training, and one a result
 seed_S/targets    the searched representations; targets_*: those of later cycles, or those
                   per_class, in a file a class
+seed_S/sampler.*  a sampler that has learned from them
 seed_S/search-*   seconds that a process spent on them
 seed_S/NAME/      a training: checkpoints while it runs, then model/ and result.json, and at the end
                   of the run the class that it gives each test image, test_predictions.npz
 results.json      of all trainings, once the test images were read
 report.md, report.html, *.png
+.lock             of what two processes must not do at once, in several folders
 """
 
 import dataclasses
@@ -101,17 +103,17 @@ class RunFolder:
         self._keep(lambda r: "training" in r)
 
     def _keep(self, is_kept: Callable[[dict[str, Any]], bool]) -> None:
-        """Takes back the other records, and the line that an interruption cut short."""
+        """Takes back the other records, and lines that are damaged or were cut short."""
         path = self.folder / "metrics.jsonl"
         if not (is_first() and path.exists()):
             return
         kept = []
-        for line in path.read_text().splitlines():
+        for line in path.read_text(errors="replace").splitlines():
             try:
                 record = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            if is_kept(record):
+            if isinstance(record, dict) and is_kept(record):
                 kept.append(line)
         write_text(path, "".join(line + "\n" for line in kept))
 
@@ -219,6 +221,22 @@ def find_targets(folder: Path, seed: int, name: str) -> TargetStore | KeptClasse
 def open_search(path: Path) -> TargetStore | KeptClasses:
     """What a search keeps in its folder."""
     return open_classes(path) if is_per_class(path.name) else TargetStore.open(path)
+
+
+def open_complete(path: Path) -> TargetStore:
+    """The targets of a search per image.
+
+    Raises:
+      FileNotFoundError: there are none, or not yet those of all images.
+    """
+    needed = f"{path}: not all images have been searched: run phase 'search' first"
+    try:
+        found = TargetStore.open(path)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(needed) from error
+    if not found.is_complete:
+        raise FileNotFoundError(needed)
+    return found
 
 
 def prepare_folder(folder: str | os.PathLike) -> None:

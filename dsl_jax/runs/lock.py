@@ -31,7 +31,7 @@ def alone(folder: Path, doing: str) -> Iterator[None]:
     with writing(path):
         path.touch()
     with contextlib.ExitStack() as files:
-        other = path.read_text().strip() or "another process"
+        other = path.read_text(errors="replace").strip() or "another process"
         try:
             _wait(files, path, f"{folder}: waiting for {other}, which {doing}")
         except OSError as error:

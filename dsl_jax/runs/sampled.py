@@ -13,13 +13,12 @@ from dsl_jax.files import read_as, write_json
 from dsl_jax.keys import SAMPLER, purpose_key
 from dsl_jax.networks.sampler import Sampler
 from dsl_jax.runs.controlled import shared_control, training_rows
-from dsl_jax.runs.folder import RunFolder
+from dsl_jax.runs.folder import RunFolder, open_complete
 from dsl_jax.runs.lock import alone
 from dsl_jax.runs.steps import FIRST_TARGETS, Training
 from dsl_jax.runs.untrained import make_stages
 from dsl_jax.targets.sampling import learn_sampler, split_rows
 from dsl_jax.targets.shared_files import load_targets, save_targets
-from dsl_jax.targets.store import TargetStore
 
 
 def sampled_targets(
@@ -43,7 +42,7 @@ def learn_sampler_once(
     with alone(path.parent, "learns the sampler"):
         if not path.exists():
             started = time.monotonic()
-            found = TargetStore.open(path.parent / FIRST_TARGETS)
+            found = open_complete(path.parent / FIRST_TARGETS)
             rows = training_rows(dataset, found)
             learned = learn_sampler(
                 purpose_key(seed, SAMPLER),

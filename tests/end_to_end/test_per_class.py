@@ -99,11 +99,12 @@ def test_only_classes_that_are_lacking_are_searched_again(finished, data, tmp_pa
     jax.tree.map(np.testing.assert_array_equal, weights(folder), weights(template))
 
 
+@pytest.mark.parametrize("is_complete", [False, True])
 @pytest.mark.parametrize(
     ("what", "message"), [("data", "images_sha256"), ("settings", "shared.cosines"), ("older", "")]
 )
 def test_classes_of_another_search_are_refused(
-    what, message, finished, data, tmp_path, monkeypatch, caplog
+    what, message, is_complete, finished, data, tmp_path, monkeypatch, caplog
 ):
     """As a sweep's runs share a folder. What an older version has left is not compared."""
     config = CONFIG
@@ -117,7 +118,8 @@ def test_classes_of_another_search_are_refused(
         tmp_path / "run/seed_0/targets_per_class",
     )
     shutil.copytree(finished[0] / "seed_0/targets_per_class", kept)
-    (kept / "class_3.npz").unlink()
+    if not is_complete:
+        (kept / "class_3.npz").unlink()
     if what == "older":
         (kept / "manifest.json").unlink()
     monkeypatch.setattr(classes, "class_searches", lambda *_: [None] * 10)
@@ -163,7 +165,7 @@ def test_an_interrupted_search_is_not_learned_from(finished, data, tmp_path):
     # Of two clusters a class, as many files look like the whole search of one.
     config = dataclasses.replace(CONFIG, shared=dataclasses.replace(CONFIG.shared, clusters=2))
     step = next(step for step in trainings(config) if step.kind == "cycle")
-    with pytest.raises(ValueError, match="has 10 of 20 classes and clusters"):
+    with pytest.raises(FileNotFoundError, match="has 10 of 20 classes and clusters"):
         classes.targets_per_class(config, folder, make_stages(config, data, 0), 0, step)
     kept = folder / "seed_0" / "targets_per_class"
     assert dsl.load_run(folder).targets

@@ -34,6 +34,11 @@ def finished(tmp_path_factory, data):
     return folder, finish(CONFIG, folder, data)
 
 
+def test_it_is_not_learned_before_all_are_searched(data, tmp_path):
+    with pytest.raises(FileNotFoundError, match="not all images have been searched: run phase"):
+        dsl.run(CONFIG, tmp_path / "run", data, phase="learn", progress=False)
+
+
 def test_it_learns_what_a_sampler_of_the_first_images_proposes(finished, data):
     folder, results = finished
     stages, first = make_stages(CONFIG, data, 0), slice(30)

@@ -50,6 +50,12 @@ def test_a_second_process_waits_says_so_and_goes_on_when_the_first_is_killed(tmp
     assert done and done[0] >= killed
 
 
+def test_a_damaged_lock_is_as_good_as_a_whole_one(tmp_path):
+    (tmp_path / lock.LOCK).write_bytes(b"process 1 on h\xefst\n")
+    with alone(tmp_path, "trains it"), if_free(tmp_path / lock.LOCK) as free:
+        assert not free
+
+
 def test_a_file_system_without_locks_is_warned_of(tmp_path, caplog, monkeypatch):
     def refused(*_):
         raise OSError(37, "No locks available")
