@@ -29,16 +29,8 @@ def has_room_for(arrays: Any, place: Sharding) -> bool:
     devices: Any = place.addressable_devices
     if any(device.platform == "cpu" for device in devices):
         return False
-    return bytes_to_move(arrays, place) <= SHARE * min(map(free, devices))
-
-
-def bytes_to_move(arrays: Any, place: Sharding) -> int:
-    """How large the arrays are that do not lie at a place already."""
-
-    def lies_there(x: Any) -> bool:
-        return isinstance(x, jax.Array) and x.sharding.is_equivalent_to(place, x.ndim)
-
-    return sum(x.nbytes for x in jax.tree.leaves(arrays) if not lies_there(x))
+    size = sum(array.nbytes for array in jax.tree.leaves(arrays))
+    return size <= SHARE * min(map(free, devices))
 
 
 def on_device(dataset: Dataset, answers: Any, place: Sharding) -> tuple[Dataset, Any]:

@@ -32,7 +32,10 @@ class Targets(Protocol):
 
 
 def rows_asked(rows: Any, count: int) -> np.ndarray:
-    """Rows [M] of so many, from a slice, integers or a mask; None: all. Raises ValueError."""
+    """Rows [M] of so many, from a slice, integers or a mask; None: all.
+
+    Raises ValueError for several axes, IndexError for rows that are not there.
+    """
     found = np.arange(count)[slice(None) if rows is None else rows]
     if found.ndim != 1:
         raise ValueError(f"rows {rows!r}: give a slice or a sequence of integers")

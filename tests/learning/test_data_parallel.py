@@ -194,6 +194,8 @@ def test_devices_that_do_not_divide_a_batch_are_refused_before_anything_is_read(
         (30, 29, 20, 20),  # 40 are not there
         (30, 3, 20, 20),
         (30, 100, 8, 24),  # fewer images than batch_size
+        (999, 2, 1, 2),  # of many small batches one more or less is no reason for another size
+        (105, 37, 1, 35),  # three equal parts
     ],
 )
 def test_a_batch_holds_a_multiple(images, batch_size, multiple, expected):

@@ -11,7 +11,6 @@ import optax
 import pytest
 from drawn_keys import recording_key
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
 from stripes import DATASET, leaves, make, targets
 
 from dsl_jax.config import LearnConfig
@@ -28,7 +27,7 @@ from dsl_jax.learning.evaluation import (
 )
 from dsl_jax.learning.identity import check_same_training
 from dsl_jax.learning.optimizer import learning_rate, make_optimizer, rates_of, timing_of
-from dsl_jax.learning.resident import bytes_to_move, has_room_for
+from dsl_jax.learning.resident import has_room_for
 from dsl_jax.learning.train import learn, learn_sgd
 
 KEY = jax.random.key(0)
@@ -302,15 +301,6 @@ def test_data_stay_on_the_device_where_they_take_a_quarter_of_what_is_free(platf
     arrays = (np.zeros(100, np.uint8), (np.zeros(25, np.float32),))  # 200 bytes
     assert has_room_for(arrays, SimpleNamespace(addressable_devices=[device])) == fits
     assert not has_room_for(arrays, SimpleNamespace(addressable_devices=[device, full]))
-
-
-def test_what_lies_on_all_devices_already_takes_no_room():
-    mesh = jax.make_mesh((4,), ("images",))
-    whole, parts = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("images",)))
-    array = np.zeros(100, np.float32)
-    there = jax.device_put(array, whole)
-    for elsewhere in (array, jnp.asarray(array), jax.device_put(array, parts)):
-        assert bytes_to_move((there, elsewhere), whole) == 400
 
 
 RATES = ("learning_rate", "initial_rate_fraction", "final_rate_fraction")
