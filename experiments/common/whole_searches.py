@@ -4,7 +4,7 @@ In a network that has learned from an image, the image's activations need hardly
 label. So, to be cross-fitted, the images are dealt out among folds, and those of a fold are
 searched in a network that has learned from the other folds alone. All these networks learn the same
 first targets: where there is a target, what they make of an image is alike. So one network can
-learn what was searched in several.
+learn what was searched in several. It begins with the same weights as they did.
 """
 
 import dataclasses
