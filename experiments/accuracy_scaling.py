@@ -4,10 +4,16 @@
 
 Populations are in the paper's proportions of parents, explorers and refiners, 20 : 100 : 120; the
 generations of all layers grow by one factor. Every point is searched and learned anew, and judged
-on the validation images at its best epoch; no test image is read. Settings, each --sweep.NAME=VALUE
-(laptop's): populations (multiples of 12: 12,24,48,96,192), factors (0.0,0.25,0.5,1.0,2.0,4.0),
-population (with which the factors are swept: 96), num_train (2000), validation_size (1000),
-num_seeds (1).
+on the validation images at its best epoch; no test image is read.
+
+Settings, each --sweep.NAME=VALUE; in brackets laptop's:
+
+    populations      multiples of 12 (12,24,48,96,192)
+    factors          on the generations (0.0,0.25,0.5,1.0,2.0,4.0)
+    population       with which the factors are swept (96)
+    num_train        of which validation_size are held out (2000)
+    validation_size  (1000)
+    num_seeds        (1)
 
 The command took 30 minutes on 2 CPU cores, another job beside it: 27.7 % without any search, 93.4
 to 96.8 % from a quarter to four times laptop's generations. On CIFAR-10, 38 minutes on one core,

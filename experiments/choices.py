@@ -3,10 +3,15 @@
     python experiments/choices.py --dataset=mnist
 
 An option changes fields of the configuration; those that the preset has already are left out.
-Options that search alike share their targets. No test image is read. Settings, each
---sweep.NAME=VALUE (laptop's): options (names, see OPTIONS: all), more (further ones, such as
-"rate_2:learn.learning_rate=2;learn.epochs=20|..."), num_seeds (2), num_train (2000),
-validation_size (1000).
+Options that search alike share their targets. No test image is read.
+
+Settings, each --sweep.NAME=VALUE; in brackets laptop's:
+
+    options          names, see OPTIONS (all)
+    more             further ones, such as "rate_2:learn.learning_rate=2;learn.epochs=20|..." (none)
+    num_train        of which validation_size are held out (2000)
+    validation_size  (1000)
+    num_seeds        (2)
 
 With --num_seeds=1 the command took 43 minutes on 2 CPU cores, another job beside it: what is
 smoothed matters most, 95.7 % against 81.7 % with the child smoothed (docs/choices.md).

@@ -4,10 +4,15 @@
 
 Each seed is a whole run: search and learning, then search from the trained network and further
 learning, and so on; the controls (see `config.RunConfig.controls`); SGD at the same G, and with
-'--config.sgd_groups=(1,2)' also at the best of these by validation. The test split is read once,
-at a seed's end. Any field of the method is set by --config, for instance --config.cycles=4
-'--config.later_cycles[0].search.layers[0].generations=5'. Settings, each --sweep.NAME=VALUE
-(laptop's): num_seeds (5), num_train and validation_size (the preset's).
+'--config.sgd_groups=(1,2)' also at the best of these by validation. The test split is read once, at
+a seed's end. Any field of the method is set by --config, for instance --config.cycles=4
+'--config.later_cycles[0].search.layers[0].generations=5'.
+
+Settings, each --sweep.NAME=VALUE; in brackets laptop's:
+
+    num_train        of which validation_size are held out (the preset's)
+    validation_size  (the preset's)
+    num_seeds        (5)
 """
 
 import dataclasses

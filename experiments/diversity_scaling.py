@@ -6,12 +6,18 @@ Every image is searched many times with different random numbers. Of each layer 
 candidates are kept in which the true class has a probability above 0.5; the effective number of
 different ones, N_eff, is measured over those of the first 1, 2, 4 ... runs. Beside the paper's
 measure stand the one of order 1 (the Vendi score), and both with the features centred (then two
-candidates always count as one: they differ along a line). Settings, each --sweep.NAME=VALUE
-(laptop's): num_images (48), num_runs (32), images_a_point (12).
+candidates always count as one: they differ along a line).
 
-How diversity depends on the size of the search is shown by --sweep.populations (multiples of 12,
-such as 24,48,96,192) and --sweep.factors on the generations of all layers (such as 0.5,1,2), which
-are swept with --sweep.population (96); without them the preset's search is made, and no other.
+Settings, each --sweep.NAME=VALUE; in brackets laptop's:
+
+    num_images      (48)
+    num_runs        searches of each (32)
+    images_a_point  searched, and kept, together (12)
+    populations     sizes of the search: multiples of 12, such as 24,48,96,192 (none)
+    factors         likewise, on the generations of all layers, such as 0.5,1,2 (none)
+    population      with which the factors are swept (96)
+
+Without populations and factors the preset's search is made, and no other.
 
 The command took 5 minutes on 2 CPU cores, another job beside it: N_eff 11.7, 6.8 and 2.7 of 32 in
 layers 0, 1 and 2. With --sweep.populations=24,48,96,192 --sweep.factors=0.5,1,2,4 it took 26

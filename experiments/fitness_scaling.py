@@ -6,8 +6,15 @@ Each layer is evolved alone (the others have no generations), with populations i
 proportions of parents, explorers and refiners, 20 : 100 : 120. One search of the most generations
 gives all smaller numbers. BatchNorm statistics are measured, as ever, on the candidates that the
 search will make, so the frozen network differs a little with the layer that evolves, and with what
-is smoothed. Settings, each --sweep.NAME=VALUE (laptop's): num_images (60), populations (multiples
-of 12: 24,60,120,240), generations (100), layers (0,1,2,3), smoothings (noise,child).
+is smoothed.
+
+Settings, each --sweep.NAME=VALUE; in brackets laptop's:
+
+    num_images   (60)
+    populations  multiples of 12 (24,60,120,240)
+    generations  the most (100)
+    layers       (0,1,2,3)
+    smoothings   (noise,child)
 
 The command with --config.normalize_blocks=False took 17 minutes on 2 CPU cores, another job beside
 it: with noise smoothed and 240 candidates 1.98 to 0.31 nats in layer 0 (docs/reproduction.md).

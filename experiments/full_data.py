@@ -3,31 +3,47 @@
     python experiments/full_data.py --dataset=cifar10
 
 A point is one training: a size, a method and a seed. The test split is read once, at its end, and
-the class that the network gives each test image is kept. Methods: "sgd_g1", "sgd_g2", "sgd_g3" (SGD
-with so many ConvGroups a block), "searched" and "permuted" (an image's own targets, and those of
-another image of its class), and more that need no search of each image: "class_part" (natural, and
-what is common to the targets of a class, from the search of a few images), "per_class" (natural,
-moved in a direction that is searched for the class) and "channel_code" (natural, and a random code
-of the class). These share the cosines to the natural representation that searched targets have, and
-but for "per_class" the logits. "per_class_code" is "per_class" with the random code in place of the
-direction, and the same logits. "sampler" is "class_part", and what a small network, which has
-learned from the few searches, makes of the image besides. "started" are an image's own targets
-whose search began with what the sampler makes of it, "started_permuted" those of another image of
-its class. "again" are the searched targets, searched once more in a network that has learned from
-them, with --config.later_cycles[0]; "cross_fitted" likewise, each image in a network that has not
-learned from it; "again_permuted" and "cross_fitted_permuted" are those of another image of its
-class. "again_natural" is what the network of "again" makes of the image, without a second search;
-"again_class_part" and "again_channel_code" are that, moved as the controls of this name do
-(`dsl_jax.controls`). Settings, each --sweep.NAME=VALUE (laptop's): sizes, of training images,
-validation not counted (2000, 5000); methods (sgd_g1, sgd_g2, class_part, per_class, channel_code);
-searched_images, the few (1000); images_per_class, of a class's search (32); fresh_images, of these
-drawn anew in each generation (0: all, always); clusters, of a class (1); folds, among which images
-are dealt out to be cross-fitted (5); cosines, of a class's search, for each block or one for all,
-in place of those that the search of the few leaves; that is then not needed (none); validation_size
-(1000); num_seeds (1); changes, what is set for a size, a method, or both, such as
-"2000:learn.learning_rate=2|2000-sgd_g1:sgd.learning_rate=0.1" (none); probes, whether to measure
-how well the training images are learned, and how well a new linear head does on the trained body
-(False).
+the class that the network gives each test image is kept. Methods:
+
+    sgd_g1, sgd_g2, sgd_g3  SGD, with so many ConvGroups a block
+    searched                an image's own targets
+    permuted                those of another image of its class
+    class_part              natural, moved by what the targets of a class have in common, from the
+                            search of a few images
+    per_class               natural, moved in a direction that is searched for the class
+    channel_code            natural, moved by a random code of the class
+    per_class_code          the same, with the logits of per_class
+    sampler                 class_part, and what a small network, which has learned from the few
+                            searches, makes of the image besides
+    started                 an image's own targets, of a search that begins with the sampler's
+    again                   searched, and once more in a network that has learned from that, with
+                            --config.later_cycles[0]
+    cross_fitted            the same, each image in a network that has not learned from it
+    again_natural           what the network of again makes of the image, without a second search
+    again_class_part        that, moved as class_part is, by the second targets
+    again_channel_code      that, moved as channel_code is
+
+started, again and cross_fitted with _permuted are those of another image of the class. What moves
+the natural representation leaves it the cosine that searched targets have to it; logits are those
+of the few, but for per_class.
+
+Settings, each --sweep.NAME=VALUE; in brackets laptop's:
+
+    sizes             of training images, validation not counted (2000,5000)
+    methods           (sgd_g1,sgd_g2,class_part,per_class,channel_code)
+    searched_images   the few (1000)
+    images_per_class  of a class's search (32)
+    fresh_images      of these drawn anew in each generation; 0: all, always (0)
+    clusters          of a class, each searched as a class is (1)
+    cosines           of a class's search, for each block or one for all, in place of those that the
+                      search of the few leaves, which is then not needed (none)
+    folds             among which images are dealt out to be cross-fitted (5)
+    changes           what is set for a size, a method, or both, such as
+                      "2000:learn.learning_rate=2|2000-sgd_g1:sgd.learning_rate=0.1" (none)
+    probes            also measure how well the training images are learned, and how well a new
+                      linear head does on the trained body (False)
+    validation_size   (1000)
+    num_seeds         (1)
 """
 
 import dataclasses

@@ -5,9 +5,14 @@
 A way of making targets changes fields of the preset. For each, a network learns the targets of the
 training images; then the validation images are searched alike, and the share of their targets'
 variance that the network's representations explain is measured, layer by layer: what a target has
-that can be predicted from an image. No test image is read. Settings, each --sweep.NAME=VALUE
-(laptop's): options (names, see OPTIONS and FACTORS: all that change something), num_seeds (1),
-num_train (2500), validation_size (500).
+that can be predicted from an image. No test image is read.
+
+Settings, each --sweep.NAME=VALUE; in brackets laptop's:
+
+    options          names, see OPTIONS and FACTORS (all that change something)
+    num_train        of which validation_size are held out (2500)
+    validation_size  (500)
+    num_seeds        (1)
 """
 
 import dataclasses

@@ -2,17 +2,29 @@
 
     python experiments/refresh.py --dataset=cifar10
 
-A search of few generations is a small step from a block's own representation; the network learns
-it for an epoch, then it is searched again (`dsl_jax.refreshed`). Methods: "own", each image with
-what was searched for it; "permuted", with what was searched for another image of its class;
-"permuted_steps", with its own representation, moved as that of another of its class was;
-"unrelated", searched by a fitness that has nothing to do with the label
-(`dsl_jax.evolution.fitness.unrelated`), then moved on or back to the mean cosine to the network's
-own representation that a search of the first 200 images by log-probability leaves; "sgd". All but
-SGD learn the head from labels, as a search all but gives them. What a target has in common with a
-step against the gradient of the loss is measured in each epoch. Settings, each --sweep.NAME=VALUE
-(laptop's): methods (all); generations, of each block (3); strength, of the search's noise (0.1);
-num_train (3000), of which validation_size (1000) choose the epoch; num_seeds (3).
+A search of few generations is a small step from a block's own representation; the network learns it
+for an epoch, then it is searched again (`dsl_jax.refreshed`). Methods:
+
+    own             each image with what was searched for it
+    permuted        with what was searched for another image of its class
+    permuted_steps  with its own representation, moved as that of another of its class was
+    unrelated       searched by a fitness that has nothing to do with the label
+                    (`dsl_jax.evolution.fitness.unrelated`), then moved on or back to the mean
+                    cosine to the network's own representation that a search of the first 200 images
+                    by log-probability leaves
+    sgd             SGD
+
+All but SGD learn the head from labels, as a search all but gives them. What a target has in common
+with a step against the gradient of the loss is measured in each epoch.
+
+Settings, each --sweep.NAME=VALUE; in brackets laptop's:
+
+    methods          (all)
+    generations      of each block (3)
+    strength         of the search's noise (0.1)
+    num_train        of which validation_size choose the epoch (3000)
+    validation_size  (1000)
+    num_seeds        (3)
 """
 
 import dataclasses

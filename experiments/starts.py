@@ -6,8 +6,13 @@ A few images are searched as ever; from them a sampler learns (`dsl_jax.learn_sa
 images are searched three times: from noisy copies of the image, as in the paper ("noisy"), from its
 natural representation moved along what is common to its class ("class"), and from the sampler's
 proposals ("sampler"). Compared is the best fitness in each generation, layer by layer, and how many
-generations a start saves. Settings, each --sweep.NAME=VALUE (laptop's): searched_images, the few,
-the first ones (1000); num_images, searched from each start, those after them (200); num_seeds (1).
+generations a start saves.
+
+Settings, each --sweep.NAME=VALUE; in brackets laptop's:
+
+    searched_images  the few, the first ones (1000)
+    num_images       searched from each start, those after them (200)
+    num_seeds        (1)
 """
 
 import dataclasses

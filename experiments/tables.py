@@ -4,8 +4,15 @@
 
 For every dataset, with and without augmentation, and every seed: SGD, targets for all layers, and
 targets for all but block 0. A dataset and seed is searched once; the augmented runs learn from the
-same targets. Settings, each --sweep.NAME=VALUE (laptop's): datasets (that of --dataset), augment
-(False,True), num_seeds (3), num_train (2500), validation_size (500).
+same targets.
+
+Settings, each --sweep.NAME=VALUE; in brackets laptop's:
+
+    datasets         (that of --dataset)
+    augment          (False,True)
+    num_train        of which validation_size are held out (2500)
+    validation_size  (500)
+    num_seeds        (3)
 
 The command with --config.sgd_groups='(2,)' took 27 minutes for MNIST without augmentation and 41
 for CIFAR-10, on 2 CPU cores, another job beside it: 97.90 % against SGD's 97.71, and 48.67 against

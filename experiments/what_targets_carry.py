@@ -6,10 +6,19 @@ Learned are the searched targets, and in their place those of another image of t
 class's means, the natural representations, and these moved by what the search of a class has in
 common or by a random code of the class; beside them SGD. The test split is read at the end of each
 point, and the class that each network gives each test image is kept: intervals are over seeds and
-test images. Settings, each --sweep.NAME=VALUE (laptop's): num_seeds (3), groups (G of the learners:
-2), controls (all but shuffled_labels), best_sgd (SGD at its own best, chosen before on validation
-images, such as "learner_groups=3;sgd.learning_rate=0.1": none), more (further searches, such as
-"weak:search.layers[0].mutation_strength=0.1|..."), num_train and validation_size (the preset's).
+test images.
+
+Settings, each --sweep.NAME=VALUE; in brackets laptop's:
+
+    groups           G of the learners (2)
+    controls         (all but shuffled_labels)
+    best_sgd         SGD at its own best, chosen before on validation images, such as
+                     "learner_groups=3;sgd.learning_rate=0.1" (none)
+    more             further searches, such as "weak:search.layers[0].mutation_strength=0.1|..."
+                     (none)
+    num_train        of which validation_size are held out (the preset's)
+    validation_size  (the preset's)
+    num_seeds        (3)
 """
 
 import dataclasses
