@@ -199,7 +199,7 @@ def test_later_cycles_are_alike_also_where_the_first_seed_has_none():
     for seed, generations in ((1, 3), (2, 4)):
         seeds[seed]["cycles"] = 2
         seeds[seed]["later_cycles"][0]["search"]["layers"][0]["generations"] = generations
-    points = [{"identity": {"config": config}} for config in seeds]
+    points = [{"identity": {"columns": {}, "config": config}} for config in seeds]
     check_alike(points[:2], "here")
     with pytest.raises(ValueError, match=r"later_cycles\[0\].search.layers\[0\].generations: 3"):
         check_alike(points, "here")
