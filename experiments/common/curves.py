@@ -86,6 +86,7 @@ def plot_curves(panels: Sequence[Panel], title: str = "", legend: str = "") -> F
 def _curve(axes, linestyle, look, x, y, spread=None):
     """A line with a marker and a bar at each point; where there are many, a band."""
     style = {"color": look[0], "linestyle": linestyle, "markersize": 4}
+    style |= {} if linestyle == LINES[0] else {"markerfacecolor": "white"}  # for a single point
     if len(x) <= MOST_MARKERS:
         return axes.errorbar(x, y, spread, marker=look[1], capsize=2, **style)
     if spread is not None:

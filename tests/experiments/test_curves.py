@@ -28,6 +28,14 @@ def test_curves_keep_their_look_from_panel_to_panel_and_their_values():
     figure.savefig(io.BytesIO(), format="png", dpi=50)
 
 
+def test_single_points_of_many_lines_look_each_otherwise():
+    panel = curves.Panel({str(n): ([1], [n]) for n in range(11)}, "images", "accuracy")
+    containers = curves.plot_curves([panel]).axes[0].containers
+    lines = [container[0] for container in containers]
+    looks = {(x.get_color(), x.get_marker(), x.get_markerfacecolor()) for x in lines}
+    assert len(looks) == 11
+
+
 def test_bars_at_one_place_stand_beside_each_other():
     bars = ([1, 2], [3.0, 4.0], [0.5, 0.5])
     panel = curves.Panel({"a": bars, "bare": bars[:2], "b": bars}, "x", "y", x_scale="log")
