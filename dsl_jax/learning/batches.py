@@ -21,9 +21,10 @@ def exact_batch_size(num_images: int, batch_size: int, multiple: int = 1) -> int
         )
     batch_size = min(batch_size, num_images)
     near = range(max(1, round(0.9 * batch_size)), min(num_images, round(1.1 * batch_size)) + 1)
-    # Of few batches none near may leave as few images out as equal parts do.
-    equal = num_images // round(num_images / batch_size) if num_images < 10 * batch_size else 0
-    sizes = [size for size in (*near, equal) if size and size % multiple == 0]
+    sizes = [*near]
+    if num_images < 10 * batch_size:  # of few batches none near may leave out as few as equal parts
+        sizes.append(num_images // round(num_images / batch_size))
+    sizes = [size for size in sizes if size % multiple == 0]
     if sizes:
         return min(sizes, key=lambda b: (num_images % b, abs(b - batch_size)))
     below = batch_size // multiple * multiple
