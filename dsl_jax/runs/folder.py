@@ -44,7 +44,7 @@ from dsl_jax.jobs import is_first
 from dsl_jax.networks.convnet import ConvNet
 from dsl_jax.plain_data import differences
 from dsl_jax.runs.class_files import KeptClasses, open_classes
-from dsl_jax.runs.loggers import JsonlLogger, Logger
+from dsl_jax.runs.loggers import JsonlLogger, Logger, record_of
 from dsl_jax.runs.results import Result, Trained, from_json, read_trained, to_json
 from dsl_jax.runs.saved import Checkpoints, load_network, save_network
 from dsl_jax.runs.steps import is_per_class
@@ -108,13 +108,9 @@ class RunFolder:
         if not (is_first() and path.exists()):
             return
         kept = []
-        for line in path.read_text(errors="replace").splitlines():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if isinstance(record, dict) and is_kept(record):
-                kept.append(line)
+        for line in path.read_bytes().splitlines():
+            if (record := record_of(line)) is not None and is_kept(record):
+                kept.append(line.decode())
         write_text(path, "".join(line + "\n" for line in kept))
 
     # ---- trainings

@@ -65,6 +65,15 @@ class JsonlLogger:
         """Nothing is held back."""
 
 
+def record_of(line: bytes) -> dict[str, Any] | None:
+    """The record in a line that `JsonlLogger` wrote; None: it is damaged, or was cut short."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
 class TensorBoardLogger:
     """TensorBoard's event files, a folder a training; needs the extra `dsl_jax[tensorboard]`.
 

@@ -31,6 +31,7 @@ from dsl_jax.runs.folder import (
     read_predictions,
     read_results,
 )
+from dsl_jax.runs.loggers import record_of
 from dsl_jax.runs.results import read_trained, to_json
 from dsl_jax.runs.saved import damaged_checkpoints, load_network
 from dsl_jax.runs.steps import is_per_class, searches
@@ -262,7 +263,7 @@ def _verify_log(folder: Path) -> Iterator[Damage]:
     lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
     done, found = _records_of_what_is_done(folder), {}
     for line in lines:
-        if (record := _record(line)) is not None:
+        if line.endswith(b"\n") and (record := record_of(line)) is not None:
             subject = _subject(record)
             if record == done.get(subject, record):
                 found[subject] = line
@@ -290,14 +291,6 @@ def _records_of_what_is_done(folder: Path) -> dict[tuple, dict[str, Any]]:
         for name, row in to_json(read_results(folder) or {}).items():
             records.append({"result": name, **row})
     return {_subject(record): json.loads(json.dumps(record)) for record in records}
-
-
-def _record(line: bytes) -> dict[str, Any] | None:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if line.endswith(b"\n") and isinstance(record, dict) else None
 
 
 def _subject(record: Mapping[str, Any]) -> tuple:

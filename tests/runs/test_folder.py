@@ -48,12 +48,11 @@ def test_epochs_that_are_trained_again_are_forgotten_and_no_other_line(tmp_path)
         run.log({"training": "a", "epoch": epoch})
         run.log({"training": "b", "epoch": epoch})
     with open(run.folder / "metrics.jsonl", "ab") as file:
-        file.write(b'7\n{"train\xe9ng": "b", "epoch": 9}\n{"training": "a", "ep')  # cut short
+        file.write(b'7\n{"training": "\xe2", "epoch": 9}\n{"training": "a", "ep')  # cut short
     run.forget("a", after_epoch=1)
     lines = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
-    kept = [(line.get("training"), line["epoch"]) for line in lines]
-    # Of the damaged lines the one that is a record stays, for --verify to name.
-    assert kept == [("a", 1), ("b", 1), ("b", 2), ("b", 3), (None, 9)]
+    kept = [(line["training"], line["epoch"]) for line in lines]
+    assert kept == [("a", 1), ("b", 1), ("b", 2), ("b", 3)]
 
 
 def test_an_evaluation_that_is_made_again_is_told_once(tmp_path):
