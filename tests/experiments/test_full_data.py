@@ -152,9 +152,8 @@ def test_sizes_are_training_images_and_a_wrong_method_is_named():
 def test_data_with_fewer_images_than_a_size_are_refused(tmp_path):
     """mnist_5k may stand in for MNIST; a row would call its images as many as were asked for."""
     script = importlib.import_module("full_data")
-    config = dsl_jax.get_preset("smoke", "digits")
-    settings = dataclasses.replace(script.SCALES["smoke"], sizes=(61,), methods=("sgd_g1",))
-    (point,) = script.define(config, settings).points
+    config, settings = dsl_jax.get_preset("smoke", "digits"), script.Settings(sizes=(61,))
+    (point,) = script.define(config, dataclasses.replace(settings, methods=("sgd_g1",))).points
     dataset = dsl_jax.load_dataset("digits", num_train=80, validation_size=20)
     with pytest.raises(ValueError, match="digits has 60 training images, not 61: set --sweep"):
         script.measure_training(point, dataset, tmp_path, settings)

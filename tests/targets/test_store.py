@@ -210,10 +210,11 @@ def test_other_conditions_are_warned_of(folder, caplog):
     rounded = stages_of(*WEIGHTS[:2], np.nextafter(WEIGHTS[2], np.float32(9)))
     with pytest.raises(ValueError, match="stages_sha256"):
         run(folder, stages=rounded)
-    manifest["provenance"]["processor"] = "abacus"
+    manifest["provenance"] |= {"backend": "abacus", "processor": "slide rule"}
     (folder / layout.MANIFEST).write_text(json.dumps(manifest))
     assert run(folder, stages=rounded).is_complete
-    assert "processor: 'abacus' there, " in caplog.text
+    assert "backend: 'abacus' there, 'cpu' here" in caplog.text
+    assert "processor: 'slide rule' there, " in caplog.text
     with pytest.raises(ValueError, match="what stage 2 computes"):
         run(folder, stages=stages_of(*WEIGHTS[:2], -WEIGHTS[2]))
 
