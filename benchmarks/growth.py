@@ -9,8 +9,6 @@ all cores of the machine (Linux only: all threads of this process are kept to so
 
 import dataclasses
 import os
-import statistics
-import time
 
 import jax
 import numpy as np
@@ -49,13 +47,7 @@ def make_search(images: int, width: int, population: int, generations: int):
 
 def median_seconds(search) -> float:
     """Of a search, compiled before."""
-    jax.block_until_ready(search())
-    rounds = []
-    for _ in range(_ROUNDS.value):
-        started = time.perf_counter()
-        jax.block_until_ready(search())
-        rounds.append(time.perf_counter() - started)
-    return statistics.median(rounds)
+    return timing.side_by_side({"search": search}, _ROUNDS.value)["search"]
 
 
 def keep_to(cores: list[int]) -> None:

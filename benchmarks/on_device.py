@@ -252,13 +252,13 @@ def learning(case: Case) -> list[dict[str, Any]]:
     config = dsl.LearnConfig(batch_size=case.batch, learning_rate=0.05)
     graph, params, rest = nnx.split(in_mode(network, training=True), nnx.Param, ...)
     objective = Partial(target_objective)
-    rates, timing = rates_of(config), timing_of(config, more)
-    program = Program(graph, config, timing, (0.5,) * 3, (0.25,) * 3)
+    rates, schedule = rates_of(config), timing_of(config, more)
+    program = Program(graph, config, schedule, (0.5,) * 3, (0.25,) * 3)
     key, batches = jax.random.key(0), np.arange(count).reshape(more, case.batch)
     resident = jax.device_put((images, targets))
 
     def start() -> tuple[Any, Any]:
-        return jax.tree.map(jnp.copy, params), make_optimizer(rates, timing).init(params)
+        return jax.tree.map(jnp.copy, params), make_optimizer(rates, schedule).init(params)
 
     def one_by_one(many: int) -> list[float]:
         carry, losses = start(), []
@@ -280,7 +280,8 @@ def learning(case: Case) -> list[dict[str, Any]]:
         started = time.perf_counter()
         first = steps(more)
         compiling = time.perf_counter() - started
-        times = timing.side_by_side({"few": partial(steps, few), "more": partial(steps, more)})
+        works = {"few": partial(steps, few), "more": partial(steps, more)}
+        times = timing.side_by_side(works, _ROUNDS.value)
         rows.append(
             {
                 "what": f"{case.name}, batch {case.batch}, {name}",

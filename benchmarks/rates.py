@@ -26,7 +26,7 @@ RATES = (0.25, 0.5, 1.0, 2.0, 4.0)
 SGD_RATES = (0.025, 0.05, 0.1, 0.2)
 VALIDATION_SIZE = 500
 SETS = {  # the catalogue's name, and by how much the images' sides are divided
-    "digits, 8x8": ("digits", 1),
+    "digits, 28x28": ("digits", 1),
     "MNIST, 14x14": ("mnist", 2),
     "CIFAR-10, 16x16": ("cifar10", 2),
 }

@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+
+from dsl_jax.devices import processor
 
 
 def side_by_side(works: dict[str, Callable[[], Any]], rounds: int = 5) -> dict[str, float]:
@@ -35,7 +36,7 @@ def machine(*packages: str) -> dict[str, Any]:
     return {
         "device": device.device_kind,
         "backend": device.platform,
-        "processor": _processor(),
+        "processor": f"{processor()}, {os.cpu_count()} cores",
         "versions": {name: version(name) for name in ("jax", *packages)},
     }
 
@@ -59,11 +60,3 @@ def save(results: dict[str, Any], path: str) -> None:
 
 def _cell(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _processor() -> str:
-    """The CPU's name, as far as it is told, and the cores there are."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{(names or [platform.machine()])[0]}, {os.cpu_count()} cores"

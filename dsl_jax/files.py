@@ -83,7 +83,7 @@ def read_arrays(path: Path, remedy: str) -> Arrays:
 
     Raises:
       DamagedFile: it is not there, or not as it was written.
-      OSError: the system does not let it be read; it may be whole.
+      OSError, MemoryError: the system does not let it be read; it may be whole.
     """
     try:
         # A zip file, with a checksum; opened here, as NumPy leaves a damaged one open.
@@ -97,9 +97,12 @@ def read_arrays(path: Path, remedy: str) -> Arrays:
 
 def is_of_the_file(error: Exception) -> bool:
     """Whether a file that cannot be read is to blame, and not the system, which may read it later:
-    a disk or network that fails, a permission, too many files that are open."""
-    gone = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
-    return not isinstance(error, OSError) or error.errno is None or error.errno in gone
+    a disk or network that fails, a permission, too many files that are open, too little memory."""
+    if isinstance(error, OSError):
+        # EINVAL: what a damaged zip file says of its length leads to a place before its start.
+        of_it = (None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EINVAL)
+        return error.errno in of_it
+    return not isinstance(error, MemoryError)
 
 
 def sealed(values: dict[str, Any]) -> dict[str, Any]:

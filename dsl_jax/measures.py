@@ -179,8 +179,9 @@ def explained_variance(predictions: Array, targets: Array) -> Array:
             f"predictions {got} and targets {wanted}: expected one shape [n, ...] with n at least 2"
         )
     error = jnp.sum(jnp.square(ours - theirs))
-    total = jnp.sum(jnp.square(theirs - jnp.mean(theirs, axis=0, keepdims=True)))
-    return jnp.where(total > 0, 1 - error / total, jnp.nan)
+    distances = theirs - jnp.mean(theirs, axis=0, keepdims=True)
+    differ = jnp.max(jnp.abs(distances)) > 1e-6 * jnp.max(jnp.abs(theirs))  # the mean's rounding
+    return jnp.where(differ, 1 - error / jnp.sum(jnp.square(distances)), jnp.nan)
 
 
 def within_class_entropy(reps: Array, labels: Array, num_classes: int | None = None) -> Array:

@@ -28,7 +28,8 @@ def get_preset(name: str, dataset: str | Dataset) -> RunConfig:
       name: the preset's.
       dataset: a name, or data of one's own. These are taken as they are (`num_train` and
         `validation_size` are None), by as many blocks as their images are large enough for, and
-        are trained on for as many steps as the preset usually takes, at a rate of at most 1.
+        are trained on for at least as many steps as the preset usually takes, at a rate of at
+        most 1.
 
     Raises:
       ValueError: either name is unknown; the message lists those that there are.

@@ -55,7 +55,7 @@ BARELY_OPTIMIZED = {
     *(f"test_{name}.py" for name in ("fitness_noise", "near", "own_fitness", "strategies")),
     *("test_refreshed.py", "test_shared.py"),
 }
-FOR_CHIPS = {"test_accelerators.py", "test_on_device.py"}
+FOR_CHIPS = {"test_accelerators.py"}
 
 
 @pytest.fixture(scope="module", autouse=True)

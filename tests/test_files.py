@@ -1,5 +1,6 @@
 """Files: whole, on the disk before they have their name, and named when they are damaged."""
 
+import contextlib
 import errno
 import os
 
@@ -88,6 +89,26 @@ def test_every_changed_bit_of_a_json_file_is_noticed_or_harmless(tmp_path):
         assert {name: found[name] for name in values} == values and bit >= 8 * content.index(
             b"chec"
         )
+
+
+def test_a_changed_bit_of_an_archive_is_damage_and_too_little_memory_is_not(tmp_path, monkeypatch):
+    path = tmp_path / "values.npz"
+    np.savez(path, a=np.arange(3.0))
+    content = path.read_bytes()
+    for bit in range(8 * (len(content) - 22), 8 * len(content)):  # the end, which says where all is
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(bytes(changed))
+        with contextlib.suppress(DamagedFile):
+            np.testing.assert_array_equal(read_arrays(path, "delete it")["a"], np.arange(3.0))
+    path.write_bytes(content)
+
+    def too_large(*_, **__):
+        raise MemoryError("Unable to allocate 3 GiB")
+
+    monkeypatch.setattr(np, "load", too_large)
+    with pytest.raises(MemoryError):
+        read_arrays(path, "delete it")
 
 
 def test_the_first_of_two_that_write_a_new_file_keeps_it(tmp_path, monkeypatch):

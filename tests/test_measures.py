@@ -326,5 +326,7 @@ def test_explained_variance_is_a_regressions_r_squared():
     assert float(measures.explained_variance(theirs, theirs)) == 1
     mean = np.broadcast_to(theirs.mean(axis=0), theirs.shape)
     assert float(measures.explained_variance(mean, theirs)) == pytest.approx(0, abs=1e-5)
+    same = np.full((10, 5), 0.3, np.float32)  # their mean is rounded
+    assert np.isnan(measures.explained_variance(same + 0.01, same))
     with pytest.raises(ValueError, match="expected one shape"):
         measures.explained_variance(ours[:10], theirs)

@@ -12,6 +12,7 @@ import numpy as np
 
 from dsl_jax.devices import Array
 from dsl_jax.inputs import as_array, check_distinct, check_labels, check_num_classes, count_classes
+from dsl_jax.keys import check_seed
 from dsl_jax.reprs import short_repr
 from dsl_jax.values import whole_number
 
@@ -79,6 +80,12 @@ class Dataset:
         }
         for name, value in plain.items():
             object.__setattr__(self, name, value)
+        channels = self.image_shape[-1]
+        if len(self.mean) != channels or len(self.std) != channels:
+            raise ValueError(
+                f"mean {self.mean} and std {self.std}: give one number for each of {channels} "
+                "channels"
+            )
         if not (np.isfinite([self.mean, self.std]).all() and min(self.std) > 0):
             raise ValueError(
                 f"mean {self.mean} and std {self.std}: they must be finite, std above 0"
@@ -164,6 +171,7 @@ class Dataset:
         labels = {f"{name} train labels": train[1], f"{name} test labels": test[1]}
         (train_labels, test_labels), num_classes = _checked_labels(name, labels, sizes, num_classes)
         num_train, validation_size = split_sizes(name, sizes[0], num_train, validation_size)
+        check_seed(whole_number("seed", seed))
         taken = np.random.default_rng(seed).permutation(len(train_images))[:num_train]
         validation = _take(train_images, train_labels, taken[:validation_size])
         training = _take(train_images, train_labels, taken[validation_size:])

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from dsl_jax.data import catalogue
 from dsl_jax.data.dataset import Dataset
-from dsl_jax.data.prepare import DatasetUnavailable, how_to_prepare
+from dsl_jax.data.prepare import DatasetUnavailable
 from dsl_jax.data.sources import find_source, read_source
 
 SUBSTITUTE = "mnist_5k"
@@ -101,7 +101,7 @@ def load_or_substitute(
     except DatasetUnavailable as error:
         if not _may_substitute(name, preset, data_dir):
             raise
-        reason = error.reason
+        reason, remedy = error.reason, error.remedy
     facts = catalogue.facts(SUBSTITUTE)
     available = facts.train_images
     clipped = num_train if num_train is None else min(num_train, available)
@@ -109,7 +109,7 @@ def load_or_substitute(
         f"NOT MNIST: this run uses {SUBSTITUTE}, the {facts.title} "
         f"({available:,} images to train on, {facts.test_images:,} to test), so its numbers are "
         f"not MNIST's. Why: mnist is not prepared, and {reason}. To get the full set: "
-        f"{how_to_prepare()}, or give the folder of a prepared copy, data_dir=FOLDER."
+        f"{remedy}, or give the folder of a prepared copy, data_dir=FOLDER."
     )
     if clipped != num_train:
         notice += f" num_train {num_train:,} is clipped to the {clipped:,} there are."

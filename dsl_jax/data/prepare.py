@@ -40,16 +40,21 @@ logger = logging.getLogger(__name__)
 
 
 class DatasetUnavailable(ValueError):
-    """A dataset is not on this machine and could not be prepared; `reason` says why."""
+    """A dataset is not on this machine and could not be prepared.
 
-    def __init__(self, name: str, folder: str, reason: str):
-        super().__init__(name, folder, reason)
+    reason: why.
+    remedy: what has to be done before it can be prepared, but for `how_to_prepare`.
+    """
+
+    def __init__(self, name: str, folder: str, reason: str, before: str = ""):
+        super().__init__(name, folder, reason, before)
         self.name, self.folder, self.reason = name, folder, reason
+        self.remedy = f"{before}{how_to_prepare()}"
 
     def __str__(self) -> str:
         return (
             f"dataset {self.name!r} is not prepared in {self.folder}, and {self.reason}. "
-            f"To prepare it: {how_to_prepare()}. "
+            f"To prepare it: {self.remedy}. "
             f"If you have a prepared copy (tensorflow-datasets, array_record): "
             f"data_dir=FOLDER, the folder that holds {self.name}/. "
             f"mnist_5k and digits need no download."

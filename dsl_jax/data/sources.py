@@ -160,8 +160,8 @@ def _load_tfds(
         reason = f"the copy in {folder / name} is not in the format array_record"
         if data_dir is not None:
             raise ValueError(f"{reason}: {again}") from None
-        reason += " (TFDS_DATA_DIR=ANOTHER_FOLDER leaves it alone)"
-        raise DatasetUnavailable(name, str(folder), reason) from None
+        before = f"set TFDS_DATA_DIR to another folder, or move {folder / name} away, then "
+        raise DatasetUnavailable(name, str(folder), reason, before) from None
     except Exception as error:  # array_record, protobuf, json and PIL each raise their own
         logger.debug("reading %s from %s failed", name, folder, exc_info=True)
         cause = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:300]}"

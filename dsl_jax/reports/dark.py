@@ -3,6 +3,7 @@
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.legend import Legend
@@ -37,6 +38,8 @@ def _axes_in_dark(axes: Axes) -> None:
     for line in axes.findobj(Line2D):
         line.set_color(_changed(line.get_color()))
         line.set_markerfacecolor(_changed(line.get_markerfacecolor()))
+    for bars in axes.findobj(LineCollection):
+        bars.set_color([_changed(color) for color in bars.get_color()])
     for line in (*axes.get_xgridlines(), *axes.get_ygridlines()):
         line.set_color(GRID)
 

@@ -54,7 +54,7 @@ class Row:
     def __post_init__(self) -> None:
         for what in ("test_accuracy", "validation_accuracy"):
             for value in getattr(self, what):
-                if value < 0 or value > 1:
+                if not 0 <= value <= 1:
                     raise ValueError(
                         f"{what} of {self.name!r} is {value}: give a fraction between 0 and 1"
                     )

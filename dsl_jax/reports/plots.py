@@ -21,7 +21,10 @@ GREY = "#666666"
 
 
 def plot_fitness(
-    fitness: Any, layer_names: Sequence[str] | None = None, unit: str = "image"
+    fitness: Any,
+    layer_names: Sequence[str] | None = None,
+    unit: str = "image",
+    measure: str = "log-likelihood of the true label, nats",
 ) -> Figure:
     """Best fitness against generation, layer after layer (paper A.4).
 
@@ -29,11 +32,12 @@ def plot_fitness(
     Images with a value that is not finite are left out, and counted in the title.
 
     Args:
-      fitness: for each layer [N, g + 1], the log-likelihood (nats) of the best candidate of each
-        of N images in the initial population and after each of g generations; or a `SearchResult`
-        of N images, a `TargetStore`, or what else has them as its `fitness`.
+      fitness: for each layer [N, g + 1], the fitness of the best candidate of each of N images in
+        the initial population and after each of g generations; or a `SearchResult` of N images, a
+        `TargetStore`, or what else has them as its `fitness`.
       layer_names: one for each layer; None: "layer 0", ..., "logits".
       unit: what each of the N is.
+      measure: what the fitness is.
 
     Raises:
       ValueError: no layer, arrays of the wrong rank or of different N, no image with finite
@@ -70,7 +74,7 @@ def plot_fitness(
     title = f"One {unit}" if count == 1 else f"Mean and 10 to 90 % band over {count:,} {plural}"
     axes.set_title(title + note, fontsize="medium")
     axes.set_xlabel("generation (layers one after another)")
-    axes.set_ylabel("log-likelihood of the true label, nats\n(higher is better)")
+    axes.set_ylabel(f"{measure}\n(higher is better)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(title="layer being evolved")
     return figure
@@ -198,7 +202,7 @@ def plot_differences(
             middles, lows, highs = 100 * np.array(list(intervals.values())).reshape(-1, 3).T
             heights = [names.index(n) + 0.3 * (number - (len(series) - 1) / 2) for n in intervals]
             sides = [middles - lows, highs - middles]
-            look = {"color": COLORS[number], "marker": "os^D"[number % 4]}
+            look = {"color": COLORS[number % len(COLORS)], "marker": "os^D"[number % 4]}
             handles[name] = axes.errorbar(
                 middles, heights, xerr=sides, linestyle="", capsize=3, **look
             )

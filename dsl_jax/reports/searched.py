@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from dsl_jax.config import RunConfig
+from dsl_jax.config import PAPERS_FITNESS, RunConfig
 from dsl_jax.data.dataset import Dataset, rows_of
 from dsl_jax.devices import Array
 from dsl_jax.evolution.fitness import Stages
@@ -59,9 +59,12 @@ def about_search(
         shared = targets_per_class(config, folder, stages, config.seed, step)
         targets = shared.of(images, jnp.asarray(dataset.train.labels[rows]))
         unit, note = "class", ", a class's mean over its images"
+    measure = _fitness_of(config)
+    if config.search.fitness == PAPERS_FITNESS:
+        measure += " of the true label, nats"
     figures = {
         "fitness": (
-            plots.plot_fitness(kept.fitness(), unit=unit),
+            plots.plot_fitness(kept.fitness(), unit=unit, measure=measure),
             f"Search: the best candidate's fitness in each generation, layer after layer{note}"
             f"{of_first_seed(config)}.",
         ),
@@ -99,6 +102,12 @@ def _sampler_table(folder: Path, seed: int) -> tuple[Table, ...]:
     return (Table("What the sampler predicts", header, lines, note),) if lines else ()
 
 
+def _fitness_of(config: RunConfig) -> str:
+    """What the fitness is called."""
+    fitness = config.search.fitness
+    return "log-likelihood" if fitness == PAPERS_FITNESS else f"fitness {fitness}"
+
+
 def _summary(
     config: RunConfig, folder: Path, fitness: Sequence[Array], step: Training
 ) -> tuple[tuple[str, str], ...]:
@@ -125,7 +134,7 @@ def _summary(
     return (
         *shared,
         ("candidates", f"{candidates:,}"),
-        ("log-likelihood after each layer, first search", final),
+        (f"{_fitness_of(config)} after each layer, first search", final),
     )
 
 

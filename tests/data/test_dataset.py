@@ -194,6 +194,12 @@ def test_a_number_of_classes_is_plain_data():
     assert dataset.num_classes == 496
 
 
+@pytest.mark.parametrize("change", [{"mean": (0.5,)}, {"std": (1, 1)}])
+def test_statistics_are_one_for_each_channel(change):
+    with pytest.raises(ValueError, match="give one number for each of 3 channels"):
+        dataclasses.replace(some_dataset(), **change)
+
+
 @pytest.mark.parametrize("change", [{"mean": (np.nan, 0, 0)}, {"std": (1, 0, 1)}])
 def test_statistics_that_make_images_nan_are_refused(change):
     with pytest.raises(ValueError, match="they must be finite, std above 0"):

@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import re
 import shutil
 import sys
 
@@ -249,8 +250,10 @@ def test_a_default_copy_in_another_format_is_left_alone(tmp_path, monkeypatch):
     folder, _ = write_prepared(tmp_path, "mnist")
     info = folder / "dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))
-    with pytest.raises(DatasetUnavailable, match="array_record"):
+    remedy = rf"array_record.* set TFDS_DATA_DIR to another folder, or move {tmp_path}/mnist away"
+    with pytest.raises(DatasetUnavailable, match=remedy):
         load_dataset("mnist")
+    assert re.search(remedy, load_or_substitute("mnist", preset="smoke")[1])
 
 
 def test_what_is_not_there_is_prepared_and_loaded(tmp_path, monkeypatch):

@@ -51,6 +51,8 @@ def test_fitness_draws_the_mean_of_each_layer_after_the_one_before():
     assert "log-likelihood" in axes.get_ylabel() and "higher is better" in axes.get_ylabel()
     assert axes.get_xlabel().startswith("generation")
     assert png(figure)
+    (axes,) = plots.plot_fitness(fitness, measure="fitness mine:margin").axes
+    assert axes.get_ylabel() == "fitness mine:margin\n(higher is better)"
 
 
 def test_fitness_band_is_from_the_10th_to_the_90th_percentile():
