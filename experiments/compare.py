@@ -4,11 +4,11 @@
         --ours=method=per_class,variant=all_layers --theirs=method=searched,variant=all_layers
 
 The rows and predictions that an experiment has kept are read, and nothing is computed. Rows are
-chosen by what is in their columns (rows.csv of the folder has them), and by their folder's name:
-COLUMN=VALUE or folder=NAME, with a comma between several. A title may stand before,
-TITLE:COLUMN=VALUE. A | between two trainings means their mean, seed by seed. Intervals are over the
-test images and the seeds that both have. With two places, --change tells how far each number is
-greater in the first than in the second.
+chosen by what is in their columns (`rows` in any file of the folder's points/ has them), and by
+their folder's name: COLUMN=VALUE or folder=NAME, with a comma between several. A title may stand
+before, TITLE:COLUMN=VALUE. A | between two trainings means their mean, seed by seed. Intervals are
+over the test images and the seeds that both have. With two places, --change tells how far each
+number is greater in the first than in the second.
 """
 
 import sys
