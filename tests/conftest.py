@@ -14,9 +14,10 @@ os.environ["XLA_FLAGS"] = (
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["DSL_JAX_CACHE"] = tempfile.mkdtemp(prefix="dsl_jax_test_cache_")
-# A program that one test has compiled, the others need not, nor the processes that they start. Each
-# of pytest's workers has a cache of its own: JAX warns of an entry that another is still writing.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.environ["DSL_JAX_CACHE"], "xla")
+# A program that one test has compiled, the others need not, nor the processes that they start, nor
+# pytest's workers, which inherit the folder of the process that starts them.
+os.environ.setdefault("DSL_JAX_TEST_PROGRAMS", os.path.join(os.environ["DSL_JAX_CACHE"], "xla"))
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ["DSL_JAX_TEST_PROGRAMS"]
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
